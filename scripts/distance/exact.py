@@ -1,0 +1,151 @@
+"""Exact distance transform: separable squared-distance minimisation, with a gradient at the nearest seed.
+
+min_y (||x - y||^2 + f(y)) separates over the axes (Felzenszwalb and Huttenlocher 2012). Every axis is solved by brute
+force over its n positions, which is n operations a voxel but runs as a few dense tensor operations on any device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+# Elements of the largest temporary; 2**22 floats are 16 MB, which stays in a CPU's cache hierarchy.
+CHUNK_ELEMENTS = 2**22
+
+
+def _minimise_along(f: torch.Tensor, spacing: float, *, with_source: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """min_j (f[..., j] + spacing^2 (i - j)^2) along the last axis, and the minimising j (int64) when asked for."""
+    n = f.shape[-1]
+    position = torch.arange(n, dtype=f.dtype, device=f.device) * spacing
+    cost = (position[:, None] - position[None, :]) ** 2
+    rows = f.reshape(-1, n)
+    values, sources = [], []
+    for chunk in rows.split(max(1, CHUNK_ELEMENTS // (n * n))):
+        candidates = chunk[:, None, :] + cost
+        if with_source:
+            value, source = candidates.min(-1)
+            sources.append(source)
+        else:
+            value = candidates.amin(-1)
+        values.append(value)
+    value = torch.cat(values).reshape(f.shape)
+    return value, torch.cat(sources).reshape(f.shape) if with_source else None
+
+
+def minimise_squared_distance(
+    f: torch.Tensor, spacing: Sequence[float], *, with_source: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """min_y (||x - y||^2 + f(y)) for every voxel x.
+
+    Args:
+        f: (N, H, W, D), floating, non-negative; infinity where y is not allowed.
+        spacing: extent of a voxel along H, W and D; distances are in its unit.
+        with_source: also return where the minimum is attained.
+
+    Returns:
+        The minima (N, H, W, D), infinite in volumes without a finite f; and the flat index (N, H, W, D), int64, into
+        the H*W*D voxels of the minimising y, or None.
+    """
+    source = None
+    if with_source:
+        source = torch.arange(f[0].numel(), device=f.device).reshape(f.shape[1:]).expand(f.shape)
+    for axis in (3, 2, 1):
+        f, arg = _minimise_along(f.transpose(axis, 3), spacing[axis - 1], with_source=with_source)
+        f = f.transpose(axis, 3)
+        if with_source:
+            source = source.gather(axis, arg.transpose(axis, 3))
+    return f, source
+
+
+class _NearestSeedDistance(torch.autograd.Function):
+    """Euclidean distance forward; backward, -1 voxel per unit of seed, sent to the nearest seed."""
+
+    @staticmethod
+    def forward(ctx, seeds: torch.Tensor, spacing: Sequence[float], needs_grad: bool) -> torch.Tensor:
+        f = torch.zeros_like(seeds).masked_fill_(seeds < 0.5, float("inf"))
+        squared, source = minimise_squared_distance(f, spacing, with_source=needs_grad)
+        distance = torch.where(torch.isinf(squared), torch.zeros_like(squared), squared).sqrt()
+        if needs_grad:
+            ctx.save_for_backward(source, distance > 0)
+            ctx.step = sum(spacing) / len(spacing)
+        return distance
+
+    @staticmethod
+    def backward(ctx, grad_distance: torch.Tensor):
+        source, away = ctx.saved_tensors
+        flow = torch.where(away, -ctx.step * grad_distance, torch.zeros_like(grad_distance))
+        grad_seeds = torch.zeros_like(grad_distance).flatten(1).scatter_add_(1, source.flatten(1), flow.flatten(1))
+        return grad_seeds.reshape(grad_distance.shape), None, None
+
+
+class ExactDistance(nn.Module):
+    """Distance to the nearest seed, equal to the Euclidean transform, with a gradient.
+
+    The gradient is the envelope theorem's: the distance at x depends on the seed y(x) nearest to it and on no other.
+    Losing that seed moves the front by about one voxel, so d D(x) / d seed(y(x)) is set to minus one voxel. All the
+    gradient of a signed distance map therefore arrives at the two layers of voxels along the boundary, where a change
+    of the mask does change the map, and none at voxels far from it (which the cascade asks to become seeds).
+
+    Args:
+        spacing: extent of a voxel along H, W and D, which is the unit of the result; None for voxels.
+    """
+
+    def __init__(self, spacing: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.spacing = (1.0, 1.0, 1.0) if spacing is None else tuple(float(s) for s in spacing)
+
+    needs_binary_input = True
+
+    def forward(self, seeds: torch.Tensor) -> torch.Tensor:
+        """Distances (N, 1, H, W, D), float32, in units of ``spacing``; zero on the seeds, and if there is no seed.
+
+        Args:
+            seeds: (N, 1, H, W, D), 0 or 1.
+        """
+        needs_grad = seeds.requires_grad and torch.is_grad_enabled()
+        return _NearestSeedDistance.apply(seeds.float()[:, 0], self.spacing, needs_grad)[:, None]
+
+
+class GeneralizedDistance(nn.Module):
+    """Generalised distance transform: a distance to a soft set, equal to the exact one on a mask.
+
+    D^2(x) = min_y (||x - y||^2 + M^2 g(p_y)) with g(p) = max(0, 1 - 2p)^2 and M the diagonal of the volume
+    (Felzenszwalb and Huttenlocher 2012). A voxel with p >= 1/2 is a seed; one below may be used at a price. No
+    binarisation is needed, and the gradient goes to the voxel that determines the distance, seed or almost seed.
+
+    Args:
+        spacing: extent of a voxel along H, W and D, which is the unit of the result; None for voxels.
+    """
+
+    def __init__(self, spacing: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.spacing = (1.0, 1.0, 1.0) if spacing is None else tuple(float(s) for s in spacing)
+
+    needs_binary_input = False
+
+    def forward(self, probability: torch.Tensor) -> torch.Tensor:
+        """Distances (N, 1, H, W, D) in units of ``spacing``, at most M; zero where ``probability`` is 1/2 or more.
+
+        Args:
+            probability: (N, 1, H, W, D), floating (float64 is kept, the rest becomes float32), [0, 1].
+        """
+        p = probability[:, 0]
+        p = p if p.dtype == torch.float64 else p.float()
+        diagonal_squared = sum((extent * s) ** 2 for extent, s in zip(p.shape[1:], self.spacing))
+        price = diagonal_squared * torch.clamp(1 - 2 * p, min=0) ** 2
+        with torch.no_grad():
+            _, source = minimise_squared_distance(price, self.spacing, with_source=True)
+            squared_length = self._squared_length(source)
+        squared = squared_length.to(price) + price.flatten(1).gather(1, source.flatten(1)).reshape(p.shape)
+        # The square root has no finite derivative at zero, where nothing may flow.
+        positive = squared > 0
+        return torch.where(positive, torch.where(positive, squared, torch.ones_like(squared)).sqrt(), 0.0)[:, None]
+
+    def _squared_length(self, source: torch.Tensor) -> torch.Tensor:
+        """||x - y(x)||^2 from the flat indices ``source`` (N, H, W, D)."""
+        _, height, width, depth = source.shape
+        grid = torch.meshgrid(*(torch.arange(n, device=source.device) for n in source.shape[1:]), indexing="ij")
+        found = (source // (width * depth), source // depth % width, source % depth)
+        return sum(((x - y) * s).double() ** 2 for x, y, s in zip(grid, found, self.spacing))

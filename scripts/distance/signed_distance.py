@@ -1,0 +1,115 @@
+"""Segmentation to signed distance: binarise, measure inside and outside, normalise, subtract (T_s2r, DBiSL Eq. 2-5)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def straight_through(probability: torch.Tensor, *, gate: float | None = None) -> torch.Tensor:
+    """Exactly binary forward, [p > 1/2]; backward the identity.
+
+    Args:
+        probability: any shape, [0, 1].
+        gate: gradient passes only where |p - 1/2| is below it; None lets it pass everywhere. In (0, 1/2].
+
+    Returns:
+        float tensor of zeros and ones, same shape.
+    """
+    hard = (probability > 0.5).to(probability.dtype)
+    # (p - p) is exactly zero; hard + p - p is not, and leaves false seeds of 6e-8.
+    through = probability - probability.detach()
+    if gate is not None:
+        through = through * ((probability - 0.5).abs() < gate)
+    return hard + through
+
+
+class SegmentationToDistance(nn.Module):
+    """T_s2r: foreground probabilities to a signed distance map, differentiable, class by class.
+
+    R = minmax(DT(Y)) - minmax(DT(1 - Y)) with DT(Y) the distance to the nearest voxel of Y, which is non-zero outside:
+    R is in [-1, 1], negative inside, positive outside, as the paper's text says. The paper's names S_in and S_out
+    (Eq. 3) are swapped with respect to that. min-max runs over the patch, for every sample and class by itself, so the
+    two halves of the map have different units. The same operator makes ground-truth maps from labels.
+
+    Degenerate patches: +1 everywhere when nothing is foreground, -1 everywhere when all is. :meth:`with_validity`
+    tells them from the others.
+
+    Args:
+        transform: distance transform of (N, 1, H, W, D): :class:`~scripts.distance.CascadedDistance` (the paper's),
+            :class:`~scripts.distance.ExactDistance` or :class:`~scripts.distance.GeneralizedDistance`.
+        factor: the map is computed at this fraction of the resolution and upsampled; the paper uses 0.5 (section 4.10).
+        gate: as in :func:`straight_through`; not used by a transform of soft input.
+        detach_extrema: no gradient through the maximum that Eq. 4 divides by. The paper does not say; with it, one
+            voxel (the farthest) no longer receives the gradient of the whole map.
+
+    Raises:
+        ValueError: when ``factor`` is not in (0, 1] or ``gate`` not in (0, 1/2].
+    """
+
+    def __init__(
+        self,
+        transform: nn.Module,
+        *,
+        factor: float = 0.5,
+        gate: float | None = None,
+        detach_extrema: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 < factor <= 1:
+            raise ValueError(f"factor is {factor}; the resolution of the distance map must be in (0, 1].")
+        if gate is not None and not 0 < gate <= 0.5:
+            raise ValueError(f"gate is {gate}; it must be in (0, 0.5], or null for no gate.")
+        self.transform = transform
+        self.factor = factor
+        self.gate = gate
+        self.detach_extrema = detach_extrema
+
+    def forward(self, probability: torch.Tensor) -> torch.Tensor:
+        """The signed distance map, float32, [-1, 1], of the shape (B, C, H, W, D) of ``probability`` ([0, 1])."""
+        return self.with_validity(probability)[0]
+
+    def with_validity(self, probability: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The signed distance map, and which of its channels are not degenerate.
+
+        Args:
+            probability: (B, C, H, W, D), [0, 1]; a label is one whose values are 0 and 1.
+
+        Returns:
+            map: (B, C, H, W, D), float32, [-1, 1], negative inside; and valid: (B, C), bool, True where both
+            foreground and background occur at the map's resolution.
+        """
+        with torch.autocast(probability.device.type, enabled=False):
+            size = probability.shape[2:]
+            p = self._downsample(probability.float())
+            batch, classes = p.shape[:2]
+            if self.transform.needs_binary_input:
+                p = straight_through(p, gate=self.gate)
+            foreground = (p > 0.5).flatten(2)
+            valid = foreground.any(-1) & ~foreground.all(-1)
+
+            # One call measures outside and inside of every sample and class.
+            p = p.reshape(batch * classes, 1, *p.shape[2:])
+            outside, inside = self.transform(torch.cat([p, 1 - p])).chunk(2)
+            signed = self._normalise(outside) - self._normalise(inside)
+            signed = signed.reshape(batch, classes, *signed.shape[2:])
+
+            constant = 1 - 2 * foreground.all(-1).to(signed.dtype)
+            signed = torch.where(valid[..., None, None, None], signed, constant[..., None, None, None])
+            if signed.shape[2:] != size:
+                signed = F.interpolate(signed, size=size, mode="trilinear", align_corners=False)
+            return signed, valid
+
+    def _downsample(self, p: torch.Tensor) -> torch.Tensor:
+        if self.factor == 1:
+            return p
+        size = [max(1, round(extent * self.factor)) for extent in p.shape[2:]]
+        return F.interpolate(p, size=size, mode="trilinear", align_corners=False)
+
+    def _normalise(self, distance: torch.Tensor) -> torch.Tensor:
+        """Min-max over the volume (Eq. 4). The minimum is 0, at the seeds, wherever the patch is not degenerate."""
+        largest = distance.flatten(1).amax(1).reshape(-1, 1, 1, 1, 1)
+        if self.detach_extrema:
+            largest = largest.detach()
+        return distance / torch.where(largest > 0, largest, torch.ones_like(largest))

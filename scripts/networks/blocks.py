@@ -1,0 +1,136 @@
+"""V-Net parts: the convolution unit, the encoder, the decoder and the heads that every network here is made of.
+
+This is the V-Net of the semi-supervised benchmarks (UA-MT, DTC, DTML, DBiSL), which is neither Milletari's nor
+``monai.networks.nets.VNet``: no residual connections, ReLU, added skip connections, 9.45 instead of 45.6 million
+parameters.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+ENCODER_CONVOLUTIONS = (1, 2, 3, 3, 3)
+DECODER_CONVOLUTIONS = (3, 3, 2, 1)
+UPSAMPLING_MODES = ("transposed", "trilinear")
+
+
+def normalise_and_activate(convolution: nn.Module, channels: int) -> nn.Sequential:
+    """``convolution`` followed by BatchNorm over ``channels`` and ReLU."""
+    return nn.Sequential(convolution, nn.BatchNorm3d(channels), nn.ReLU(inplace=True))
+
+
+def convolution_unit(in_channels: int, out_channels: int, repeats: int) -> nn.Sequential:
+    """``repeats`` times (3x3x3 convolution, BatchNorm, ReLU) at constant resolution."""
+    units = []
+    for i in range(repeats):
+        first = in_channels if i == 0 else out_channels
+        units.append(normalise_and_activate(nn.Conv3d(first, out_channels, 3, padding=1), out_channels))
+    return nn.Sequential(*units)
+
+
+def downsampling(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Halves the resolution with a strided 2x2x2 convolution, BatchNorm and ReLU."""
+    return normalise_and_activate(nn.Conv3d(in_channels, out_channels, 2, stride=2), out_channels)
+
+
+def upsampling(in_channels: int, out_channels: int, mode: str) -> nn.Sequential:
+    """Doubles the resolution, then BatchNorm and ReLU.
+
+    Args:
+        in_channels: channels of the coarse input.
+        out_channels: channels of the fine output.
+        mode: "transposed" for a 2x2x2 transposed convolution, "trilinear" for interpolation and a 3x3x3 convolution.
+
+    Raises:
+        ValueError: when ``mode`` is neither.
+    """
+    if mode == "transposed":
+        return normalise_and_activate(nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2), out_channels)
+    if mode == "trilinear":
+        resize = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=False)
+        convolution = nn.Conv3d(in_channels, out_channels, 3, padding=1)
+        return normalise_and_activate(nn.Sequential(resize, convolution), out_channels)
+    raise ValueError(f"mode is {mode!r}; an upsampling is one of {', '.join(UPSAMPLING_MODES)}.")
+
+
+class Encoder(nn.Module):
+    """Five resolution levels with 1, 2, 4, 8 and 16 times ``base_filters`` channels.
+
+    Args:
+        in_channels: channels of the image.
+        base_filters: channels at full resolution; the papers use 16.
+        dropout: probability of dropping a channel of the bottleneck.
+    """
+
+    def __init__(self, in_channels: int, base_filters: int = 16, *, dropout: float = 0.5) -> None:
+        super().__init__()
+        channels = [base_filters * 2**level for level in range(len(ENCODER_CONVOLUTIONS))]
+        self.levels = nn.ModuleList([convolution_unit(in_channels, channels[0], ENCODER_CONVOLUTIONS[0])])
+        for coarse, fine, repeats in zip(channels[1:], channels[:-1], ENCODER_CONVOLUTIONS[1:]):
+            self.levels.append(nn.Sequential(downsampling(fine, coarse), convolution_unit(coarse, coarse, repeats)))
+        self.dropout = nn.Dropout3d(dropout)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The features of every level, finest first.
+
+        Args:
+            x: image (B, in_channels, H, W, D), each extent a multiple of 16.
+
+        Returns:
+            Five tensors, level l of shape (B, base_filters * 2**l, H / 2**l, W / 2**l, D / 2**l).
+        """
+        features: list[torch.Tensor] = []
+        for level in self.levels:
+            x = level(x)
+            features.append(x)
+        features[-1] = self.dropout(features[-1])
+        return features
+
+
+class Decoder(nn.Module):
+    """Four upsamplings with added skip connections, back to full resolution.
+
+    Args:
+        base_filters: as in the encoder.
+        upsampling_mode: "transposed" or "trilinear".
+        dropout: probability of dropping a channel of the result, right before the heads.
+    """
+
+    def __init__(self, base_filters: int = 16, *, upsampling_mode: str = "transposed", dropout: float = 0.5) -> None:
+        super().__init__()
+        self.upsamplings = nn.ModuleList()
+        self.levels = nn.ModuleList()
+        for level, repeats in enumerate(DECODER_CONVOLUTIONS):
+            fine = base_filters * 2 ** (len(DECODER_CONVOLUTIONS) - 1 - level)
+            self.upsamplings.append(upsampling(2 * fine, fine, upsampling_mode))
+            self.levels.append(convolution_unit(fine, fine, repeats))
+        self.dropout = nn.Dropout3d(dropout)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """Full-resolution features (B, base_filters, H, W, D) from the encoder's ``features``."""
+        x = features[-1]
+        skip = len(features) - 2
+        for up, level in zip(self.upsamplings, self.levels):
+            x = level(up(x) + features[skip])
+            skip -= 1
+        return self.dropout(x)
+
+
+def check_input(x: torch.Tensor, in_channels: int) -> None:
+    """Refuses an image that the network cannot take.
+
+    Raises:
+        ValueError: when ``x`` is not (B, in_channels, H, W, D) with extents that are multiples of 16.
+    """
+    if x.dim() != 5 or x.shape[1] != in_channels:
+        raise ValueError(
+            f"the network takes images of shape (B, {in_channels}, H, W, D) and got {list(x.shape)}: "
+            "set in_channels to the number of channels of your images."
+        )
+    for extent in x.shape[2:]:
+        if extent % 16 != 0:
+            raise ValueError(
+                f"every spatial extent must be a multiple of 16 and the input has {list(x.shape[2:])}: "
+                "choose such a patch_size, or use sliding-window inference, which pads."
+            )

@@ -1,0 +1,10 @@
+"""Objectives: what each semi-supervised method minimises, as named and weighted terms."""
+
+from __future__ import annotations
+
+from .dbisl import DBiSLObjective
+from .objective import Loss, Objective
+from .ramps import GaussianRampUp
+from .supervised import SupervisedObjective
+
+__all__ = ["DBiSLObjective", "GaussianRampUp", "Loss", "Objective", "SupervisedObjective"]

@@ -1,0 +1,202 @@
+"""DBiSL: supervision, consistency and pseudo-supervision across two decoders and two tasks (Li, Eq. 6-15).
+
+    L_all = lambda (L_sup + L_con) + beta(t) L_pse
+
+The nine terms below are the summands of the three losses; lambda and beta are their weights in the config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .losses import dice_loss, masked_mean, segmentation_loss
+from .objective import Objective, Weight
+
+DECODERS = ("phi", "psi")
+
+
+class DBiSLObjective(Objective):
+    """The objective of DBiSL over the heads of :class:`~scripts.networks.DualTaskVNet`.
+
+    Sums run over the two decoders; MSE and cross-entropy are means over voxels. Terms:
+
+    =========================== ============================================ ======== ===================
+    name                        value                                        equation crops
+    =========================== ============================================ ======== ===================
+    supervised_segmentation     sum L_seg(Y^, Y)                             6        labeled
+    supervised_distance         sum MSE(R^, R)                               6        labeled
+    supervised_s2r              sum MSE(T_s2r(Y^), R)                        7        labeled
+    supervised_r2s              sum L_seg(T_r2s(R^), Y)                      7        labeled
+    consistency_segmentation    MSE(Y^_phi, Y^_psi)                          9        all
+    consistency_distance        MSE(R^_phi, R^_psi)                          9        all
+    consistency_s2r             sum MSE(T_s2r(Y^), R^)                       10       all
+    consistency_r2s             sum MSE(T_r2s(R^), Y^)                       10       all
+    pseudo                      sum CE(Y^, mean Y^) where unanimous          14       all
+    =========================== ============================================ ======== ===================
+
+    Where the paper is silent: no side of a consistency term is detached; the pseudo-label is soft and detached; a
+    prediction that is empty or full at the map's resolution is left out of the s2r terms.
+
+    Args:
+        label_coding: see :class:`~scripts.objectives.Objective`.
+        segmentation_to_distance: T_s2r, also makes the ground-truth maps R unless the data bring a "distance".
+        distance_to_segmentation: T_r2s.
+        weights: see :class:`~scripts.objectives.Objective`.
+        r2s_cross_entropy: whether the loss of supervised_r2s is Dice and cross-entropy (the paper's L_seg) or Dice
+            alone. Behind the steep sigmoid the cross-entropy's gradient is up to k on the voxels that are nearly
+            right and zero on those that are confidently wrong.
+        hard_pseudo_labels: threshold the pseudo-label at 1/2 instead of using the mean probability.
+        pseudo_on_labeled: pseudo-supervise the labeled crops too (the paper's unified processing, Table 5).
+        unanimity: "both" for the vote of the two segmentations and the two distance maps (Eq. 13), "segmentation" for
+            the segmentations alone, as without the distance task.
+
+    Raises:
+        ValueError: when ``unanimity`` is neither, or ``weights`` names an unknown term.
+    """
+
+    TERMS = (
+        "supervised_segmentation",
+        "supervised_distance",
+        "supervised_s2r",
+        "supervised_r2s",
+        "consistency_segmentation",
+        "consistency_distance",
+        "consistency_s2r",
+        "consistency_r2s",
+        "pseudo",
+    )
+
+    def __init__(
+        self,
+        label_coding: Callable,
+        segmentation_to_distance: nn.Module,
+        distance_to_segmentation: nn.Module,
+        weights: Mapping[str, Weight] | None = None,
+        *,
+        r2s_cross_entropy: bool = True,
+        hard_pseudo_labels: bool = False,
+        pseudo_on_labeled: bool = True,
+        unanimity: str = "both",
+    ) -> None:
+        super().__init__(label_coding, weights)
+        if unanimity not in ("both", "segmentation"):
+            raise ValueError(f"unanimity is {unanimity!r}; it is 'both' or 'segmentation'.")
+        self.segmentation_to_distance = segmentation_to_distance
+        self.distance_to_segmentation = distance_to_segmentation
+        self.r2s_cross_entropy = r2s_cross_entropy
+        self.hard_pseudo_labels = hard_pseudo_labels
+        self.pseudo_on_labeled = pseudo_on_labeled
+        self.unanimity = unanimity
+
+    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        label = targets["label"]
+        # The decoders become the first axis, (2, B, C, H, W, D), so that each transform is called once for both.
+        logits = torch.stack([heads[f"logits_{decoder}"] for decoder in DECODERS])
+        distance = torch.stack([heads[f"distance_{decoder}"] for decoder in DECODERS])
+        probability = torch.sigmoid(logits)
+        reference_map = self._reference_map(label, targets)
+        first = 0 if self.pseudo_on_labeled else len(label)
+        return {
+            **self._intra_task_supervision(logits, distance, label, reference_map),
+            **self._intra_task_consistency(probability, distance),
+            **self._segmentation_to_distance_terms(probability, distance, reference_map),
+            **self._distance_to_segmentation_terms(probability, distance, label),
+            **self._pseudo_supervision(logits[:, first:], probability[:, first:], distance[:, first:]),
+        }
+
+    def _reference_map(self, label: torch.Tensor, targets: dict[str, torch.Tensor]) -> torch.Tensor:
+        """R, (L, C, H, W, D): from the patch, or as the data bring it (maps that were generated before cropping)."""
+        if "distance" in targets:
+            return targets["distance"].float()
+        if not self.active("supervised_distance", "supervised_s2r"):
+            return torch.zeros_like(label)
+        with torch.no_grad():
+            return self.segmentation_to_distance(label)
+
+    def _intra_task_supervision(self, logits, distance, label, reference_map) -> dict[str, torch.Tensor]:
+        """Eq. 6."""
+        terms, labeled = {}, len(label)
+        if self.active("supervised_segmentation"):
+            terms["supervised_segmentation"] = sum(segmentation_loss(head[:labeled], label) for head in logits)
+        if self.active("supervised_distance"):
+            terms["supervised_distance"] = sum(F.mse_loss(head[:labeled], reference_map) for head in distance)
+        return terms
+
+    def _intra_task_consistency(self, probability, distance) -> dict[str, torch.Tensor]:
+        """Eq. 9."""
+        terms = {}
+        if self.active("consistency_segmentation"):
+            terms["consistency_segmentation"] = F.mse_loss(probability[0], probability[1])
+        if self.active("consistency_distance"):
+            terms["consistency_distance"] = F.mse_loss(distance[0], distance[1])
+        return terms
+
+    def _segmentation_to_distance_terms(self, probability, distance, reference_map) -> dict[str, torch.Tensor]:
+        """First summands of Eq. 7 and 10: the segmentations seen as distance maps."""
+        terms: dict[str, torch.Tensor] = {}
+        if not self.active("supervised_s2r", "consistency_s2r"):
+            return terms
+        labeled = len(reference_map)
+        crops = slice(None) if self.active("consistency_s2r") else slice(labeled)
+        seen, valid = self.segmentation_to_distance.with_validity(probability[:, crops].flatten(0, 1))
+        seen = seen.unflatten(0, (len(DECODERS), -1))
+        valid = valid.unflatten(0, (len(DECODERS), -1))[..., None, None, None]
+        if self.active("supervised_s2r"):
+            errors = (seen[:, :labeled] - reference_map) ** 2
+            terms["supervised_s2r"] = sum(map(masked_mean, errors, valid[:, :labeled]))
+        if self.active("consistency_s2r"):
+            errors = (seen - distance) ** 2
+            terms["consistency_s2r"] = sum(map(masked_mean, errors, valid))
+        return terms
+
+    def _distance_to_segmentation_terms(self, probability, distance, label) -> dict[str, torch.Tensor]:
+        """Second summands of Eq. 7 and 10: the distance maps seen as segmentations."""
+        terms: dict[str, torch.Tensor] = {}
+        if not self.active("supervised_r2s", "consistency_r2s"):
+            return terms
+        seen = self.distance_to_segmentation(distance)
+        if self.active("supervised_r2s"):
+            terms["supervised_r2s"] = sum(self._r2s_loss(head[: len(label)], label) for head in seen)
+        if self.active("consistency_r2s"):
+            terms["consistency_r2s"] = len(DECODERS) * F.mse_loss(seen, probability)
+        return terms
+
+    def _r2s_loss(self, probability: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        if not self.r2s_cross_entropy:
+            return dice_loss(probability, label)
+        return 0.5 * (dice_loss(probability, label) + F.binary_cross_entropy(probability, label))
+
+    def _pseudo_supervision(self, logits, probability, distance) -> dict[str, torch.Tensor]:
+        """Eq. 12-14."""
+        if not self.active("pseudo"):
+            return {}
+        with torch.no_grad():
+            pseudo_label = probability.mean(0)
+            if self.hard_pseudo_labels:
+                pseudo_label = (pseudo_label > 0.5).to(pseudo_label.dtype)
+            unanimous = unanimity_mask(probability, distance if self.unanimity == "both" else None)
+        pseudo = logits.new_zeros(())
+        for head in logits:
+            cross_entropy = F.binary_cross_entropy_with_logits(head, pseudo_label, reduction="none")
+            pseudo = pseudo + masked_mean(cross_entropy, unanimous)
+        return {"pseudo": pseudo}
+
+
+def unanimity_mask(probability: torch.Tensor, distance: torch.Tensor | None) -> torch.Tensor:
+    """Where all predictions agree on foreground or background (Eq. 13).
+
+    Args:
+        probability: (decoders, ..., H, W, D), [0, 1]; foreground above 1/2.
+        distance: (decoders, ..., H, W, D), [-1, 1]; foreground below 0. None to let the segmentations vote alone.
+
+    Returns:
+        (..., H, W, D), bool.
+    """
+    votes = probability > 0.5
+    if distance is not None:
+        votes = torch.cat([votes, distance < 0])
+    return votes.all(0) | ~votes.any(0)

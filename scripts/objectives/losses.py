@@ -1,0 +1,43 @@
+"""Losses: the Dice, cross-entropy and masked means that the objectives are built from.
+
+They differ from MONAI's in what they average over: the benchmarks' Dice is joint over the labeled crops of a batch, and
+MONAI's DiceCELoss takes softmax or one channel, not sigmoid channels with a soft target.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def dice_loss(probability: torch.Tensor, target: torch.Tensor, *, smooth: float = 1e-5) -> torch.Tensor:
+    """1 - (2 sum(p y) + s) / (sum(p^2) + sum(y^2) + s), over all crops jointly, mean over the classes.
+
+    Squares and the joint sum are those of the benchmarks' programs; DTC Eq. 5 has no squares and is per image.
+
+    Args:
+        probability: (B, C, H, W, D), [0, 1].
+        target: the same shape, [0, 1].
+        smooth: s; a class that is absent from both costs nothing.
+    """
+    axes = (0, *range(2, probability.dim()))
+    intersection = (probability * target).sum(axes)
+    size = (probability * probability).sum(axes) + (target * target).sum(axes)
+    return (1 - (2 * intersection + smooth) / (size + smooth)).mean()
+
+
+def segmentation_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """L_seg = (Dice + cross-entropy) / 2; DBiSL says "weighted sum" and no weights.
+
+    Args:
+        logits: (B, C, H, W, D), before the sigmoid.
+        target: the same shape, 0 or 1.
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target)
+    return 0.5 * (dice_loss(torch.sigmoid(logits), target) + cross_entropy)
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of ``values`` where ``mask`` (broadcast to its shape) is true; 0, with a zero gradient, where it never is."""
+    mask = mask.to(values.dtype).expand_as(values)
+    return (values * mask).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,22 @@
+"""Labels only: the segmentation loss on the labeled crops, the baseline of every comparison."""
+
+from __future__ import annotations
+
+import torch
+
+from .losses import segmentation_loss
+from .objective import Objective
+
+
+class SupervisedObjective(Objective):
+    """Dice and cross-entropy of every segmentation head on the labeled crops; distance heads and unlabeled crops, none.
+
+    Works for every network whose segmentation heads are called ``logits`` or ``logits_<decoder>``.
+    """
+
+    TERMS = ("supervised_segmentation",)
+
+    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        label = targets["label"]
+        logits = [head[: len(label)] for name, head in heads.items() if name.startswith("logits")]
+        return {"supervised_segmentation": sum(segmentation_loss(head, label) for head in logits)}
