@@ -1,0 +1,21 @@
+"""Data: the case list, its checks, the transforms, and the random streams of labeled and unlabeled crops."""
+
+from __future__ import annotations
+
+from .checks import DataError, check_cases
+from .datalist import Datalist, case_name, images_in
+from .label_coding import LabelCoding
+from .stream import crop_stream
+from .transforms import DecodeProbabilitiesd, EncodeLabelsd
+
+__all__ = [
+    "DataError",
+    "Datalist",
+    "DecodeProbabilitiesd",
+    "EncodeLabelsd",
+    "LabelCoding",
+    "case_name",
+    "check_cases",
+    "crop_stream",
+    "images_in",
+]

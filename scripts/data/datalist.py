@@ -1,0 +1,141 @@
+"""Datalist: which cases are labeled, unlabeled, for validation and for test, read from a dataset.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .checks import DataError
+
+Case = dict[str, Any]
+LISTS = ("training", "unlabeled", "validation", "test")
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+
+
+def case_name(path: str | Path) -> str:
+    """The file name of an image without its NIfTI suffix, by which a case is known in every output."""
+    name = Path(path).name
+    for suffix in NIFTI_SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return Path(name).stem
+
+
+def images_in(directory: str | Path) -> list[Case]:
+    """The NIfTI files of a folder as a list of ``{"image": path}``, sorted by name.
+
+    Raises:
+        DataError: when the folder is missing or holds no .nii.gz or .nii file.
+    """
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: give the folder of your NIfTI images as --input_dir.")
+    files = sorted(f for f in folder.iterdir() if f.is_file() and f.name.lower().endswith(NIFTI_SUFFIXES))
+    if not files:
+        raise DataError(f"{folder} holds no .nii.gz or .nii file: give the folder of your images as --input_dir.")
+    return [{"image": str(f)} for f in files]
+
+
+class Datalist:
+    """The cases of a data set in the Medical Segmentation Decathlon's form.
+
+    ``dataset.json`` has an ordered list ``training`` of ``{"image": ..., "label": ...}`` with paths relative to the
+    folder, and optional lists ``unlabeled``, ``validation`` and ``test``. The first ``num_labeled`` training cases are
+    the labeled ones; all others are used as unlabeled and their label files are never opened, nor need they exist.
+
+    Args:
+        dataset_dir: folder of dataset.json.
+        splits: cuts a training list that holds all cases, for data sets that come without the other lists:
+            ``{"training": [0, 56], "validation": [56, 64], "test": [64, 80]}`` with half-open ranges of positions.
+
+    Raises:
+        DataError: when dataset.json is missing, is not JSON or does not have this form, or when a range of ``splits``
+            lies outside the list or overlaps another.
+    """
+
+    def __init__(self, dataset_dir: str | Path, *, splits: Mapping[str, Sequence[int]] | None = None) -> None:
+        self.folder = Path(dataset_dir)
+        self.path = self.folder / "dataset.json"
+        content = self._read()
+        lists = {name: self._cases(content, name) for name in LISTS}
+        if splits:
+            lists.update(self._cut(lists["training"], splits))
+        self.training = lists["training"]
+        self.validation = lists["validation"]
+        self.test = lists["test"]
+        self._unlabeled = lists["unlabeled"]
+
+    def labeled(self, num_labeled: int, *, batch_size: int = 1) -> list[Case]:
+        """The first ``num_labeled`` training cases, image and label.
+
+        Raises:
+            DataError: when there are fewer, or fewer than a batch of ``batch_size`` needs, or one has no label.
+        """
+        if num_labeled > len(self.training):
+            raise DataError(
+                f"num_labeled is {num_labeled} and {self.path} lists {len(self.training)} training cases: "
+                "lower num_labeled or list more."
+            )
+        if num_labeled < batch_size:
+            raise DataError(
+                f"num_labeled is {num_labeled} and a batch needs {batch_size} labeled cases: "
+                "raise num_labeled or lower labeled_batch_size."
+            )
+        cases = self.training[:num_labeled]
+        without = [case["image"] for case in cases if "label" not in case]
+        if without:
+            raise DataError(
+                f"{self.path}: the first {num_labeled} training cases must have a label, and {without[0]} has none: "
+                "move it behind them or to the list 'unlabeled', or lower num_labeled."
+            )
+        return cases
+
+    def unlabeled(self, num_labeled: int) -> list[Case]:
+        """Images of all other training cases and of the list ``unlabeled``. They have no label key. May be empty."""
+        return [{"image": case["image"]} for case in [*self.training[num_labeled:], *self._unlabeled]]
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DataError(
+                f"{self.path} does not exist: set dataset_dir to a folder with a dataset.json (docs/data.md says how)."
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DataError(f"{self.path} is not valid JSON ({error}): correct the file.") from None
+        if not isinstance(content, dict) or not isinstance(content.get("training", []), list):
+            raise DataError(f"{self.path} must be an object with a list 'training' of cases.")
+        return content
+
+    def _cases(self, content: dict[str, Any], name: str) -> list[Case]:
+        cases = []
+        for i, entry in enumerate(content.get(name, [])):
+            entry = {"image": entry} if isinstance(entry, (str, list)) else entry
+            if not isinstance(entry, dict) or "image" not in entry:
+                raise DataError(f'{self.path}: entry {i} of {name!r} is {entry!r}; it must be {{"image": path, ...}}.')
+            cases.append({key: self._resolve(entry[key]) for key in ("image", "label") if entry.get(key)})
+        return cases
+
+    def _resolve(self, path: str | list[str]) -> str | list[str]:
+        """Absolute path(s); several modalities of a case are a list of files."""
+        if isinstance(path, list):
+            return [str(self.folder / p) for p in path]
+        return str(self.folder / path)
+
+    def _cut(self, cases: list[Case], splits: Mapping[str, Sequence[int]]) -> dict[str, list[Case]]:
+        used: set[int] = set()
+        for name, bounds in splits.items():
+            if name not in LISTS:
+                raise DataError(f"splits names {name!r}; the lists are {', '.join(LISTS)}.")
+            if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= len(cases):
+                raise DataError(
+                    f"splits gives {name!r} the range {list(bounds)} and {self.path} lists {len(cases)} training cases: "
+                    "give a range [first, end] inside the list."
+                )
+            positions = set(range(*bounds))
+            if used & positions:
+                raise DataError(f"splits puts position {min(used & positions)} of {self.path} in two lists.")
+            used |= positions
+        return {name: cases[slice(*bounds)] for name, bounds in splits.items()}

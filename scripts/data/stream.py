@@ -1,0 +1,90 @@
+"""Stream: an endless sequence of random crops in which draw n depends on the seed and n alone.
+
+Neither the number of data workers, nor the batch size, nor what was drawn before changes draw n, so a run can be
+repeated and continued exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from monai.data import DataLoader
+from monai.data import Dataset as MonaiDataset
+from torch.utils.data import Dataset
+
+# Separates the random numbers that order the cases from those that augment them.
+ORDER, AUGMENT = 0, 1
+
+
+class SeededDraws(Dataset):
+    """Draw n of an endless stream over ``dataset``: the case, then its random transforms, both from (seed, n).
+
+    The cases are drawn without replacement: every ``len(dataset)`` draws form a pass in which each occurs once.
+
+    Args:
+        dataset: a MONAI dataset, typically a CacheDataset, whose ``transform`` is a ``Compose``.
+        seed: together with ``stream`` fixes everything.
+        stream: tells streams of one run apart.
+    """
+
+    def __init__(self, dataset: MonaiDataset, *, seed: int, stream: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.stream = stream
+
+    def case_of(self, n: int) -> int:
+        """Position in the dataset of the case of draw ``n``."""
+        pass_number, position = divmod(n, len(self.dataset))
+        order = np.random.default_rng([self.seed, self.stream, ORDER, pass_number])
+        return int(order.permutation(len(self.dataset))[position])
+
+    def __getitem__(self, n: int) -> dict:
+        entropy = np.random.SeedSequence([self.seed, self.stream, AUGMENT, n]).generate_state(1)
+        self.dataset.transform.set_random_state(seed=int(entropy[0]))
+        return self.dataset[self.case_of(n)]
+
+
+class DrawBatches:
+    """Batch sampler: batch i holds draws i * size ... (i + 1) * size - 1, without end.
+
+    Args:
+        batch_size: draws in a batch.
+        start: number of the first batch, for a run that is continued.
+    """
+
+    def __init__(self, batch_size: int, *, start: int = 0) -> None:
+        self.batch_size = batch_size
+        self.start = start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batch = self.start
+        while True:
+            yield list(range(batch * self.batch_size, (batch + 1) * self.batch_size))
+            batch += 1
+
+
+def crop_stream(
+    dataset: MonaiDataset, *, batch_size: int, seed: int, stream: int, num_workers: int = 0
+) -> DataLoader | None:
+    """An endless loader of seeded random crops.
+
+    Args:
+        dataset: see :class:`SeededDraws`.
+        batch_size: crops in a batch.
+        seed: of the run.
+        stream: tells the labeled (0) from the unlabeled (1) crops of a run.
+        num_workers: data worker processes; 0 loads in the training process.
+
+    Returns:
+        The loader, or None when there is nothing to draw: no case, or a batch size of 0.
+    """
+    if batch_size == 0 or len(dataset) == 0:
+        return None
+    draws = SeededDraws(dataset, seed=seed, stream=stream)
+    return DataLoader(
+        draws,
+        batch_sampler=DrawBatches(batch_size),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )

@@ -1,0 +1,140 @@
+"""Handlers: the progress bar, the log of every loss term, its gradient norm, and the description of the weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+from tqdm import tqdm
+
+
+class ProgressBar:
+    """One bar over the whole run, with the loss of a recent iteration."""
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        engine.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._close)
+
+    def _open(self, engine: Engine) -> None:
+        total = engine.state.max_epochs * engine.state.epoch_length
+        self.bar = tqdm(total=total, initial=engine.state.iteration, unit="it", mininterval=1.0, dynamic_ncols=True)
+
+    def _advance(self, engine: Engine) -> None:
+        # Reading the loss waits for the device, so it is not done in every iteration.
+        if engine.state.iteration % 10 == 0:
+            self.bar.set_postfix(loss=f"{engine.state.loss.total.item():.3f}", refresh=False)
+        self.bar.update()
+
+    def _close(self, engine: Engine, error: BaseException | None = None) -> None:
+        self.bar.close()
+        if error is not None:
+            raise error
+
+
+class GradientNorms:
+    """Norm of each term's own gradient on the network's weights, before weighting, every ``interval`` iterations.
+
+    They are left in ``engine.state.gradient_norms`` (term -> float), where :class:`TermsLog` finds them. A pass costs
+    about one backward pass per term.
+
+    Args:
+        interval: iterations between two passes; 0 never measures.
+    """
+
+    def __init__(self, interval: int = 0) -> None:
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        if self.interval:
+            engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._measure)
+
+    def _measure(self, engine: Any) -> None:
+        engine.state.gradient_norms = {}
+        if (engine.state.iteration - 1) % self.interval:
+            return
+        weights = [w for w in engine.network.parameters() if w.requires_grad]
+        for name, value in engine.state.loss.terms.items():
+            if value.requires_grad:
+                grads = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+                norms = [g.norm() for g in grads if g is not None]
+                engine.state.gradient_norms[name] = torch.stack(norms).norm().item() if norms else 0.0
+
+
+class TermsLog:
+    """Writes ``<output_dir>/training_log.csv``: loss, learning rate, seconds, and each term, weight and gradient norm.
+
+    Columns: iteration, seconds (since the start), learning_rate, loss, then for every term of the objective
+    ``<term>``, ``<term>_weight`` and, if they are measured, ``<term>_gradient_norm``. A term that is off is empty.
+
+    Args:
+        output_dir: created if need be.
+        interval: iterations between two rows.
+    """
+
+    def __init__(self, output_dir: str | Path, interval: int = 10) -> None:
+        self.path = Path(output_dir) / "training_log.csv"
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
+
+    def _start(self, engine: Any) -> None:
+        self.started = time.monotonic()
+        columns = ["iteration", "seconds", "learning_rate", "loss"]
+        for term in engine.objective.TERMS:
+            columns += [term, f"{term}_weight", f"{term}_gradient_norm"]
+        self.columns = columns
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if engine.state.iteration == 0 or not self.path.exists():
+            with self.path.open("w", newline="") as file:
+                csv.DictWriter(file, columns).writeheader()
+
+    def _write(self, engine: Any) -> None:
+        if (engine.state.iteration - 1) % self.interval:
+            return
+        loss = engine.state.loss
+        row: dict[str, Any] = {
+            "iteration": engine.state.iteration,
+            "seconds": round(time.monotonic() - self.started, 2),
+            "learning_rate": engine.optimizer.param_groups[0]["lr"],
+            "loss": loss.total.item(),
+        }
+        for term, value in loss.terms.items():
+            row[term] = value.item()
+            row[f"{term}_weight"] = loss.weights[term]
+        for term, norm in getattr(engine.state, "gradient_norms", {}).items():
+            row[f"{term}_gradient_norm"] = norm
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+
+class InferenceOverlay:
+    """Writes beside the weights the settings that they were trained with, as an overlay for inference.json.
+
+    ``run inference --config_file "['configs/inference.json','<ckpt_dir>/model.json']"`` then segments with the same
+    network, spacing and intensity scaling without repeating any of them.
+
+    Args:
+        path: the JSON file.
+        settings: config ids of inference.json and their values.
+    """
+
+    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.settings = dict(settings)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._write)
+
+    def _write(self, engine: Engine) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.settings, indent=4) + "\n", encoding="utf-8")

@@ -1,0 +1,58 @@
+"""Trainer: one step is a batch of labeled crops joined by a batch of unlabeled ones, and an objective over both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+from monai.utils.enums import CommonKeys as Keys
+
+from scripts.objectives import Loss, Objective
+
+
+class SemiSupervisedTrainer(SupervisedTrainer):
+    """MONAI's supervised trainer with a second stream and an objective that knows the iteration.
+
+    The labeled batch comes from ``train_data_loader``, the unlabeled one from ``unlabeled_data_loader``; the images are
+    concatenated, labeled first, and go through the network together. Mixed precision, gradient accumulation and the
+    iteration events are those of MONAI's trainer.
+
+    ``engine.state.output`` holds "image" (B, channels, H, W, D), "label" (the targets of the labeled crops), "pred"
+    (the heads by name) and "loss"; ``engine.state.loss`` the whole :class:`~scripts.objectives.Loss`, whose terms still
+    carry their graph when ``IterationEvents.LOSS_COMPLETED`` fires.
+
+    Args:
+        unlabeled_data_loader: endless loader of batches with an "image"; None to train on the labeled crops alone.
+        objective: what is minimised.
+        kwargs: as in ``monai.engines.SupervisedTrainer``, except for ``loss_function`` and ``prepare_batch``.
+    """
+
+    def __init__(
+        self, *, unlabeled_data_loader: Iterable[dict] | None = None, objective: Objective, **kwargs: Any
+    ) -> None:
+        # The heads are a dictionary of whole-batch tensors, for which there is nothing to decollate.
+        kwargs.setdefault("decollate", False)
+        super().__init__(loss_function=self._loss, prepare_batch=self._join_streams, **kwargs)
+        self.objective = objective
+        self.unlabeled_data_loader = unlabeled_data_loader
+        self._unlabeled = None
+
+    def _join_streams(
+        self, batchdata: dict[str, torch.Tensor], device: torch.device, non_blocking: bool, **to_kwargs: Any
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Images of both streams (B, ...), labeled first, and the targets of the labeled ones, on the device."""
+        batch = {key: value for key, value in batchdata.items() if isinstance(value, torch.Tensor)}
+        images = [batch.pop(Keys.IMAGE)]
+        if self.unlabeled_data_loader is not None:
+            if self._unlabeled is None:
+                self._unlabeled = iter(self.unlabeled_data_loader)
+            images.append(next(self._unlabeled)[Keys.IMAGE])
+        joined = torch.cat(images).to(device=device, non_blocking=non_blocking, **to_kwargs)
+        return joined, {key: value.to(device=device, non_blocking=non_blocking) for key, value in batch.items()}
+
+    def _loss(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> torch.Tensor:
+        loss: Loss = self.objective(heads, targets, self.state.iteration - 1)
+        self.state.loss = loss
+        return loss.total
