@@ -12,6 +12,8 @@ import numpy as np
 if TYPE_CHECKING:
     from .label_coding import LabelCoding
 
+# Image and label may differ by this fraction of a voxel, for rounding in their headers.
+AFFINE_TOLERANCE = 0.5
 # More problems than this are counted, not listed.
 LISTED_PROBLEMS = 20
 
@@ -34,7 +36,7 @@ def check_cases(
 
     Raises:
         DataError: naming every file that is missing, cannot be read, or does not have the expected number of
-            channels; and every label whose shape differs from its image's or that has unexpected values.
+            channels; and every label that is not on its image's grid or has unexpected values.
     """
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda case: _problems(case, in_channels, label_coding), cases))
@@ -66,16 +68,23 @@ def _problems(case: dict[str, Any], in_channels: int, label_coding: LabelCoding 
             f"{files[0]} has {channels} channel(s) and the network takes {in_channels}: set in_channels to {channels}."
         )
     if label_coding is not None and "label" in case:
-        problems.extend(_label_problems(case["label"], images[0].shape[:3], files[0], label_coding))
+        problems.extend(_label_problems(case["label"], images[0], files[0], label_coding))
     return problems
 
 
-def _label_problems(path: str, image_shape: tuple[int, ...], image_path: str, label_coding: LabelCoding) -> list[str]:
+def _label_problems(path: str, image: Any, image_path: str, label_coding: LabelCoding) -> list[str]:
     label = _open(path)
     if isinstance(label, str):
         return [label]
-    if label.shape[:3] != image_shape or label.ndim > 3 and label.shape[3:] != (1,):
-        return [f"{path} has shape {label.shape} and its image {image_path} has {image_shape}: they must be equal."]
+    shape = image.shape[:3]
+    if label.shape[:3] != shape or label.shape[3:] not in ((), (1,)):
+        return [f"{path} has shape {label.shape} and its image {image_path} has {shape}: they must be equal."]
+    offset = np.abs(_corners(label.affine, shape) - _corners(image.affine, shape)).max()
+    if offset > AFFINE_TOLERANCE * np.linalg.norm(image.affine[:3, :3], axis=0).min():
+        return [
+            f"{path} lies up to {offset:.1f} mm away from its image {image_path} by their affines: "
+            "resample the label onto the image, or copy the image's header to it."
+        ]
     try:
         values = np.unique(np.asanyarray(label.dataobj))
     except Exception as error:  # a truncated archive raises any of several types
@@ -87,6 +96,12 @@ def _label_problems(path: str, image_shape: tuple[int, ...], image_path: str, la
             "set num_classes to the number of foreground classes, or renumber the labels."
         ]
     return []
+
+
+def _corners(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Positions (3, 8), mm, of the eight corner voxels of a volume."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1)
+    return affine[:3, :3] @ corners + affine[:3, 3:]
 
 
 def _open(path: str) -> Any:

@@ -96,6 +96,17 @@ class Datalist:
         """Images of all other training cases and of the list ``unlabeled``. They have no label key. May be empty."""
         return [{"image": case["image"]} for case in [*self.training[num_labeled:], *self._unlabeled]]
 
+    def required(self, name: str) -> list[Case]:
+        """The list ``name``, "validation" or "test", which must not be empty.
+
+        Raises:
+            DataError: when it is.
+        """
+        cases = getattr(self, name)
+        if not cases:
+            raise DataError(f"{self.path} has no list {name!r}: add one, or cut it from 'training' with splits.")
+        return cases
+
     def _read(self) -> dict[str, Any]:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))

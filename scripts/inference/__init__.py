@@ -1,7 +1,16 @@
-"""Inference: sliding windows over whole volumes, and the maps that can be written beside the mask."""
+"""Inference: whole volumes through sliding windows, the maps beside the mask, and cases that fail alone."""
 
 from __future__ import annotations
 
+from .maps import SplitMapsd, WithDistance
+from .tolerant import TolerantDataset, TolerantEvaluator, case_or_failure
 from .windows import window_overlap
 
-__all__ = ["window_overlap"]
+__all__ = [
+    "SplitMapsd",
+    "TolerantDataset",
+    "TolerantEvaluator",
+    "WithDistance",
+    "case_or_failure",
+    "window_overlap",
+]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 
 class ProgressBar:
-    """One bar over the whole run, with the loss of a recent iteration."""
+    """One bar over the whole run of a trainer or evaluator, with the loss of a recent iteration."""
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._open)
@@ -29,7 +29,7 @@ class ProgressBar:
 
     def _advance(self, engine: Engine) -> None:
         # Reading the loss waits for the device, so it is not done in every iteration.
-        if engine.state.iteration % 10 == 0:
+        if engine.state.iteration % 10 == 0 and hasattr(engine.state, "loss"):
             self.bar.set_postfix(loss=f"{engine.state.loss.total.item():.3f}", refresh=False)
         self.bar.update()
 

@@ -1,0 +1,266 @@
+"""Case metrics: an ignite handler that writes the metrics of every case and class, and their summary, as CSV files."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
+
+from .metrics import METRIC_NAMES, segmentation_metrics
+
+__all__ = ["CaseMetrics", "summarize"]
+
+ALL_CLASSES = "all"
+CASE_COLUMNS = ("case", "class", *METRIC_NAMES)
+SUMMARY_COLUMNS = ("class", "metric", "mean", "std", "n", "empty_predictions")
+# A list and not "everything after the first point": the names of DICOM series and of some scans contain points.
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".h5", ".hdf5", ".npy", ".npz", ".dcm")
+
+
+class CaseMetrics:
+    """Measure every case right after its inference and keep what was measured, even if the run breaks off.
+
+    Attach it to an evaluator whose ``engine.state.output`` is, after each iteration, a list of dictionaries
+    (decollated and postprocessed) with
+
+    - ``"pred"``: MetaTensor (1, H, W, D), integer labels in the geometry of the original image; for a label coding of
+      overlapping regions also (C, H, W, D), one 0/1 map per region, since no single label can express them;
+    - ``"label"``: MetaTensor (1, H, W, D), integer labels of the reference. Its affine gives the spacing.
+
+    What happens when:
+
+    1. engine started: ``metrics.csv`` begins anew and an old ``metrics_summary.csv`` is removed;
+    2. iteration completed: one row per case and class is appended to ``metrics.csv``, with the columns
+       ``case, class, dice, jaccard, hd95_mm, asd_mm, hd95_voxel, asd_voxel`` (see `segmentation_metrics`). ``case``
+       is the file name in the prediction's ``meta["filename_or_obj"]`` without its suffix, or "image" where there is
+       none; a name that comes again gets "-2", "-3", ...;
+    3. engine completed: ``metrics_summary.csv`` is written (see `summarize`), logged as a table, and the mean Dice,
+       over the classes if there are several, becomes ``engine.state.metrics["test_mean_dice"]``.
+
+    Args:
+        label_coding: turns integer labels into classes. ``encode(label)`` takes (B, 1, H, W, D) and returns float
+            (B, C, H, W, D), 1 in the foreground of class c and 0 elsewhere, without a background channel; regions
+            may overlap. ``num_classes`` is C. If it has ``regions`` other than None, a prediction of C channels is
+            taken as the region maps themselves.
+        output_dir: folder of the two CSV files, made if missing.
+        class_names: names of the C foreground classes in the order of the channels. Default: "1", "2", ..., "C".
+
+    Raises:
+        ValueError: if `class_names` has another length than C, repeats a name or contains "all".
+    """
+
+    def __init__(
+        self, label_coding: Any, output_dir: str | os.PathLike, *, class_names: Sequence[str] | None = None
+    ) -> None:
+        count = int(label_coding.num_classes)
+        names = [str(name) for name in class_names] if class_names else [str(i + 1) for i in range(count)]
+        if len(names) != count or len(set(names)) != count or ALL_CLASSES in names:
+            raise ValueError(
+                f"class_names must be {count} different names, none of them '{ALL_CLASSES}', got {names}: "
+                "name the foreground classes only, one for each channel of label_coding.encode."
+            )
+        self.label_coding = label_coding
+        self.class_names = names
+        self.output_dir = Path(output_dir)
+        self.rows: list[dict] = []
+        self.logger = logging.getLogger(__name__)
+
+    def attach(self, engine: Engine) -> None:
+        """Register the three steps on `engine`.
+
+        Args:
+            engine: the evaluator that runs the test set.
+        """
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.complete)
+
+    def start(self, engine: Engine) -> None:
+        """Forget earlier results and begin ``metrics.csv`` anew.
+
+        Args:
+            engine: the engine that starts.
+
+        Raises:
+            RuntimeError: in a run of several processes, which would write over each other's rows.
+        """
+        if idist.get_world_size() > 1:
+            raise RuntimeError(
+                f"CaseMetrics needs a run of one process, got {idist.get_world_size()}: a distributed sampler also "
+                "repeats cases to fill its last batch. Run the evaluation without torchrun."
+            )
+        self.rows = []
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        (self.output_dir / "metrics_summary.csv").unlink(missing_ok=True)
+        _write_csv(self.output_dir / "metrics.csv", CASE_COLUMNS, [])
+
+    def __call__(self, engine: Engine) -> None:
+        """Measure the cases of one iteration and append them to ``metrics.csv``.
+
+        Args:
+            engine: the engine whose ``state.output`` holds the cases.
+
+        Raises:
+            TypeError: if the output is not a list of dictionaries with MetaTensors "pred" and "label".
+            ValueError: if the prediction and the label of a case differ in shape; the text names the case.
+        """
+        output = engine.state.output
+        if not isinstance(output, list):
+            raise TypeError(
+                f"engine.state.output must be a list with one dictionary per case, got {type(output).__name__}: "
+                "leave decollate=True in the evaluator."
+            )
+        for item in output:
+            rows = self._measure(item)
+            self.rows += rows
+            # Opened and closed for each case, so that nothing computed is lost when a later case fails.
+            _write_csv(self.output_dir / "metrics.csv", CASE_COLUMNS, rows, append=True)
+
+    def complete(self, engine: Engine) -> None:
+        """Write and log the summary, and put the mean Dice into ``engine.state.metrics["test_mean_dice"]``.
+
+        Args:
+            engine: the engine that has completed. Without any case its mean Dice is NaN.
+        """
+        summary = summarize(self.rows)
+        _write_csv(self.output_dir / "metrics_summary.csv", SUMMARY_COLUMNS, summary)
+        # The last class of the summary is "all", or the only class.
+        dice = [line["mean"] for line in summary if line["metric"] == "dice"]
+        engine.state.metrics["test_mean_dice"] = dice[-1] if dice else float("nan")
+        self.logger.info("metrics of %d cases, in %s\n%s", self._case_count(), self.output_dir, _table(summary))
+
+    def _measure(self, item: Mapping) -> list[dict]:
+        """Return the rows of one case, one per class."""
+        pred, label = item.get("pred"), item.get("label")
+        if not (isinstance(pred, MetaTensor) and isinstance(label, MetaTensor)):
+            raise TypeError(
+                "every case in engine.state.output needs MetaTensors 'pred' and 'label', got "
+                f"{ {key: type(value).__name__ for key, value in item.items()} }: check the postprocessing."
+            )
+        case = self._unused(_case_name(pred))
+        maps = getattr(self.label_coding, "regions", None) is not None and len(pred) == len(self.class_names)
+        if pred.shape[1:] != label.shape[1:] or len(label) != 1 or not (maps or len(pred) == 1):
+            raise ValueError(
+                f"case '{case}': pred and label must have the same shape (1, H, W, D), got {tuple(pred.shape)} and "
+                f"{tuple(label.shape)}: invert the preprocessing of the prediction, and do not resample the label."
+            )
+        spacing = affine_to_spacing(label.affine).tolist()
+        prediction, reference = (pred.as_tensor() > 0.5).cpu() if maps else self._encode(pred), self._encode(label)
+        return [
+            {
+                "case": case,
+                "class": name,
+                **segmentation_metrics(prediction[i], reference[i], spacing=spacing),
+                "empty_prediction": bool(reference[i].any() and not prediction[i].any()),
+            }
+            for i, name in enumerate(self.class_names)
+        ]
+
+    def _encode(self, labels: MetaTensor) -> torch.Tensor:
+        """Turn integer labels (1, H, W, D) into bool masks (C, H, W, D) on the CPU."""
+        return (self.label_coding.encode(labels.as_tensor()[None])[0] > 0.5).cpu()
+
+    def _unused(self, name: str) -> str:
+        """Return `name`, numbered if an earlier case has it: data sets exist whose files are all called the same."""
+        taken = {row["case"] for row in self.rows}
+        unused, number = name, 1
+        while unused in taken:
+            number += 1
+            unused = f"{name}-{number}"
+        return unused
+
+    def _case_count(self) -> int:
+        return len({row["case"] for row in self.rows})
+
+
+def summarize(rows: Sequence[Mapping]) -> list[dict]:
+    """Summarise the rows of all cases by class and metric.
+
+    A NaN distance (one of the two masks is empty) does not enter the mean. A model that misses an object would thereby
+    look better, so that ``n`` and ``empty_predictions`` belong beside every mean distance.
+
+    Args:
+        rows: one per case and class, with ``case``, ``class``, the keys of `METRIC_NAMES`, and ``empty_prediction``
+            (bool: the prediction is empty while the reference is not).
+
+    Returns:
+        One dictionary per class and metric, classes in the order in which they appear, then, if there are several,
+        "all": every case is first averaged over its finite classes. Keys: ``class``; ``metric``; ``mean`` over the
+        finite values, None if there are none; ``std``, the sample standard deviation (ddof 1), None for fewer than
+        two values; ``n``, how many values were finite; ``empty_predictions``, the number of cases with an empty
+        prediction of the class ("all": of any class) while the reference was not empty.
+    """
+    classes = list(dict.fromkeys(row["class"] for row in rows))
+    groups = [(name, [[row] for row in rows if row["class"] == name]) for name in classes]
+    if len(classes) > 1:
+        by_case: dict[str, list[Mapping]] = {}
+        for row in rows:
+            by_case.setdefault(row["case"], []).append(row)
+        groups.append((ALL_CLASSES, list(by_case.values())))
+
+    summary = []
+    for name, cases in groups:
+        empty = sum(any(row["empty_prediction"] for row in case) for case in cases)
+        for metric in METRIC_NAMES:
+            finite = [_finite(row[metric] for row in case) for case in cases]
+            values = [statistics.fmean(value) for value in finite if value]
+            summary.append(
+                {
+                    "class": name,
+                    "metric": metric,
+                    "mean": statistics.fmean(values) if values else None,
+                    "std": statistics.stdev(values) if len(values) > 1 else None,
+                    "n": len(values),
+                    "empty_predictions": empty,
+                }
+            )
+    return summary
+
+
+def _finite(values) -> list[float]:
+    return [value for value in values if math.isfinite(value)]
+
+
+def _case_name(pred: MetaTensor) -> str:
+    """Return the name of the image file without its suffix, or "image"."""
+    source = pred.meta.get("filename_or_obj") or "image"
+    if isinstance(source, (list, tuple)):
+        source = source[0]
+    name = Path(str(source)).name
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)] or "image"
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping], *, append: bool = False) -> None:
+    """Write `rows` below a header line, or append them to a file that has one; None becomes a blank cell."""
+    with open(path, "a" if append else "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        if not append:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def _table(summary: Sequence[Mapping]) -> str:
+    """Lay the summary out as text: one line per class, and per metric the mean ± std and, in brackets, n."""
+    lines = [["class", *METRIC_NAMES, "empty"]]
+    for start in range(0, len(summary), len(METRIC_NAMES)):
+        block = summary[start : start + len(METRIC_NAMES)]
+        lines.append([block[0]["class"], *(_cell(line) for line in block), str(block[0]["empty_predictions"])])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def _cell(line: Mapping) -> str:
+    mean = "-" if line["mean"] is None else f"{line['mean']:.4f}"
+    return mean + ("" if line["std"] is None else f" ± {line['std']:.4f}") + f" ({line['n']})"

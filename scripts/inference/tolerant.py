@@ -1,0 +1,105 @@
+"""Tolerant: a case that cannot be read, segmented or written is reported, and the others go on."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.data import list_data_collate
+from monai.engines import SupervisedEvaluator
+from torch.utils.data import Dataset
+
+from scripts.data import DataError
+
+FAILURE = "failure"
+COLUMNS = ("case", "reason")
+
+
+def innermost(error: BaseException) -> str:
+    """The type and message of the error that started a chain, which is what the user can act on."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+class TolerantDataset(Dataset):
+    """Items of ``dataset``, or ``{"failure": reason, "image": path}`` where making one raises.
+
+    Args:
+        dataset: a MONAI dataset of dictionaries with an "image".
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return self.dataset[index]
+        except Exception as error:  # whatever a reader or transform raises concerns this case alone
+            return {FAILURE: innermost(error), "image": self.dataset.data[index]["image"]}
+
+
+def case_or_failure(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Collates the single item of a batch; a failure is passed on as it is."""
+    return items[0] if FAILURE in items[0] else list_data_collate(items)
+
+
+class TolerantEvaluator(SupervisedEvaluator):
+    """MONAI's evaluator for batches of one case, which survives the failure of a case.
+
+    Failed cases are appended to ``<output_dir>/failures.csv`` (columns ``case,reason``). When all cases have been
+    tried and some have failed, the run ends with a :class:`~scripts.data.DataError`, so that the exit status says so.
+
+    Args:
+        output_dir: folder of failures.csv; an old one is removed at the start.
+        kwargs: as in ``monai.engines.SupervisedEvaluator``.
+    """
+
+    def __init__(self, *, output_dir: str | Path, **kwargs: Any) -> None:
+        # Registered before the handlers that the base class attaches, so that it starts first and they finish first.
+        self.failures_path = Path(output_dir) / "failures.csv"
+        self.failures = 0
+        super().__init__(**kwargs)
+        self.add_event_handler(Events.STARTED, self._forget_failures)
+        self.add_event_handler(Events.COMPLETED, self._conclude)
+
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> Any:
+        if FAILURE in batchdata:
+            self._report(batchdata["image"], batchdata[FAILURE])
+            return []
+        try:
+            return super()._iteration(engine, batchdata)
+        except (torch.cuda.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # an unreadable or unwritable case must not cost the others
+            self._report(batchdata["image"].meta["filename_or_obj"][0], innermost(error))
+            return []
+
+    def _report(self, image: Any, reason: str) -> None:
+        self.failures += 1
+        self.failures_path.parent.mkdir(parents=True, exist_ok=True)
+        new = not self.failures_path.exists()
+        with self.failures_path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(COLUMNS)
+            writer.writerow([image, reason])
+        logging.getLogger(__name__).error("%s failed: %s", image, reason)
+
+    def _forget_failures(self, engine: Engine) -> None:
+        self.failures = 0
+        self.failures_path.unlink(missing_ok=True)
+
+    def _conclude(self, engine: Engine) -> None:
+        if self.failures:
+            raise DataError(
+                f"{self.failures} of {engine.state.iteration} cases failed; the others are complete. "
+                f"The reasons are in {self.failures_path}."
+            )
