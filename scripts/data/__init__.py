@@ -6,7 +6,7 @@ from .checks import DataError, check_cases
 from .datalist import Datalist, case_name, images_in
 from .label_coding import LabelCoding
 from .stream import crop_stream
-from .transforms import DecodeProbabilitiesd, EncodeLabelsd
+from .transforms import DecodeProbabilitiesd, EncodeLabelsd, PreGeneratedMapd
 
 __all__ = [
     "DataError",
@@ -14,6 +14,7 @@ __all__ = [
     "DecodeProbabilitiesd",
     "EncodeLabelsd",
     "LabelCoding",
+    "PreGeneratedMapd",
     "case_name",
     "check_cases",
     "crop_stream",

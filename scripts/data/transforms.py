@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from torch import nn
 
 from .label_coding import LabelCoding
 
@@ -37,4 +38,26 @@ class DecodeProbabilitiesd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             result[key] = self.label_coding.decode(result[key][None])[0]
+        return result
+
+
+class PreGeneratedMapd(MapTransform):
+    """Adds "distance", the signed distance map (C, H, W, D) of the whole volume, made before cropping (Table 10).
+
+    Args:
+        keys: of the label values (1, H, W, D); cases without it are left as they are.
+        label_coding: see :class:`LabelCoding`.
+        segmentation_to_distance: the operator; see :class:`~scripts.distance.SegmentationToDistance`.
+    """
+
+    def __init__(self, keys: KeysCollection, label_coding: LabelCoding, segmentation_to_distance: nn.Module) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.label_coding = label_coding
+        self.segmentation_to_distance = segmentation_to_distance
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            with torch.no_grad():
+                result["distance"] = self.segmentation_to_distance(self.label_coding.encode(result[key][None]))[0]
         return result

@@ -1,0 +1,39 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer: they install into .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+RUN := $(PY) -m monai.bundle run
+DEMO := outputs/demo
+# make demo DEMO_ITERATIONS=20 is the smallest that goes through every step.
+DEMO_ITERATIONS ?= 200
+
+.PHONY: demo test test-all lint bench install
+
+install: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	touch $@
+
+demo: install
+	$(PY) -m scripts.demo.dataset --output_dir $(DEMO)/data
+	$(RUN) --args_file configs/presets/demo_dbisl.json --max_iterations $(DEMO_ITERATIONS)
+	$(RUN) --args_file configs/presets/demo_supervised.json --max_iterations $(DEMO_ITERATIONS)
+	$(RUN) --args_file configs/presets/demo_dbisl_evaluate.json
+	$(RUN) --args_file configs/presets/demo_supervised_evaluate.json
+	$(RUN) --args_file configs/presets/demo_inference.json
+	$(PY) -m scripts.demo.report --demo_dir $(DEMO) --iterations $(DEMO_ITERATIONS)
+
+test: install
+	$(PY) -m pytest -q -m "not long" tests
+
+test-all: install
+	$(PY) -m pytest -q tests
+
+lint: install
+	$(PY) -m black --check --line-length 120 scripts tests benchmarks
+	$(PY) -m ruff check scripts tests benchmarks
+
+bench: install
+	$(PY) -m benchmarks.run

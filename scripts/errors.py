@@ -1,0 +1,54 @@
+"""Errors: ends a bundle run that failed on the user's data or settings with the one message that matters."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+PACKAGE = str(Path(__file__).resolve().parent)
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """``error``, then what caused it, and so on to the first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def users_error(error: BaseException) -> BaseException | None:
+    """The ValueError in the chain of ``error`` that this package raised, or a file that was not found; else None.
+
+    Those are the errors whose message names the file or setting, the value and the remedy. Anything else may be a
+    defect, for which the traceback is needed.
+    """
+    for cause in chain(error):
+        if isinstance(cause, FileNotFoundError):
+            return cause
+        if isinstance(cause, ValueError) and cause.__traceback__ is not None:
+            raised_in = traceback.extract_tb(cause.__traceback__)[-1].filename
+            if str(Path(raised_in).resolve()).startswith(PACKAGE):
+                return cause
+    return None
+
+
+def print_briefly() -> None:
+    """Makes an uncaught error of the user's end the process with its message alone and exit status 1.
+
+    The bundle runner wraps every error in several of its own; the message would drown in their tracebacks. Set the
+    environment variable DBISL_TRACEBACK to any value to see them all. First in the run lists of the configs, so that
+    programs which use the bundle through MONAI's API keep their own error handling.
+    """
+    default = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        cause = users_error(error)
+        if cause is None or "DBISL_TRACEBACK" in os.environ:
+            default(kind, error, trace)
+        else:
+            print(f"\nerror: {cause}", file=sys.stderr)
+
+    sys.excepthook = hook
