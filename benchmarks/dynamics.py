@@ -26,15 +26,19 @@ COLUMNS = ["arm", "seed", "iteration", "val_dice", "seconds"]
 SHARED = ("train#dataset", "train#unlabeled_dataset", "validate#dataset")
 
 
-def run_arm(configs: list[str], overrides: dict[str, Any], shared: dict[str, Any]) -> list[dict[str, Any]]:
-    """Trains one arm and returns its rows (iteration, val_dice, seconds)."""
+def parse(configs: list[str], overrides: dict[str, Any]) -> ConfigParser:
+    """The merged configs with ``overrides``."""
     parser = ConfigParser()
     parser.read_config(configs)
     parser.update(overrides)
-    for name in SHARED:
-        if name not in shared:
-            shared[name] = parser.get_parsed_content(name)
-        parser[name] = shared[name]
+    return parser
+
+
+def run_arm(configs: list[str], overrides: dict[str, Any], shared: dict[str, Any]) -> list[dict[str, Any]]:
+    """Trains one arm and returns its rows (iteration, val_dice, seconds)."""
+    parser = parse(configs, overrides)
+    for name, dataset in shared.items():
+        parser[name] = dataset
     monai.utils.set_determinism(seed=overrides["seed"])
     trainer = parser.get_parsed_content("train#trainer")
     evaluator = parser.get_parsed_content("validate#evaluator")
@@ -70,7 +74,9 @@ def main(plan: str, dataset_dir: str, output_dir: str, seeds: Any = None, thread
     content = json.loads(Path(plan).read_text())
     results = Path(output_dir) / "dynamics.csv"
     results.parent.mkdir(parents=True, exist_ok=True)
-    shared: dict[str, Any] = {}
+    # From the plan's common settings: an arm may switch the unlabeled stream off, which would leave its cache empty.
+    common = parse(content["configs"], {**content["common"], "dataset_dir": dataset_dir})
+    shared = {name: common.get_parsed_content(name) for name in SHARED}
     for seed in content["seeds"] if seeds is None else seeds:
         for arm, overrides in content["arms"].items():
             done = results.exists() and any(

@@ -1,1 +1,1 @@
-"""DBiSL bundle: networks, distance transforms, objectives, training, data and evaluation for semi-supervised segmentation."""
+"""DBiSL bundle: semi-supervised 3D segmentation with segmentation and distance as two tasks of one network."""

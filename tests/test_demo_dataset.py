@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scripts.demo import dataset
-from scripts.demo.dataset import make_dataset, simulate_volume
+from scripts.demo import phantom
+from scripts.demo.dataset import make_dataset
+from scripts.demo.phantom import simulate_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNTS = {"num_labeled": 1, "num_unlabeled": 2, "num_validation": 1, "num_test": 1}
@@ -41,19 +42,19 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_superellipsoid_is_zero_on_its_semi_axes_and_exact_along_the_shortest():
     points = np.array([(0.0, 0, 0), (2, 0, 0), (0, 3, 0), (1, 0, 0), (3, 0, 0)]).T.reshape(3, 5, 1, 1)
-    level = dataset.superellipsoid(points, centre=(0, 0, 0), semi_axes=(2, 3, 4), exponent=4.0)
+    level = phantom.superellipsoid(points, centre=(0, 0, 0), semi_axes=(2, 3, 4), exponent=4.0)
     np.testing.assert_allclose(level.ravel(), [-2, 0, 0, -1, 1], atol=1e-12)
 
 
 def test_tube_is_the_distance_to_its_line_minus_the_tapering_radius():
     points = np.array([(0.0, 0, 0), (5, 3, 0), (10, 0, 4), (13, 0, 0)]).T.reshape(3, 4, 1, 1)
-    level = dataset.tube(points, path=np.array([(0.0, 0, 0), (10.0, 0, 0)]), radii=np.array([2.0, 1.0]))
+    level = phantom.tube(points, path=np.array([(0.0, 0, 0), (10.0, 0, 0)]), radii=np.array([2.0, 1.0]))
     np.testing.assert_allclose(level.ravel(), [-2, 1.5, 3, 2], atol=1e-12)
 
 
 def test_coverage_is_the_part_of_the_voxel_below_a_plane():
     plane = 2.0 * (np.arange(6.0) - 2.25).reshape(6, 1, 1) * np.ones((6, 2, 2))  # crosses zero a quarter after voxel 2
-    np.testing.assert_allclose(dataset.coverage(plane)[:, 0, 0], [1, 1, 0.75, 0, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(phantom.coverage(plane)[:, 0, 0], [1, 1, 0.75, 0, 0, 0], atol=1e-12)
 
 
 # --- anatomy ---
@@ -95,9 +96,9 @@ def test_intensity_alone_does_not_find_the_object(volumes):
 
 
 def test_distractors_hold_the_same_blood_as_the_object_and_about_as_much_of_it(monkeypatch):
-    values = dict.fromkeys(dataset.tissue_values(np.random.default_rng(0)), 0.0)
+    values = dict.fromkeys(phantom.tissue_values(np.random.default_rng(0)), 0.0)
     monkeypatch.setattr(dataset, "tissue_values", lambda rng: {**values, "blood": 1.0})
-    blood, label = dataset.thorax((56, 56, 32), rng=np.random.default_rng(0))
+    blood, label = phantom.thorax((56, 56, 32), rng=np.random.default_rng(0))
     assert np.mean(blood[label == 1] >= 0.5) == 1
     assert (blood[label == 0] > 0.99).sum() > 0.7 * label.sum()
 

@@ -142,7 +142,7 @@ class Datalist:
                 raise DataError(f"splits names {name!r}; the lists are {', '.join(LISTS)}.")
             if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= len(cases):
                 raise DataError(
-                    f"splits gives {name!r} the range {list(bounds)} and {self.path} lists {len(cases)} training cases: "
+                    f"splits gives {name!r} the range {list(bounds)} and {self.path} has {len(cases)} training cases: "
                     "give a range [first, end] inside the list."
                 )
             positions = set(range(*bounds))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from .cascade import CascadedDistance
 from .exact import ExactDistance, GeneralizedDistance
-from .steep_sigmoid import DistanceToSegmentation
 from .signed_distance import SegmentationToDistance
+from .steep_sigmoid import DistanceToSegmentation
 
 __all__ = [
     "CascadedDistance",

@@ -1,4 +1,8 @@
 """Evaluation: the papers' metrics, per case and per class."""
 
+from __future__ import annotations
+
 from .case_metrics import CaseMetrics, summarize
 from .metrics import METRIC_NAMES, segmentation_metrics
+
+__all__ = ["METRIC_NAMES", "CaseMetrics", "segmentation_metrics", "summarize"]

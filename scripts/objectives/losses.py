@@ -38,6 +38,6 @@ def segmentation_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tenso
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of ``values`` where ``mask`` (broadcast to its shape) is true; 0, with a zero gradient, where it never is."""
+    """Mean of ``values`` where ``mask`` (broadcast to their shape) holds; 0 where it never does."""
     mask = mask.to(values.dtype).expand_as(values)
     return (values * mask).sum() / mask.sum().clamp(min=1)
