@@ -1,4 +1,4 @@
-"""Tests of scripts/demo/dataset.py: the synthetic scans and the files they are written to."""
+"""Tests of scripts/demo/{phantom,dataset}.py: the synthetic scans and the files they are written to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scripts.demo import phantom
+from scripts.demo import dataset, phantom
 from scripts.demo.dataset import make_dataset
 from scripts.demo.phantom import simulate_volume
 
@@ -97,7 +97,7 @@ def test_intensity_alone_does_not_find_the_object(volumes):
 
 def test_distractors_hold_the_same_blood_as_the_object_and_about_as_much_of_it(monkeypatch):
     values = dict.fromkeys(phantom.tissue_values(np.random.default_rng(0)), 0.0)
-    monkeypatch.setattr(dataset, "tissue_values", lambda rng: {**values, "blood": 1.0})
+    monkeypatch.setattr(phantom, "tissue_values", lambda rng: {**values, "blood": 1.0})
     blood, label = phantom.thorax((56, 56, 32), rng=np.random.default_rng(0))
     assert np.mean(blood[label == 1] >= 0.5) == 1
     assert (blood[label == 0] > 0.99).sum() > 0.7 * label.sum()
