@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+# Step of the voxels that no step reaches: the seeds, and everything if there is no seed.
+NEVER = -1
+
 
 def exponential_kernel(kernel_size: int, h: float) -> torch.Tensor:
     """K(u) = exp(-||u|| / h) on a cube of ``kernel_size`` voxels, (1, 1, s, s, s), float32 (DBiSL Eq. 2)."""
@@ -13,6 +16,56 @@ def exponential_kernel(kernel_size: int, h: float) -> torch.Tensor:
     axis = torch.arange(-radius, radius + 1, dtype=torch.float32)
     x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
     return torch.exp(-torch.sqrt(x * x + y * y + z * z) / h)[None, None]
+
+
+class _Cascade(torch.autograd.Function):
+    """The cascade on binary seeds, with a backward of three convolutions whatever the number of steps.
+
+    Forward: step i convolves B_i with K, gives every voxel v with c(v) = (K * B_i)(v) > 0 and -h log c(v) > 0 its
+    distance i * rho - h log c(v), and sets B_{i+1}(v) = 1 there.
+
+    Backward: d D(v) / d B_i(u) = -h K(u - v) / c(v), and B_i(u) is the seed x(u) itself as long as u has not been reached
+    before step i, a constant 1 afterwards. So a voxel v of step s(v) sends its gradient to the neighbours u with
+    s(u) >= s(v) and to the seeds. Neighbours within the radius differ by at most one step, so the steps modulo three can
+    be convolved together without mixing.
+    """
+
+    @staticmethod
+    def forward(ctx, seeds: torch.Tensor, kernel: torch.Tensor, h: float) -> torch.Tensor:
+        radius = kernel.shape[-1] // 2
+        reached = seeds.clone()
+        distance = torch.zeros_like(seeds)
+        sums = torch.ones_like(seeds)
+        step_of = torch.full(seeds.shape, NEVER, dtype=torch.int32, device=seeds.device)
+        for step in range(-(-max(seeds.shape[2:]) // radius)):
+            c = F.conv3d(F.pad(reached, (radius,) * 6, mode="replicate"), kernel)
+            # Seeds and voxels reached before have c >= 1 and give d <= 0.
+            new = (c > 0) & (c < 1)
+            if not new.any():
+                break
+            distance = torch.where(new, step * radius - h * torch.log(c), distance)
+            sums = torch.where(new, c, sums)
+            step_of.masked_fill_(new, step)
+            reached.masked_fill_(new, 1.0)
+        ctx.save_for_backward(sums, step_of, kernel)
+        ctx.h = h
+        return distance
+
+    @staticmethod
+    def backward(ctx, grad_distance: torch.Tensor):
+        sums, step_of, kernel = ctx.saved_tensors
+        radius = kernel.shape[-1] // 2
+        flow = torch.where(step_of != NEVER, -ctx.h * grad_distance / sums, torch.zeros_like(sums))
+        grad_seeds = torch.zeros_like(sums)
+        for residue in range(3):
+            senders = (step_of % 3 == residue) & (step_of != NEVER)
+            # The kernel is symmetric, so the adjoint of its convolution is a convolution; then that of the padding.
+            padded = F.conv3d(F.pad(torch.where(senders, flow, 0.0), (2 * radius,) * 6), kernel)
+            received = torch.ops.aten.replication_pad3d_backward(padded, sums, (radius,) * 6)
+            # Of the senders' step and the next one, or never reached (a seed); else the sender is a step ahead.
+            ahead = (step_of != NEVER) & ((step_of + 1) % 3 == residue)
+            grad_seeds += torch.where(ahead, 0.0, received)
+        return grad_seeds, None, None
 
 
 class CascadedDistance(nn.Module):
@@ -52,18 +105,4 @@ class CascadedDistance(nn.Module):
         Args:
             seeds: (N, 1, H, W, D), exactly 0 or 1. Gradient flows into it through every step's convolution.
         """
-        seeds = seeds.float()
-        steps = -(-max(seeds.shape[2:]) // self.radius)
-        reached = seeds
-        distance = torch.zeros_like(seeds)
-        for step in range(steps):
-            padded = F.pad(reached, (self.radius,) * 6, mode="replicate")
-            c = F.conv3d(padded, self.kernel)
-            # Replaced before the logarithm: masking its result afterwards leaves NaN gradients.
-            d = -self.h * torch.log(torch.where(c > 0, c, torch.ones_like(c)))
-            new = d > 0
-            if not new.any():
-                break
-            distance = torch.where(new, step * self.radius + d, distance)
-            reached = torch.where(new, torch.ones_like(reached), reached)
-        return distance
+        return _Cascade.apply(seeds.float(), self.kernel, self.h)
