@@ -7,13 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
+from monai.utils import set_determinism
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"
@@ -97,20 +99,31 @@ def delete_unlabeled_labels(folder: Path) -> None:
         (folder / entry["label"]).unlink()
 
 
+def small(dataset: Path, output: Path, **changes: object) -> dict[str, object]:
+    """The overrides of a run of seconds that reads ``dataset`` and writes to ``output`` and ``output``/models."""
+    folders = {"dataset_dir": str(dataset), "output_dir": str(output), "ckpt_dir": str(output / "models")}
+    return {**SMALL, **folders, **changes}
+
+
+def ids(overrides: dict[str, object]) -> dict[str, object]:
+    """Keyword arguments as config ids: ``train__dataset`` becomes ``train#dataset``."""
+    return {name.replace("__", "#"): value for name, value in overrides.items()}
+
+
 def run_bundle(run_id: str, *config_files: str, **overrides: object) -> subprocess.CompletedProcess[str]:
     """``python -m monai.bundle run`` as users call it: from the repository root, in a process of its own.
 
     Args:
         run_id: of the config.
         config_files: relative to the root, or absolute.
-        overrides: config ids and their values; a ``#`` in an id is written ``__``.
+        overrides: config ids (see :func:`ids`) and their values.
 
     Returns:
         The finished process, with returncode, stdout and stderr (text).
     """
     command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(list(config_files))]
-    for name, value in overrides.items():
-        command += [f"--{name.replace('__', '#')}", value if isinstance(value, str) else json.dumps(value)]
+    for name, value in ids(overrides).items():
+        command += [f"--{name}", str(value)]
     return run_process(command)
 
 
@@ -139,6 +152,22 @@ def real_data(name: str) -> Path:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set that tests only read: 6 training, 1 validation and 2 test cases, one class."""
     return write_dataset(tmp_path_factory.mktemp("tiny") / "data")
+
+
+@pytest.fixture
+def workflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ConfigWorkflow]]:
+    """Makes a bundle workflow in this process, as clients of the bundle do; undoes what a run changes globally."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def make(*config_files: str, run_id: str = "run", workflow_type: str = "train", **overrides: object):
+        return ConfigWorkflow(
+            list(config_files), workflow_type=workflow_type, run_id=run_id, logging_file=False, **ids(overrides)
+        )
+
+    yield make
+    set_determinism(seed=None)
 
 
 @pytest.fixture

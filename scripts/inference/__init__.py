@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from .maps import SplitMapsd, WithDistance
 from .tolerant import TolerantDataset, TolerantEvaluator, case_or_failure
+from .weights import LoadWeights
 from .windows import window_overlap
 
 __all__ = [
+    "LoadWeights",
     "SplitMapsd",
     "TolerantDataset",
     "TolerantEvaluator",

@@ -1,0 +1,239 @@
+"""Tests of scripts/data/datalist.py: which cases are labeled, unlabeled, for validation and test, and its errors."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import LABELED, ROOT, delete_unlabeled_labels, small
+from monai.bundle import ConfigParser
+
+from scripts.data import DataError, Datalist, case_name, images_in
+
+
+def write(folder: Path, content: object) -> Path:
+    """Writes dataset.json, as text if it is a string, and returns the folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / "dataset.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+def numbered(count: int) -> dict[str, list[dict[str, str]]]:
+    return {"training": [{"image": f"i{n}.nii.gz", "label": f"l{n}.nii.gz"} for n in range(count)]}
+
+
+def names(cases: list[dict]) -> list[str]:
+    return [Path(case["image"]).name for case in cases]
+
+
+# --- names and folders ---
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        ("a/case_1.nii.gz", "case_1"),
+        ("case.v2.nii.gz", "case.v2"),
+        ("CASE.NII.GZ", "CASE"),
+        ("case.nii", "case"),
+        ("1.3.12.2.nii", "1.3.12.2"),
+        ("case.mha", "case"),
+    ],
+)
+def test_case_name_is_the_file_name_without_its_suffix(path, name):
+    assert case_name(path) == case_name(Path(path)) == name
+
+
+def test_images_in_lists_the_nifti_files_of_a_folder_by_name(tmp_path):
+    for name in ("b.nii.gz", "a.nii", "C.NII.GZ", "notes.txt", "d.nii.gz.part"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.nii.gz").mkdir()
+    assert images_in(tmp_path) == [{"image": str(tmp_path / name)} for name in ("C.NII.GZ", "a.nii", "b.nii.gz")]
+
+
+def test_images_in_names_the_folder_and_the_argument_when_there_is_none_or_it_is_empty(tmp_path):
+    with pytest.raises(DataError, match=r"gone is not a folder: give .* --input_dir"):
+        images_in(tmp_path / "gone")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match=rf"{tmp_path} holds no \.nii\.gz or \.nii file: give .* --input_dir"):
+        images_in(tmp_path)
+
+
+# --- the lists ---
+
+
+def test_first_training_cases_are_labeled_and_the_others_and_the_unlabeled_list_are_unlabeled(tmp_path):
+    content = {**numbered(4), "unlabeled": [{"image": "u0.nii.gz"}, "u1.nii.gz"], "test": ["t.nii.gz"]}
+    datalist = Datalist(write(tmp_path, content))
+    assert datalist.labeled(2, batch_size=2) == [
+        {"image": str(tmp_path / f"i{n}.nii.gz"), "label": str(tmp_path / f"l{n}.nii.gz")} for n in range(2)
+    ]
+    assert names(datalist.unlabeled(2)) == ["i2.nii.gz", "i3.nii.gz", "u0.nii.gz", "u1.nii.gz"]
+    assert datalist.test == [{"image": str(tmp_path / "t.nii.gz")}]
+    assert datalist.validation == []
+
+
+def test_unlabeled_cases_have_no_label_key_although_dataset_json_names_a_label(tmp_path):
+    content = {**numbered(3), "unlabeled": [{"image": "u.nii.gz", "label": "secret.nii.gz"}]}
+    cases = Datalist(write(tmp_path, content)).unlabeled(1)
+    assert [set(case) for case in cases] == [{"image"}] * 3
+
+
+def test_all_cases_may_be_labeled(tmp_path):
+    datalist = Datalist(write(tmp_path, numbered(2)))
+    assert len(datalist.labeled(2)) == 2
+    assert datalist.unlabeled(2) == []
+
+
+def test_several_modalities_are_a_list_of_files_of_one_case(tmp_path):
+    entry = {"image": ["t1.nii.gz", "t2.nii.gz"], "label": "l.nii.gz"}
+    datalist = Datalist(write(tmp_path, {"training": [entry, entry]}))
+    images = [str(tmp_path / "t1.nii.gz"), str(tmp_path / "t2.nii.gz")]
+    assert datalist.labeled(1) == [{"image": images, "label": str(tmp_path / "l.nii.gz")}]
+    assert datalist.unlabeled(1) == [{"image": images}]
+
+
+def test_absolute_paths_stay_as_they_are(tmp_path):
+    image = str(tmp_path / "elsewhere" / "i.nii.gz")
+    assert Datalist(write(tmp_path / "data", {"training": [{"image": image}]})).unlabeled(0) == [{"image": image}]
+
+
+def test_splits_cut_the_training_list_by_position(tmp_path):
+    splits = {"training": [0, 3], "validation": [3, 4], "test": [5, 7]}
+    datalist = Datalist(write(tmp_path, numbered(7)), splits=splits)
+    assert names(datalist.training) == ["i0.nii.gz", "i1.nii.gz", "i2.nii.gz"]
+    assert names(datalist.unlabeled(2)) == ["i2.nii.gz"]
+    assert names(datalist.validation) == ["i3.nii.gz"]
+    assert names(datalist.test) == ["i5.nii.gz", "i6.nii.gz"]
+
+
+def test_lists_that_splits_does_not_name_stay_those_of_the_file(tmp_path):
+    content = {**numbered(4), "test": [{"image": "t.nii.gz"}]}
+    datalist = Datalist(write(tmp_path, content), splits={"training": [0, 3], "validation": [3, 4]})
+    assert names(datalist.test) == ["t.nii.gz"]
+
+
+def test_cases_cut_for_validation_and_test_are_not_trained_on_even_if_splits_does_not_name_training(tmp_path):
+    datalist = Datalist(write(tmp_path, numbered(4)), splits={"validation": [0, 1], "test": [3, 4]})
+    assert names(datalist.labeled(1) + datalist.unlabeled(1)) == ["i1.nii.gz", "i2.nii.gz"]
+
+
+def test_required_returns_the_list_or_says_how_to_get_one(tmp_path):
+    datalist = Datalist(write(tmp_path, {**numbered(1), "test": ["t.nii.gz"]}))
+    assert names(datalist.required("test")) == ["t.nii.gz"]
+    with pytest.raises(DataError, match=r"dataset\.json has no list 'validation': add one, or cut it .* splits"):
+        datalist.required("validation")
+
+
+# --- errors ---
+
+
+def test_missing_dataset_json_is_named_with_the_setting_that_points_to_it(tmp_path):
+    with pytest.raises(DataError, match=rf"{tmp_path}/dataset\.json does not exist: set dataset_dir"):
+        Datalist(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"training": [', r"dataset\.json is not valid JSON \(.*line 1.*\): correct the file"),
+        ([], r"dataset\.json must be an object with a list 'training'"),
+        ({"training": "images"}, r"dataset\.json must be an object with a list 'training'"),
+        ({"training": [{"label": "l.nii.gz"}]}, r"entry 0 of 'training' is \{'label': 'l\.nii\.gz'\}; .*\"image\": path"),
+        ({"training": [{"image": "i.nii.gz"}, 7]}, r"entry 1 of 'training' is 7; .*\"image\": path"),
+        ({"training": [{"image": ""}]}, r"entry 0 of 'training' is \{'image': ''\}; .*\"image\": path"),
+        ({"training": [], "unlabeled": [{"image": None}]}, r"entry 0 of 'unlabeled' is .*None\}; .*\"image\": path"),
+        ({"training": [], "validation": "images"}, r"'validation'"),
+        ({"training": [], "test": None}, r"'test'"),
+    ],
+    ids=[
+        "malformed",
+        "not-an-object",
+        "training-not-a-list",
+        "no-image",
+        "number",
+        "empty-path",
+        "null-image",
+        "text-for-a-list",
+        "null-list",
+    ],
+)
+def test_wrong_form_is_described_with_the_file_and_the_entry(tmp_path, content, message):
+    with pytest.raises(DataError, match=message) as caught:
+        Datalist(write(tmp_path, content))
+    assert str(tmp_path / "dataset.json") in str(caught.value)
+
+
+def test_dataset_json_that_is_not_text_is_called_invalid(tmp_path):
+    (tmp_path / "dataset.json").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(DataError, match=r"dataset\.json is not valid JSON"):
+        Datalist(tmp_path)
+
+
+def test_missing_training_list_is_an_error_that_names_file_and_list(tmp_path):
+    with pytest.raises(DataError, match=r"dataset\.json .*training"):
+        Datalist(write(tmp_path, {"test": ["t.nii.gz"]})).labeled(1)
+
+
+@pytest.mark.parametrize(
+    "num_labeled, batch_size, message",
+    [
+        (4, 1, r"num_labeled is 4 and .*dataset\.json lists 3 training cases: lower num_labeled or list more"),
+        (1, 2, r"num_labeled is 1 and a batch needs 2 .*: raise num_labeled or lower labeled_batch_size"),
+        (0, 1, r"num_labeled is 0 and a batch needs 1 .*: raise num_labeled or lower labeled_batch_size"),
+    ],
+    ids=["too-many", "fewer-than-a-batch", "none"],
+)
+def test_num_labeled_out_of_range_names_both_numbers_and_the_setting(tmp_path, num_labeled, batch_size, message):
+    with pytest.raises(DataError, match=message):
+        Datalist(write(tmp_path, numbered(3))).labeled(num_labeled, batch_size=batch_size)
+
+
+def test_labeled_case_without_a_label_is_named(tmp_path):
+    content = numbered(3)
+    content["training"][1]["label"] = ""
+    with pytest.raises(DataError, match=r"dataset\.json: the first 2 .* i1\.nii\.gz has none: .*'unlabeled'") as caught:
+        Datalist(write(tmp_path, content)).labeled(2)
+    assert "lower num_labeled" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "splits, message",
+    [
+        ({"training": [0, 9]}, r"'training' the range \[0, 9\] and .*dataset\.json has 6 training cases: give a range"),
+        ({"training": [-1, 3]}, r"'training' the range \[-1, 3\]"),
+        ({"test": [4, 3]}, r"'test' the range \[4, 3\]"),
+        ({"test": [3]}, r"'test' the range \[3\]"),
+        ({"training": [0, 4], "test": [3, 6]}, r"position 3 of .*dataset\.json in two lists"),
+        ({"train": [0, 3]}, r"splits names 'train'; the lists are training, unlabeled, validation, test"),
+    ],
+    ids=["beyond", "negative", "backwards", "one-bound", "overlap", "unknown"],
+)
+def test_splits_that_cannot_be_cut_are_quoted(tmp_path, splits, message):
+    with pytest.raises(DataError, match=message):
+        Datalist(write(tmp_path, numbered(6)), splits=splits)
+
+
+# --- label files of unlabeled cases ---
+
+
+def first_crops(dataset: Path, output: Path) -> list[torch.Tensor]:
+    """Two batches of labeled and of unlabeled crops, through the loaders of train.json."""
+    parser = ConfigParser()
+    parser.read_config(ROOT / "configs" / "train.json")
+    parser.update(small(dataset, output))
+    labeled = list(islice(parser.get_parsed_content("train#dataloader"), 2))
+    unlabeled = list(islice(parser.get_parsed_content("train#unlabeled_dataloader"), 2))
+    assert all("label" in batch for batch in labeled) and not any("label" in batch for batch in unlabeled)
+    return [batch["image"] for batch in labeled + unlabeled] + [batch["label"] for batch in labeled]
+
+
+def test_crops_are_identical_when_the_label_files_of_unlabeled_cases_are_deleted(tiny_copy, tmp_path):
+    before = first_crops(tiny_copy, tmp_path)
+    delete_unlabeled_labels(tiny_copy)
+    assert len(list((tiny_copy / "labels").glob("training_*"))) == LABELED
+    after = first_crops(tiny_copy, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
