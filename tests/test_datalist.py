@@ -195,7 +195,7 @@ def test_num_labeled_out_of_range_names_both_numbers_and_the_setting(tmp_path, n
 def test_labeled_case_without_a_label_is_named(tmp_path):
     content = numbered(3)
     content["training"][1]["label"] = ""
-    with pytest.raises(DataError, match=r"dataset\.json: the first 2 .* i1\.nii\.gz has none: .*'unlabeled'") as caught:
+    with pytest.raises(DataError, match=r"dataset\.json: the first 2 .*i1\.nii\.gz has none: .*'unlabeled'") as caught:
         Datalist(write(tmp_path, content)).labeled(2)
     assert "lower num_labeled" in str(caught.value)
 

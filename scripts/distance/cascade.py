@@ -24,10 +24,10 @@ class _Cascade(torch.autograd.Function):
     Forward: step i convolves B_i with K, gives every voxel v with c(v) = (K * B_i)(v) > 0 and -h log c(v) > 0 its
     distance i * rho - h log c(v), and sets B_{i+1}(v) = 1 there.
 
-    Backward: d D(v) / d B_i(u) = -h K(u - v) / c(v), and B_i(u) is the seed x(u) itself as long as u has not been reached
-    before step i, a constant 1 afterwards. So a voxel v of step s(v) sends its gradient to the neighbours u with
-    s(u) >= s(v) and to the seeds. Neighbours within the radius differ by at most one step, so the steps modulo three can
-    be convolved together without mixing.
+    Backward: d D(v) / d B_i(u) = -h K(u - v) / c(v), and B_i(u) is the seed x(u) itself as long as u has not been
+    reached before step i, a constant 1 afterwards. So a voxel v of step s(v) sends its gradient to the neighbours u
+    with s(u) >= s(v) and to the seeds. Neighbours within the radius differ by at most one step, so the steps modulo
+    three can be convolved together without mixing.
     """
 
     @staticmethod

@@ -1,0 +1,237 @@
+"""Tests of scripts/training/handlers.py: the log of the terms, gradient norms, the inference overlay, the bar."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from scripts.data import LabelCoding
+from scripts.objectives import GaussianRampUp, Objective
+from scripts.training import GradientNorms, InferenceOverlay, ProgressBar, SemiSupervisedTrainer, TermsLog
+
+NORM_COLUMNS = ("near_gradient_norm", "far_gradient_norm", "off_gradient_norm")
+
+
+class TwoLayers(nn.Module):
+    """Two convolutions; the second head does not use the first's last layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Conv3d(1, 2, 3, padding=1)
+        self.near = nn.Conv3d(2, 1, 1)
+        self.far = nn.Conv3d(2, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = torch.relu(self.shared(x))
+        return {"near": self.near(features), "far": self.far(features)}
+
+
+class ThreeTerms(Objective):
+    TERMS = ("near", "far", "off")
+
+    def terms(self, heads, targets):
+        label = targets["label"]
+        terms = {name: ((heads[name][: len(label)] - label) ** 2).mean() for name in ("near", "far")}
+        return {name: value for name, value in {**terms, "off": label.mean()}.items() if self.active(name)}
+
+
+def train(*handlers, iterations: int = 6, epochs: int = 1, objective: Objective | None = None):
+    """Trains a small network with the handlers and returns the trainer."""
+    torch.manual_seed(0)
+    network = TwoLayers()
+    generator = torch.Generator().manual_seed(1)
+    batch = {
+        "image": torch.randn(2, 1, 4, 4, 4, generator=generator),
+        "label": torch.randint(0, 2, (2, 1, 4, 4, 4), generator=generator).float(),
+    }
+    weights = {"near": 0.5, "far": GaussianRampUp(4), "off": 0}
+    trainer = SemiSupervisedTrainer(
+        device="cpu",
+        max_epochs=epochs,
+        epoch_length=iterations // epochs,
+        train_data_loader=[batch] * iterations,
+        network=network,
+        objective=objective or ThreeTerms(LabelCoding(1), weights),
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+        train_handlers=list(handlers),
+    )
+    trainer.run()
+    return trainer
+
+
+def read(folder: Path) -> list[dict[str, str]]:
+    with (folder / "training_log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Record:
+    """Keeps every iteration's loss and gradient norms."""
+
+    def __init__(self) -> None:
+        self.losses, self.norms = [], []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.keep)
+
+    def keep(self, engine: Engine) -> None:
+        self.losses.append(engine.state.loss)
+        self.norms.append(dict(getattr(engine.state, "gradient_norms", {})))
+
+
+# --- TermsLog ---
+
+
+def test_log_has_a_value_a_weight_and_a_norm_column_for_every_term_in_the_order_of_the_objective(tmp_path):
+    train(TermsLog(tmp_path / "made" / "for" / "it"))
+    header = (tmp_path / "made" / "for" / "it" / "training_log.csv").read_text().splitlines()[0]
+    assert header == (
+        "iteration,seconds,learning_rate,loss,"
+        "near,near_weight,near_gradient_norm,far,far_weight,far_gradient_norm,off,off_weight,off_gradient_norm"
+    )
+
+
+def test_log_holds_the_loss_terms_and_weights_of_its_iterations(tmp_path):
+    record = Record()
+    train(TermsLog(tmp_path, interval=1), record)
+    rows = read(tmp_path)
+    assert [int(row["iteration"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    for row, loss in zip(rows, record.losses, strict=True):
+        assert float(row["loss"]) == pytest.approx(loss.total.item())
+        for term in ("near", "far"):
+            assert float(row[term]) == pytest.approx(loss.terms[term].item())
+        total = 0.5 * float(row["near"]) + float(row["far_weight"]) * float(row["far"])
+        assert float(row["loss"]) == pytest.approx(total)
+    assert [float(row["near_weight"]) for row in rows] == [0.5] * 6
+    assert [float(row["far_weight"]) for row in rows] == pytest.approx([GaussianRampUp(4)(i) for i in range(6)])
+    seconds = [float(row["seconds"]) for row in rows]
+    assert seconds == sorted(seconds) and seconds[0] >= 0
+
+
+def test_a_term_that_is_off_and_norms_that_are_not_measured_are_blank(tmp_path):
+    train(TermsLog(tmp_path, interval=1))
+    for row in read(tmp_path):
+        assert [row[column] for column in ("off", "off_weight", *NORM_COLUMNS)] == [""] * 5
+
+
+def test_rows_come_every_interval_from_the_first_iteration_on(tmp_path):
+    train(TermsLog(tmp_path, interval=4), iterations=10)
+    assert [int(row["iteration"]) for row in read(tmp_path)] == [1, 5, 9]
+
+
+def test_iterations_are_counted_over_the_epochs(tmp_path):
+    train(TermsLog(tmp_path, interval=2), iterations=6, epochs=3)
+    assert [int(row["iteration"]) for row in read(tmp_path)] == [1, 3, 5]
+
+
+def test_a_new_run_begins_a_new_log(tmp_path):
+    for _ in range(2):
+        train(TermsLog(tmp_path, interval=1))
+        assert len(read(tmp_path)) == 6
+
+
+def test_learning_rate_is_that_of_the_optimizer(tmp_path):
+    train(TermsLog(tmp_path))
+    assert float(read(tmp_path)[0]["learning_rate"]) == 0.1
+
+
+# --- GradientNorms ---
+
+
+def test_norms_are_those_of_each_terms_own_gradient_before_weighting():
+    record = Record()
+    train(GradientNorms(interval=1), record, iterations=1)
+    torch.manual_seed(0)
+    network = TwoLayers()
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(2, 1, 4, 4, 4, generator=generator)
+    label = torch.randint(0, 2, (2, 1, 4, 4, 4), generator=generator).float()
+    for term in ("near", "far"):
+        network.zero_grad()
+        ((network(image)[term] - label) ** 2).mean().backward()
+        squares = sum((weight.grad**2).sum() for weight in network.parameters() if weight.grad is not None)
+        assert record.norms[0][term] == pytest.approx(squares.sqrt().item(), rel=1e-5)
+    assert set(record.norms[0]) == {"near", "far"}
+
+
+def test_a_term_without_a_gradient_has_no_norm():
+    record = Record()
+    objective = ThreeTerms(LabelCoding(1))
+    train(GradientNorms(interval=1), record, iterations=1, objective=objective)
+    assert set(record.losses[0].terms) == {"near", "far", "off"}
+    assert set(record.norms[0]) == {"near", "far"}
+
+
+def test_measuring_norms_does_not_change_the_training():
+    with_norms, without = train(GradientNorms(interval=2)), train()
+    for measured, plain in zip(with_norms.network.parameters(), without.network.parameters(), strict=True):
+        assert torch.equal(measured, plain)
+
+
+def test_norms_are_measured_every_interval_and_logged_in_those_rows_alone(tmp_path):
+    record = Record()
+    train(GradientNorms(interval=3), TermsLog(tmp_path, interval=1), record)
+    assert [bool(norms) for norms in record.norms] == [True, False, False, True, False, False]
+    rows = read(tmp_path)
+    assert [row["near_gradient_norm"] != "" for row in rows] == [True, False, False, True, False, False]
+    assert float(rows[3]["far_gradient_norm"]) == pytest.approx(record.norms[3]["far"])
+
+
+def test_interval_zero_never_measures():
+    record = Record()
+    train(GradientNorms(interval=0), record)
+    assert record.norms == [{}] * 6
+
+
+# --- InferenceOverlay ---
+
+
+def test_overlay_holds_the_settings_and_nothing_else(tmp_path):
+    settings = {"num_classes": 2, "class_names": ["a", "ä"], "regions": None, "spacing": [1.0, 1.5, 2.0], "amp": False}
+    path = tmp_path / "models" / "model.json"
+    train(InferenceOverlay(path, settings))
+    assert json.loads(path.read_text(encoding="utf-8")) == settings
+
+
+def test_overlay_is_there_from_the_start_of_a_training_that_breaks_off(tmp_path):
+    with pytest.raises(KeyError):
+        train(InferenceOverlay(tmp_path / "model.json", {"amp": False}), objective=Broken(LabelCoding(1)))
+    assert json.loads((tmp_path / "model.json").read_text()) == {"amp": False}
+
+
+# --- ProgressBar ---
+
+
+class Broken(Objective):
+    TERMS = ("near",)
+
+    def terms(self, heads, targets):
+        return {"near": heads["a head that is not there"].mean()}
+
+
+def test_bar_counts_the_iterations_of_all_epochs_and_shows_the_loss(capsys):
+    bar = ProgressBar()
+    trainer = train(bar, iterations=20, epochs=2)
+    assert (bar.bar.n, bar.bar.total, bar.bar.disable) == (20, 20, True)  # a closed bar is disabled
+    loss = f"{trainer.state.loss.total.item():.3f}"
+    assert f"loss={loss}" in capsys.readouterr().err
+
+
+def test_bar_closes_and_lets_the_error_through():
+    bar = ProgressBar()
+    with pytest.raises(KeyError, match="a head that is not there"):
+        train(bar, objective=Broken(LabelCoding(1)))
+    assert bar.bar.disable
+
+
+def test_bar_works_on_an_engine_without_a_loss():
+    bar = ProgressBar()
+    engine = Engine(lambda engine, batch: None)
+    bar.attach(engine)
+    engine.run(range(10), max_epochs=1)
+    assert bar.bar.n == 10

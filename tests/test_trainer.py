@@ -1,0 +1,249 @@
+"""Tests of scripts/training/trainer.py: how the streams are joined, and that a step is plain PyTorch's."""
+
+from __future__ import annotations
+
+import copy
+import csv
+from itertools import count
+
+import pytest
+import torch
+from conftest import small
+from monai.engines.utils import IterationEvents
+from torch import nn
+
+from scripts.data import LabelCoding
+from scripts.distance import DistanceToSegmentation, ExactDistance, SegmentationToDistance
+from scripts.networks import DualTaskVNet
+from scripts.objectives import DBiSLObjective, GaussianRampUp, Objective
+from scripts.training import SemiSupervisedTrainer
+
+EXTENT = 4
+ITERATIONS = 4
+
+
+class Scale(nn.Module):
+    """A network of one weight whose head is the image times that weight, so that the image can be read off it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": x * self.weight}
+
+
+class Recorder(Objective):
+    """The mean of the head, and a memory of what it was called with."""
+
+    TERMS = ("mean",)
+
+    def __init__(self) -> None:
+        super().__init__(LabelCoding(1))
+        self.iterations: list[int] = []
+        self.images: list[torch.Tensor] = []
+        self.targets: list[dict[str, torch.Tensor]] = []
+
+    def terms(self, heads, targets):
+        return {"mean": heads["logits"].mean()}
+
+    def forward(self, heads, targets, iteration):
+        self.iterations.append(iteration)
+        self.images.append(heads["logits"].detach())
+        self.targets.append(targets)
+        return super().forward(heads, targets, iteration)
+
+
+def constant(*values: float) -> torch.Tensor:
+    """A batch (B, 1, H, W, D) whose sample i is filled with ``values[i]``."""
+    return torch.tensor(values)[:, None, None, None, None].expand(-1, 1, *(EXTENT,) * 3).clone()
+
+
+def labeled_batches(size: int, **more: torch.Tensor):
+    """Endless batches of images 0, 1, 2, ... with labels of zeros, ones, zeros, ..."""
+    for first in count(step=size):
+        numbers = [float(first + i) for i in range(size)]
+        yield {"image": constant(*numbers), "label": constant(*[n % 2 for n in numbers]), **more}
+
+
+def unlabeled_batches(size: int):
+    """Endless batches of images -1, -2, -3, ..."""
+    for first in count(step=size):
+        yield {"image": constant(*[-1.0 - first - i for i in range(size)])}
+
+
+def make_trainer(*, labeled=None, unlabeled=None, network=None, objective=None, lr=0.0, epochs=1, **options):
+    network = network or Scale()
+    return SemiSupervisedTrainer(
+        device="cpu",
+        max_epochs=epochs,
+        epoch_length=ITERATIONS // epochs,
+        train_data_loader=labeled or labeled_batches(2),
+        unlabeled_data_loader=unlabeled,
+        network=network,
+        objective=objective or Recorder(),
+        optimizer=torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9),
+        **options,
+    )
+
+
+def first_voxels(images: torch.Tensor) -> list[float]:
+    return images[:, 0, 0, 0, 0].tolist()
+
+
+# --- the batch ---
+
+
+@pytest.mark.parametrize(
+    "sizes, joined",
+    [((2, 2), [[0, 1, -1, -2], [2, 3, -3, -4]]), ((1, 3), [[0, -1, -2, -3], [1, -4, -5, -6]])],
+    ids=["2+2", "1+3"],
+)
+def test_labeled_images_come_first_then_the_unlabeled_ones(sizes, joined):
+    trainer = make_trainer(labeled=labeled_batches(sizes[0]), unlabeled=unlabeled_batches(sizes[1]))
+    trainer.run()
+    assert [first_voxels(images) for images in trainer.objective.images[:2]] == joined
+    for i, targets in enumerate(trainer.objective.targets):
+        assert first_voxels(targets["label"]) == [(i * sizes[0] + j) % 2 for j in range(sizes[0])]
+
+
+def test_without_an_unlabeled_stream_the_labeled_crops_are_the_batch():
+    trainer = make_trainer(labeled=labeled_batches(4))
+    trainer.run()
+    assert [first_voxels(images) for images in trainer.objective.images[:2]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_unlabeled_stream_goes_on_from_epoch_to_epoch_and_from_run_to_run():
+    trainer = make_trainer(unlabeled=unlabeled_batches(1), epochs=2)
+    trainer.run()
+    trainer.run()
+    assert [images[-1].mean().item() for images in trainer.objective.images] == [-1.0 - n for n in range(8)]
+
+
+def test_images_and_targets_are_moved_to_the_device():
+    trainer = make_trainer(unlabeled=unlabeled_batches(1), to_kwargs={"memory_format": torch.channels_last_3d})
+    batch = {**next(labeled_batches(2)), "distance": constant(0.0, 0.5)}
+    images, targets = trainer.prepare_batch(batch, torch.device("meta"), False, **trainer.to_kwargs)
+    assert images.shape == (3, 1, EXTENT, EXTENT, EXTENT) and images.device.type == "meta"
+    assert images.is_contiguous(memory_format=torch.channels_last_3d)
+    assert {name: target.device.type for name, target in targets.items()} == {"label": "meta", "distance": "meta"}
+
+
+def test_other_tensors_of_the_labeled_data_reach_the_objective_and_other_things_do_not():
+    distance = constant(0.25, 0.5)
+    trainer = make_trainer(labeled=labeled_batches(2, distance=distance, name="case"))
+    trainer.run()
+    assert set(trainer.objective.targets[0]) == {"label", "distance"}
+    assert torch.equal(trainer.objective.targets[0]["distance"], distance)
+
+
+# --- the step ---
+
+
+def test_objective_is_told_the_iteration_counted_from_zero_over_all_epochs():
+    trainer = make_trainer(epochs=2)
+    trainer.run()
+    assert trainer.objective.iterations == list(range(ITERATIONS))
+
+
+def test_all_iteration_events_fire_once_per_iteration_in_order():
+    trainer = make_trainer()
+    events = [
+        IterationEvents.FORWARD_COMPLETED,
+        IterationEvents.LOSS_COMPLETED,
+        IterationEvents.BACKWARD_COMPLETED,
+        IterationEvents.MODEL_COMPLETED,
+    ]
+    fired = []
+    for event in reversed(events):
+        trainer.add_event_handler(event, lambda event=event: fired.append(event))
+    trainer.run()
+    assert fired == events * ITERATIONS
+
+
+def test_state_holds_images_targets_heads_and_the_loss_with_its_terms():
+    trainer = make_trainer(unlabeled=unlabeled_batches(2))
+    trainer.run()
+    output, loss = trainer.state.output, trainer.state.loss
+    assert output["image"].shape[0] == 4 and output["label"]["label"].shape[0] == 2
+    assert set(output["pred"]) == {"logits"}
+    assert output["loss"].item() == pytest.approx(loss.terms["mean"].item()) == pytest.approx(loss.total.item())
+
+
+def test_terms_still_carry_their_graph_when_the_loss_is_completed():
+    trainer = make_trainer()
+    gradients = []
+
+    @trainer.on(IterationEvents.LOSS_COMPLETED)
+    def measure(engine):
+        (gradient,) = torch.autograd.grad(engine.state.loss.terms["mean"], engine.network.weight, retain_graph=True)
+        gradients.append(gradient.item())
+
+    trainer.run()
+    assert gradients == pytest.approx([0.5, 2.5, 4.5, 6.5])
+
+
+def random_batches(seed: int, *, with_label: bool):
+    """Endless batches of two crops of noise, with labels of half a crop."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        batch = {"image": torch.randn(2, 1, 16, 16, 16, generator=generator)}
+        if with_label:
+            batch["label"] = (batch["image"].cumsum(2) > 0).float()
+        yield batch
+
+
+def dbisl() -> DBiSLObjective:
+    weights = {"supervised_segmentation": 0.5, "consistency_r2s": 0.5, "pseudo": GaussianRampUp(3)}
+    s2r = SegmentationToDistance(ExactDistance(), factor=0.5, detach_extrema=True)
+    return DBiSLObjective(LabelCoding(1), s2r, DistanceToSegmentation(k=20), weights)
+
+
+def test_training_equals_a_plain_loop_weight_for_weight():
+    torch.manual_seed(0)
+    network = DualTaskVNet(base_filters=2, dropout=0)
+    start = copy.deepcopy(network.state_dict())
+    make_trainer(
+        labeled=random_batches(1, with_label=True),
+        unlabeled=random_batches(2, with_label=False),
+        network=network,
+        objective=dbisl(),
+        lr=0.01,
+    ).run()
+
+    plain = DualTaskVNet(base_filters=2, dropout=0)
+    plain.load_state_dict(start)
+    plain.train()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9)
+    objective = dbisl()
+    labeled, unlabeled = random_batches(1, with_label=True), random_batches(2, with_label=False)
+    for iteration in range(ITERATIONS):
+        batch = next(labeled)
+        heads = plain(torch.cat([batch["image"], next(unlabeled)["image"]]))
+        terms = objective.terms(heads, {"label": batch["label"]})
+        beta = GaussianRampUp(3)(iteration)
+        weights = {"supervised_segmentation": 0.5, "consistency_r2s": 0.5, "pseudo": beta}
+        optimizer.zero_grad()
+        sum(weights.get(name, 1.0) * value for name, value in terms.items()).backward()
+        optimizer.step()
+
+    for (name, trained), expected in zip(network.state_dict().items(), plain.state_dict().values(), strict=True):
+        assert torch.equal(trained, expected), name
+    assert not torch.equal(network.encoder.levels[0][0][0].weight, start["encoder.levels.0.0.0.weight"])
+
+
+# --- a client that trains longer ---
+
+
+def test_a_client_may_run_more_epochs_than_planned_and_training_goes_on_slowly(workflow, tiny, tmp_path):
+    bundle = workflow("configs/train.json", **small(tiny, tmp_path, train__trainer__max_epochs=3))
+    bundle.initialize()
+    bundle.run()
+    with (tmp_path / "training_log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["iteration"]) for row in rows] == list(range(1, 13))
+    rates = [float(row["learning_rate"]) for row in rows]
+    assert all(0 < rate <= 0.01 for rate in rates)
+    assert rates[4:] == [rates[-1]] * 8
+    assert all(float(row["loss"]) == float(row["loss"]) for row in rows)
+    assert all(weight.isfinite().all() for weight in torch.load(tmp_path / "models" / "model.pt").values())
