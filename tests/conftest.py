@@ -102,7 +102,7 @@ def delete_unlabeled_labels(folder: Path) -> None:
 def small(dataset: Path, output: Path, **changes: object) -> dict[str, object]:
     """The overrides of a run of seconds that reads ``dataset`` and writes to ``output`` and ``output``/models."""
     folders = {"dataset_dir": str(dataset), "output_dir": str(output), "ckpt_dir": str(output / "models")}
-    return {**SMALL, **folders, **changes}
+    return ids({**SMALL, **folders, **changes})
 
 
 def ids(overrides: dict[str, object]) -> dict[str, object]:

@@ -156,7 +156,7 @@ def test_all_iteration_events_fire_once_per_iteration_in_order():
     ]
     fired = []
     for event in reversed(events):
-        trainer.add_event_handler(event, lambda event=event: fired.append(event))
+        trainer.add_event_handler(event, lambda engine, event=event: fired.append(event))
     trainer.run()
     assert fired == events * ITERATIONS
 

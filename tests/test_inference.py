@@ -1,0 +1,249 @@
+"""Tests of scripts/inference: window steps, the maps beside the probability, and cases that fail alone."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.data import DataLoader, MetaTensor
+from monai.inferers import SlidingWindowInferer
+from torch import nn
+
+from scripts.data import DataError
+from scripts.inference import (
+    SplitMapsd,
+    TolerantDataset,
+    TolerantEvaluator,
+    WithDistance,
+    case_or_failure,
+    window_overlap,
+)
+from scripts.networks import DualTaskVNet, VNet
+
+# --- window_overlap ---
+
+
+@pytest.mark.parametrize(
+    "patch, stride",
+    [(112, 18), (80, 4), (96, 16), (64, 16), (48, 12), (32, 8), (16, 16), (16, 1), (10, 3), (7, 5), (1, 1), (100, 99)],
+)
+def test_windows_move_by_exactly_the_stride(patch, stride):
+    extent = patch + 3 * stride + (1 if stride > 1 else 0)  # the last window is shifted back to fit
+    starts = []
+
+    def remember(windows: torch.Tensor) -> torch.Tensor:
+        starts.extend(windows[:, 0, 0, 0, 0].int().tolist())
+        return windows
+
+    volume = torch.arange(extent, dtype=torch.float32)[None, None, :, None, None]
+    overlap = window_overlap((patch, 1, 1), (stride, 1, 1))
+    SlidingWindowInferer(roi_size=(patch, 1, 1), sw_batch_size=2, overlap=overlap)(volume, remember)
+    expected = [0, stride, 2 * stride, 3 * stride]
+    assert starts == (expected if stride == 1 else [*expected, extent - patch])
+
+
+@pytest.mark.parametrize(
+    "patch, stride",
+    [((16, 16, 16), (8, 8)), ((16, 16, 16), (8, 17, 8)), ((16, 16, 16), (8, 0, 8)), ((16, 16, 16), (8, -4, 8))],
+    ids=["two-axes", "above-the-patch", "zero", "negative"],
+)
+def test_stride_out_of_range_is_quoted_with_the_patch(patch, stride):
+    with pytest.raises(ValueError) as caught:
+        window_overlap(patch, stride)
+    assert f"stride is {list(stride)} and patch_size {list(patch)}: give one step per axis" in str(caught.value)
+
+
+# --- WithDistance, SplitMapsd ---
+
+
+@pytest.fixture
+def dual() -> DualTaskVNet:
+    torch.manual_seed(0)
+    return DualTaskVNet(num_classes=2, base_filters=2).eval()
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.randn(1, 1, 16, 16, 32, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_disabled_wrapper_is_a_plain_call_of_any_network(dual, image):
+    assert torch.equal(WithDistance(dual, enabled=False)(image), dual(image))
+    vnet = VNet(base_filters=2).eval()
+    assert torch.equal(WithDistance(vnet, enabled=False)(image), vnet(image))
+
+
+@torch.no_grad()
+def test_wrapper_puts_the_mean_distance_of_the_decoders_behind_the_probability(dual, image):
+    maps = WithDistance(dual)(image)
+    heads = dual.forward_heads(image)
+    assert maps.shape == (1, 4, 16, 16, 32)
+    torch.testing.assert_close(maps[:, :2], dual(image))
+    torch.testing.assert_close(maps[:, 2:], (heads["distance_phi"] + heads["distance_psi"]) / 2)
+
+
+@torch.no_grad()
+def test_network_without_a_distance_head_is_refused_by_the_name_of_the_option(image):
+    with pytest.raises(ValueError, match=r"save_distance needs a distance head and the network has only \['logits'\]"):
+        WithDistance(VNet(base_filters=2).eval())(image)
+
+
+def test_wrapper_switches_its_network_to_evaluation(dual, image):
+    wrapper = WithDistance(dual.train())
+    wrapper.eval()
+    assert not dual.training
+
+
+def test_maps_are_split_into_probability_and_distance_and_keep_their_geometry():
+    affine = torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0]))
+    maps = MetaTensor(torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 2, 2, 2), affine=affine)
+    result = SplitMapsd("pred", num_classes=2)({"pred": maps, "other": 1})
+    assert result["other"] == 1
+    assert result["pred"][:, 0, 0, 0].tolist() == [0, 1] and result["distance"][:, 0, 0, 0].tolist() == [2, 3]
+    assert torch.equal(result["distance"].affine, result["pred"].affine)
+    assert torch.equal(result["pred"].affine, affine.double())
+
+
+# --- TolerantDataset, TolerantEvaluator ---
+
+CASES = ("a", "b", "c")
+
+
+class Cases:
+    """A data set of three cases, of which those in ``broken`` cannot be read."""
+
+    def __init__(self, broken=(), error: Exception | None = None) -> None:
+        self.data = [{"image": f"/data/{name}.nii.gz"} for name in CASES]
+        self.broken = broken
+        self.error = error or OSError("disk\non fire")
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict:
+        if CASES[index] in self.broken:
+            raise RuntimeError("applying transform") from self.error
+        volume = torch.full((1, 4, 4, 4), float(index))
+        return {"image": MetaTensor(volume, meta={"filename_or_obj": self.data[index]["image"]})}
+
+
+class Network(nn.Module):
+    """The identity, except for a volume that holds ``number``."""
+
+    def __init__(self, number: float | None = None, error: type[BaseException] = ValueError) -> None:
+        super().__init__()
+        self.number = number
+        self.error = error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.mean().item() == self.number:
+            raise self.error("no")
+        return x
+
+
+class Results:
+    """A handler that keeps the predictions of every iteration, and whether it saw the end of the run."""
+
+    def __init__(self) -> None:
+        self.predictions: list[float] = []
+        self.completed = False
+
+    def attach(self, engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.keep)
+        engine.add_event_handler(Events.COMPLETED, self.end)
+
+    def keep(self, engine) -> None:
+        self.predictions += [item["pred"].mean().item() for item in engine.state.output]
+
+    def end(self, engine) -> None:
+        self.completed = True
+
+
+def make(folder: Path, *, broken=(), network: nn.Module | None = None, postprocessing=None, error=None):
+    results = Results()
+    loader = DataLoader(TolerantDataset(Cases(broken, error)), batch_size=1, collate_fn=case_or_failure)
+    evaluator = TolerantEvaluator(
+        output_dir=folder,
+        device="cpu",
+        val_data_loader=loader,
+        network=network or Network(),
+        postprocessing=postprocessing,
+        val_handlers=[results],
+    )
+    return evaluator, results
+
+
+def failures(folder: Path) -> list[list[str]]:
+    with (folder / "failures.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def unwritable(data: dict) -> dict:
+    if data["pred"].mean() == 1:
+        raise PermissionError("b is write-protected")
+    return data
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        ({"broken": ["b"]}, "OSError: disk on fire"),
+        ({"network": Network(1.0)}, "ValueError: no"),
+        ({"postprocessing": unwritable}, "PermissionError: b is write-protected"),
+    ],
+    ids=["reading", "network", "writing"],
+)
+def test_a_case_that_fails_is_reported_and_the_others_are_complete(tmp_path, options, reason):
+    folder = tmp_path / "made"
+    evaluator, results = make(folder, **options)
+    with pytest.raises(DataError) as caught:
+        evaluator.run()
+    assert results.predictions == [0.0, 2.0]
+    assert results.completed  # the metrics' summary is written before the run ends with the error
+    assert failures(folder) == [["case", "reason"], ["/data/b.nii.gz", reason]]
+    assert f"1 of 3 cases failed; the others are complete. The reasons are in {folder}/failures.csv" in str(caught.value)
+
+
+def test_without_failures_there_is_no_error_and_no_file(tmp_path):
+    evaluator, results = make(tmp_path)
+    evaluator.run()
+    assert results.predictions == [0.0, 1.0, 2.0]
+    assert not (tmp_path / "failures.csv").exists()
+
+
+def test_all_failures_are_listed_in_the_order_of_the_cases(tmp_path):
+    evaluator, _ = make(tmp_path, broken=CASES)
+    with pytest.raises(DataError, match="3 of 3 cases failed"):
+        evaluator.run()
+    assert [row[0] for row in failures(tmp_path)[1:]] == [f"/data/{name}.nii.gz" for name in CASES]
+
+
+def test_failures_of_an_earlier_run_are_forgotten(tmp_path):
+    for _ in range(2):
+        with pytest.raises(DataError, match="1 of 3"):
+            make(tmp_path, broken=["a"])[0].run()
+        assert len(failures(tmp_path)) == 2
+    make(tmp_path)[0].run()
+    assert not (tmp_path / "failures.csv").exists()
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, MemoryError, KeyboardInterrupt])
+def test_running_out_of_memory_or_being_stopped_ends_the_run(tmp_path, error):
+    evaluator, results = make(tmp_path, network=Network(1.0, error))
+    with pytest.raises(error):
+        evaluator.run()
+    assert results.predictions == [0.0]
+    assert not (tmp_path / "failures.csv").exists()
+
+
+def test_being_stopped_while_reading_ends_the_run():
+    class Stopped(Cases):
+        def __getitem__(self, index):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        TolerantDataset(Stopped())[0]
