@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from .maps import SplitMapsd, WithDistance
 from .tolerant import TolerantDataset, TolerantEvaluator, case_or_failure
-from .weights import LoadWeights
+from .weights import WeightsCheckpointLoader
 from .windows import window_overlap
 
 __all__ = [
-    "LoadWeights",
     "SplitMapsd",
     "TolerantDataset",
     "TolerantEvaluator",
+    "WeightsCheckpointLoader",
     "WithDistance",
     "case_or_failure",
     "window_overlap",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from monai.utils.enums import CommonKeys as Keys
 
+from scripts.data.stream import DrawBatches
 from scripts.objectives import Loss, Objective
 
 
@@ -37,6 +39,15 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         super().__init__(loss_function=self._loss, prepare_batch=self._join_streams, **kwargs)
         self.objective = objective
         self.unlabeled_data_loader = unlabeled_data_loader
+        self._unlabeled: Iterator[dict] | None = None
+        self.add_event_handler(Events.STARTED, self._continue_streams)
+
+    def _continue_streams(self, engine: Engine) -> None:
+        """Lets the crops of a second ``run`` follow those of the first instead of repeating them."""
+        for loader in (self.data_loader, self.unlabeled_data_loader):
+            batches = getattr(loader, "batch_sampler", None)
+            if isinstance(batches, DrawBatches):
+                batches.start = engine.state.iteration
         self._unlabeled = None
 
     def _join_streams(
