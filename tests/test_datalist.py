@@ -142,7 +142,10 @@ def test_missing_dataset_json_is_named_with_the_setting_that_points_to_it(tmp_pa
         ('{"training": [', r"dataset\.json is not valid JSON \(.*line 1.*\): correct the file"),
         ([], r"dataset\.json must be an object with a list 'training'"),
         ({"training": "images"}, r"dataset\.json must be an object with a list 'training'"),
-        ({"training": [{"label": "l.nii.gz"}]}, r"entry 0 of 'training' is \{'label': 'l\.nii\.gz'\}; .*\"image\": path"),
+        (
+            {"training": [{"label": "l.nii.gz"}]},
+            r"entry 0 of 'training' is \{'label': 'l\.nii\.gz'\}; .*\"image\": path",
+        ),
         ({"training": [{"image": "i.nii.gz"}, 7]}, r"entry 1 of 'training' is 7; .*\"image\": path"),
         ({"training": [{"image": ""}]}, r"entry 0 of 'training' is \{'image': ''\}; .*\"image\": path"),
         ({"training": [], "unlabeled": [{"image": None}]}, r"entry 0 of 'unlabeled' is .*None\}; .*\"image\": path"),

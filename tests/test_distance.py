@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
 
 from scripts.distance import (
@@ -174,6 +175,27 @@ def test_every_voxel_around_one_seed_sends_it_minus_h_through_the_cascade():
     seeds.requires_grad_()
     CascadedDistance(3, 0.35)(seeds).sum().backward()
     assert seeds.grad[0, 0, 1, 1, 1].item() == pytest.approx(-26 * 0.35, rel=1e-4)
+
+
+@pytest.mark.parametrize("kernel_size, h", [(3, 0.35), (5, 0.35), (7, 0.35), (3, 0.2), (3, 0.6), (5, 0.8)])
+@each_mask
+def test_gradient_of_the_cascade_is_that_of_autograd_through_its_literal_steps(mask, kernel_size, h):
+    rho = kernel_size // 2
+    seeds = tensor(mask, ~mask, dtype=torch.float64).requires_grad_()
+    weights = torch.randn(seeds.shape, generator=torch.Generator().manual_seed(30), dtype=torch.float64)
+    axis = torch.arange(-rho, rho + 1, dtype=torch.float64)
+    kernel = torch.exp(-torch.cartesian_prod(axis, axis, axis).norm(dim=1) / h).reshape(1, 1, *[kernel_size] * 3)
+    b, distance = seeds, torch.zeros_like(seeds)
+    for i in range(math.ceil(max(mask.shape) / rho)):
+        c = F.conv3d(F.pad(b, (rho,) * 6, mode="replicate"), kernel)
+        d = -h * torch.log(torch.where(c > 0, c, 1.0))
+        m = d > 1e-9
+        distance = distance + torch.where(m, i * rho + d, 0.0)
+        b = torch.where(m, 1.0, b)
+    (expected,) = torch.autograd.grad((weights * distance).sum(), seeds)
+    given = tensor(mask, ~mask).requires_grad_()
+    (weights.float() * CascadedDistance(kernel_size, h)(given)).sum().backward()
+    np.testing.assert_allclose(given.grad.numpy(), expected.numpy(), rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
 # Exact and generalised transform
@@ -475,6 +497,15 @@ def test_validity_is_judged_at_the_maps_resolution(transform):
     assert torch.all(signed[1] == -1)
 
 
+def test_map_is_zero_where_the_generalized_transform_finds_both_sides():
+    p = torch.full((1, 1, 3, 3, 3), 0.5)
+    p[0, 0, 1, 1, 1] = 0.6
+    signed, valid = SegmentationToDistance(GeneralizedDistance(), factor=1).with_validity(p)
+    assert valid.item()
+    assert signed[0, 0, 1, 1, 1] == -1
+    assert signed.abs().sum() == 1
+
+
 SMALL = (6, 7, 8)
 PROBABILITIES = {
     "empty": np.zeros(SMALL),
@@ -552,16 +583,31 @@ def test_detached_extrema_leave_the_map_as_it_is(transform):
 
 
 @each_transform
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("factor", [1, 0.5])
-def test_map_under_bfloat16_autocast_is_the_float32_one_of_the_same_input(transform, factor):
-    p = tensor(field(28, (8, 7, 9))).bfloat16()
-    operator = SegmentationToDistance(transform(), factor=factor)
-    expected = operator(p.float())
+def test_map_under_bfloat16_autocast_is_the_float32_one_of_the_same_input(factor, dtype, transform):
+    p = tensor(field(28, (8, 6, 10))).to(dtype)
+    transform = transform()
+    coarse = p.float() if factor == 1 else F.avg_pool3d(p.float(), 2)
+    coarse = (coarse > 0.5).float() if transform.needs_binary_input else coarse
+    outside, inside = transform(coarse), transform(1 - coarse)
+    expected = F.interpolate(outside / outside.max() - inside / inside.max(), size=p.shape[2:], mode="trilinear")
     with torch.autocast("cpu", torch.bfloat16):
-        for given in (p, p.float()):
-            signed = operator(given)
-            assert signed.dtype == torch.float32
-            assert torch.equal(signed, expected)
+        signed = SegmentationToDistance(transform, factor=factor)(p)
+    assert signed.dtype == torch.float32
+    torch.testing.assert_close(signed, expected, atol=1e-5, rtol=1e-5)
+
+
+@each_transform
+def test_gradient_of_the_map_is_the_same_inside_of_autocast(transform):
+    # MONAI's trainer fires LOSS_COMPLETED, and with it the handler of the gradient norms, inside of its autocast.
+    p = tensor(field(31, (9, 8, 7))).requires_grad_()
+    weights = torch.randn(p.shape, generator=torch.Generator().manual_seed(32))
+    operator = SegmentationToDistance(transform(), factor=1)
+    (expected,) = torch.autograd.grad((weights * operator(p)).sum(), p)
+    with torch.autocast("cpu", torch.bfloat16):
+        (gradient,) = torch.autograd.grad((weights * operator(p)).sum(), p)
+    torch.testing.assert_close(gradient, expected)
 
 
 # Errors

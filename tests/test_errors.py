@@ -46,9 +46,7 @@ def test_users_error_is_one_line_and_exit_status_1(code):
     assert finished.stderr.strip() == f"error: {USERS_TEXT}"
 
 
-@pytest.mark.parametrize(
-    "code", ["open('/no/such/file')", wrapped("open('/no/such/file')")], ids=["plain", "wrapped"]
-)
+@pytest.mark.parametrize("code", ["open('/no/such/file')", wrapped("open('/no/such/file')")], ids=["plain", "wrapped"])
 def test_missing_file_is_one_line_that_names_it(code):
     finished = run(code)
     assert finished.returncode == 1
@@ -75,7 +73,9 @@ def test_defect_keeps_its_traceback(code, name):
 
 
 def test_error_that_only_preceded_a_defect_and_was_dismissed_does_not_hide_it():
-    finished = run(f"try:\n    {'; '.join(['open(chr(47) + chr(48))'])}\nexcept OSError:\n    raise KeyError('k') from None")
+    finished = run(
+        f"try:\n    {'; '.join(['open(chr(47) + chr(48))'])}\nexcept OSError:\n    raise KeyError('k') from None"
+    )
     assert "Traceback" in finished.stderr and "KeyError: 'k'" in finished.stderr
 
 

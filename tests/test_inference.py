@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.data import DataLoader, MetaTensor
 from monai.inferers import SlidingWindowInferer
 from torch import nn
@@ -17,6 +17,7 @@ from scripts.inference import (
     SplitMapsd,
     TolerantDataset,
     TolerantEvaluator,
+    WeightsCheckpointLoader,
     WithDistance,
     case_or_failure,
     window_overlap,
@@ -106,6 +107,45 @@ def test_maps_are_split_into_probability_and_distance_and_keep_their_geometry():
     assert result["pred"][:, 0, 0, 0].tolist() == [0, 1] and result["distance"][:, 0, 0, 0].tolist() == [2, 3]
     assert torch.equal(result["distance"].affine, result["pred"].affine)
     assert torch.equal(result["pred"].affine, affine.double())
+
+
+# --- WeightsCheckpointLoader ---
+
+
+def load(path: Path, network: nn.Module) -> None:
+    engine = Engine(lambda engine, batch: None)
+    WeightsCheckpointLoader(load_path=str(path), load_dict={"model": network}).attach(engine)
+    engine.run([0], max_epochs=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_weights_are_loaded_when_the_engine_starts_in_whatever_precision_they_are(tmp_path, dtype):
+    torch.manual_seed(0)
+    trained, network = nn.Linear(3, 2), nn.Linear(3, 2)
+    torch.save({name: value.to(dtype) for name, value in trained.state_dict().items()}, tmp_path / "model.pt")
+    load(tmp_path / "model.pt", network)
+    assert network.weight.dtype == torch.float32
+    assert torch.equal(network.weight, trained.weight.to(dtype).float())
+
+
+def test_missing_weights_are_named_with_the_remedy(tmp_path):
+    with pytest.raises(ValueError, match=rf"{tmp_path}/model\.pt does not exist: train first, or say"):
+        load(tmp_path / "model.pt", nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1"], ids=["empty", "lfs-pointer"])
+def test_a_file_that_holds_no_weights_is_named(tmp_path, content):
+    (tmp_path / "model.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{tmp_path}/model\.pt is not a file of weights"):
+        load(tmp_path / "model.pt", nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize("other", [nn.Linear(4, 2), nn.Linear(3, 2, bias=False)], ids=["shapes", "names"])
+def test_weights_of_another_network_are_refused_with_the_file_that_describes_theirs(tmp_path, other):
+    torch.save(other.state_dict(), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt was trained with other settings .*: add .*/model\.json") as caught:
+        load(tmp_path / "model.pt", nn.Linear(3, 2))
+    assert "weight" in str(caught.value) or "bias" in str(caught.value)
 
 
 # --- TolerantDataset, TolerantEvaluator ---
@@ -205,7 +245,9 @@ def test_a_case_that_fails_is_reported_and_the_others_are_complete(tmp_path, opt
     assert results.predictions == [0.0, 2.0]
     assert results.completed  # the metrics' summary is written before the run ends with the error
     assert failures(folder) == [["case", "reason"], ["/data/b.nii.gz", reason]]
-    assert f"1 of 3 cases failed; the others are complete. The reasons are in {folder}/failures.csv" in str(caught.value)
+    assert f"1 of 3 cases failed; the others are complete. The reasons are in {folder}/failures.csv" in str(
+        caught.value
+    )
 
 
 def test_without_failures_there_is_no_error_and_no_file(tmp_path):

@@ -196,6 +196,7 @@ def test_distance_heads_saturate_at_plus_and_minus_one():
     [
         ((1, 2, 16, 16, 16), r"shape \(B, 1, H, W, D\) and got \[1, 2, 16, 16, 16\]: set in_channels"),
         ((1, 16, 16, 16), r"shape \(B, 1, H, W, D\) and got \[1, 16, 16, 16\]: set in_channels"),
+        ((1, 1, 16, 16), r"shape \(B, 1, H, W, D\) and got \[1, 1, 16, 16\]: set in_channels"),
         ((1, 1, 24, 16, 16), r"multiple of 16 and the input has \[24, 16, 16\]: choose such a patch_size"),
         ((1, 1, 16, 16, 17), r"multiple of 16 and the input has \[16, 16, 17\]: choose such a patch_size"),
     ],
@@ -275,7 +276,7 @@ def test_gradient_reaches_every_parameter(build, training):
 
 
 @each_network
-def test_every_head_depends_on_no_other_heads_parameters(build):
+def test_every_head_trains_the_encoder_and_no_other_head(build):
     network = build(dropout=0.0)
     heads = network.forward_heads(image())
     modules = {name for name, _ in network.named_children() if "head" in name}
@@ -284,6 +285,7 @@ def test_every_head_depends_on_no_other_heads_parameters(build):
         head.sum().backward(retain_graph=True)
         own = name.replace("logits", "segmentation_head").replace("distance", "distance_head")
         assert {m for m in modules if getattr(network, m).weight.grad is not None} == {own}
+        assert all(parameter.grad is not None for parameter in network.encoder.parameters())
 
 
 @each_network

@@ -137,7 +137,7 @@ class Toy(Objective):
     TERMS = ("mean", "square")
 
     def terms(self, heads, targets):
-        self.given = heads, targets
+        self.given = heads, targets, torch.is_autocast_enabled("cpu")
         values = {"mean": heads["a"].mean(), "square": (heads["a"] ** 2).mean()}
         return {name: value for name, value in values.items() if self.active(name)}
 
@@ -176,7 +176,8 @@ def test_terms_see_float32_heads_the_encoded_label_and_the_other_targets_outside
     objective = toy()
     with torch.autocast("cpu", torch.bfloat16):
         loss = objective({"a": TOY_HEADS["a"].to(dtype)}, TOY_TARGETS, 0)
-    heads, targets = objective.given
+    heads, targets, autocast = objective.given
+    assert not autocast
     assert loss.total.dtype == heads["a"].dtype == torch.float32
     assert torch.equal(targets["label"], torch.cat([line(0, 0), line(0, 1)], 1))
     assert torch.equal(targets["distance"], TOY_TARGETS["distance"])

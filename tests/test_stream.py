@@ -40,9 +40,7 @@ def dataset(kind: type = CacheDataset, cases: int = CASES) -> Dataset:
 
 
 def stream(*, batch_size: int = 1, seed: int = 3, number: int = 0, num_workers: int = 0, **options):
-    return crop_stream(
-        dataset(**options), batch_size=batch_size, seed=seed, stream=number, num_workers=num_workers
-    )
+    return crop_stream(dataset(**options), batch_size=batch_size, seed=seed, stream=number, num_workers=num_workers)
 
 
 def draws(count: int, **options) -> torch.Tensor:
@@ -99,7 +97,8 @@ def test_another_seed_and_another_stream_give_other_cases_and_other_crops():
 
 
 def test_seed_and_stream_are_not_interchangeable():
-    assert not torch.equal(draws(8, seed=1, number=0), draws(8, seed=0, number=1))
+    for cases in (1, CASES):
+        assert not torch.equal(draws(8, seed=1, number=0, cases=cases), draws(8, seed=0, number=1, cases=cases))
 
 
 # --- order ---

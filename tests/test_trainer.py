@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import csv
-from itertools import count
+from itertools import count, islice
 
 import pytest
 import torch
 from conftest import small
+from monai.data import CacheDataset
 from monai.engines.utils import IterationEvents
+from monai.transforms import Compose
 from torch import nn
 
-from scripts.data import LabelCoding
+from scripts.data import LabelCoding, crop_stream
 from scripts.distance import DistanceToSegmentation, ExactDistance, SegmentationToDistance
 from scripts.networks import DualTaskVNet
 from scripts.objectives import DBiSLObjective, GaussianRampUp, Objective
@@ -66,10 +68,15 @@ def labeled_batches(size: int, **more: torch.Tensor):
         yield {"image": constant(*numbers), "label": constant(*[n % 2 for n in numbers]), **more}
 
 
-def unlabeled_batches(size: int):
-    """Endless batches of images -1, -2, -3, ..."""
-    for first in count(step=size):
-        yield {"image": constant(*[-1.0 - first - i for i in range(size)])}
+class UnlabeledBatches:
+    """Endless batches of images -1, -2, -3, ..., from the start for every iterator, like a real loader."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __iter__(self):
+        for first in count(step=self.size):
+            yield {"image": constant(*[-1.0 - first - i for i in range(self.size)])}
 
 
 def make_trainer(*, labeled=None, unlabeled=None, network=None, objective=None, lr=0.0, epochs=1, **options):
@@ -78,7 +85,7 @@ def make_trainer(*, labeled=None, unlabeled=None, network=None, objective=None, 
         device="cpu",
         max_epochs=epochs,
         epoch_length=ITERATIONS // epochs,
-        train_data_loader=labeled or labeled_batches(2),
+        train_data_loader=labeled_batches(2) if labeled is None else labeled,
         unlabeled_data_loader=unlabeled,
         network=network,
         objective=objective or Recorder(),
@@ -100,7 +107,7 @@ def first_voxels(images: torch.Tensor) -> list[float]:
     ids=["2+2", "1+3"],
 )
 def test_labeled_images_come_first_then_the_unlabeled_ones(sizes, joined):
-    trainer = make_trainer(labeled=labeled_batches(sizes[0]), unlabeled=unlabeled_batches(sizes[1]))
+    trainer = make_trainer(labeled=labeled_batches(sizes[0]), unlabeled=UnlabeledBatches(sizes[1]))
     trainer.run()
     assert [first_voxels(images) for images in trainer.objective.images[:2]] == joined
     for i, targets in enumerate(trainer.objective.targets):
@@ -113,15 +120,33 @@ def test_without_an_unlabeled_stream_the_labeled_crops_are_the_batch():
     assert [first_voxels(images) for images in trainer.objective.images[:2]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
-def test_unlabeled_stream_goes_on_from_epoch_to_epoch_and_from_run_to_run():
-    trainer = make_trainer(unlabeled=unlabeled_batches(1), epochs=2)
+def test_unlabeled_stream_goes_on_from_epoch_to_epoch():
+    trainer = make_trainer(unlabeled=UnlabeledBatches(1), epochs=2)
     trainer.run()
-    trainer.run()
-    assert [images[-1].mean().item() for images in trainer.objective.images] == [-1.0 - n for n in range(8)]
+    assert [images[-1].mean().item() for images in trainer.objective.images] == [-1.0 - n for n in range(4)]
+
+
+def crops(number: int):
+    """Seeded stream ``number`` over ten images that are all different."""
+    images = [{"image": constant(100.0 * number + n)[0], "label": constant(n % 2)[0]} for n in range(10)]
+    return crop_stream(CacheDataset(images, Compose([]), progress=False), batch_size=2, seed=1, stream=number)
+
+
+def test_a_run_that_goes_on_draws_the_next_crops_of_both_streams_and_one_that_starts_again_the_same():
+    trainer = make_trainer(labeled=crops(0), unlabeled=crops(1))
+    for max_epochs in (1, 3, 3):  # 4 iterations, 8 more, and because all are done: all 12 again
+        trainer.state.max_epochs = max_epochs
+        trainer.run()
+    streams = [[batch["image"] for batch in islice(iter(crops(number)), 12)] for number in (0, 1)]
+    expected = [torch.cat(pair).as_subclass(torch.Tensor) for pair in zip(*streams)]
+    assert len(trainer.objective.images) == 24
+    for seen, images in zip(trainer.objective.images, [*expected, *expected], strict=True):
+        assert torch.equal(seen.as_subclass(torch.Tensor), images)
+    assert trainer.objective.iterations == [*range(12), *range(12)]
 
 
 def test_images_and_targets_are_moved_to_the_device():
-    trainer = make_trainer(unlabeled=unlabeled_batches(1), to_kwargs={"memory_format": torch.channels_last_3d})
+    trainer = make_trainer(unlabeled=UnlabeledBatches(1), to_kwargs={"memory_format": torch.channels_last_3d})
     batch = {**next(labeled_batches(2)), "distance": constant(0.0, 0.5)}
     images, targets = trainer.prepare_batch(batch, torch.device("meta"), False, **trainer.to_kwargs)
     assert images.shape == (3, 1, EXTENT, EXTENT, EXTENT) and images.device.type == "meta"
@@ -162,7 +187,7 @@ def test_all_iteration_events_fire_once_per_iteration_in_order():
 
 
 def test_state_holds_images_targets_heads_and_the_loss_with_its_terms():
-    trainer = make_trainer(unlabeled=unlabeled_batches(2))
+    trainer = make_trainer(unlabeled=UnlabeledBatches(2))
     trainer.run()
     output, loss = trainer.state.output, trainer.state.loss
     assert output["image"].shape[0] == 4 and output["label"]["label"].shape[0] == 2

@@ -87,10 +87,19 @@ def test_unlabeled_cases_get_no_map():
     assert PreGeneratedMapd("label", TWO, SegmentationToDistance(ExactDistance()))(data) == data
 
 
-def test_map_needs_no_gradient():
-    operator = SegmentationToDistance(ExactDistance())
-    label = box_label().requires_grad_()
-    assert not PreGeneratedMapd("label", TWO, operator)({"label": label})["distance"].requires_grad
+class Scaled(torch.nn.Module):
+    """An operator whose result would carry a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight * x
+
+
+def test_map_carries_no_gradient_into_the_data():
+    assert not PreGeneratedMapd("label", TWO, Scaled())({"label": box_label()})["distance"].requires_grad
 
 
 @pytest.mark.parametrize("patch", [[16, 16, 16], [32, 32, 32]], ids=["crops", "padded"])
