@@ -39,8 +39,8 @@ def print_briefly() -> None:
     """Makes an uncaught error of the user's end the process with its message alone and exit status 1.
 
     The bundle runner wraps every error in several of its own; the message would drown in their tracebacks. Set the
-    environment variable DBISL_TRACEBACK to any value to see them all. First in the run lists of the configs, so that
-    programs which use the bundle through MONAI's API keep their own error handling.
+    environment variable DBISL_TRACEBACK to any value to see them all. It stands first in the run lists of the configs,
+    so that programs which call the trainer or evaluator themselves keep their own error handling.
     """
     default = sys.excepthook
 

@@ -27,7 +27,7 @@ def check_cases(
 ) -> list[dict[str, Any]]:
     """Returns ``cases`` unchanged if the files of all of them can be used.
 
-    Image headers are read for every case, label voxels only for those that have a label key.
+    Every image is read once, which finds truncated files; labels only of the cases that have a label key.
 
     Args:
         cases: dictionaries with "image" (a path, or a list of one path per modality) and possibly "label".
@@ -58,6 +58,8 @@ def _problems(case: dict[str, Any], in_channels: int, label_coding: LabelCoding 
             problems.append(opened)
         elif len(opened.shape) not in (3, 4):
             problems.append(f"{path} has shape {opened.shape}: images are 3D, or 4D with the channels last.")
+        elif unreadable := _unreadable(path, opened):
+            problems.append(unreadable)
         else:
             images.append(opened)
     if problems:
@@ -67,8 +69,11 @@ def _problems(case: dict[str, Any], in_channels: int, label_coding: LabelCoding 
         problems.append(
             f"{files[0]} has {channels} channel(s) and the network takes {in_channels}: set in_channels to {channels}."
         )
-    if label_coding is not None and "label" in case:
-        problems.extend(_label_problems(case["label"], images[0], files[0], label_coding))
+    if label_coding is not None:
+        if "label" in case:
+            problems.extend(_label_problems(case["label"], images[0], files[0], label_coding))
+        else:
+            problems.append(f"{files[0]} has no label in dataset.json and needs one: add it, or move the case.")
     return problems
 
 
@@ -85,10 +90,9 @@ def _label_problems(path: str, image: Any, image_path: str, label_coding: LabelC
             f"{path} lies up to {offset:.1f} mm away from its image {image_path} by their affines: "
             "resample the label onto the image, or copy the image's header to it."
         ]
-    try:
-        values = np.unique(np.asanyarray(label.dataobj))
-    except Exception as error:  # a truncated archive raises any of several types
-        return [f"{path} cannot be read ({type(error).__name__}: {error}): copy the file again."]
+    if unreadable := _unreadable(path, label):
+        return [unreadable]
+    values = np.unique(np.asanyarray(label.dataobj))
     unexpected = [value for value in values.tolist() if value not in label_coding.values]
     if unexpected:
         return [
@@ -102,6 +106,15 @@ def _corners(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Positions (3, 8), mm, of the eight corner voxels of a volume."""
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1)
     return affine[:3, :3] @ corners + affine[:3, 3:]
+
+
+def _unreadable(path: str, volume: Any) -> str | None:
+    """What keeps the voxels of an opened file from being read, as a sentence; None if nothing does."""
+    try:
+        np.asanyarray(volume.dataobj)
+    except Exception as error:  # a truncated archive raises any of several types
+        return f"{path} cannot be read ({type(error).__name__}: {error}): copy the file again."
+    return None
 
 
 def _open(path: str) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .checks import DataError
 
 Case = dict[str, Any]
@@ -78,6 +80,8 @@ class Datalist:
                 f"num_labeled is {num_labeled} and {self.path} lists {len(self.training)} training cases: "
                 "lower num_labeled or list more."
             )
+        if batch_size < 1:
+            raise DataError(f"labeled_batch_size is {batch_size}; a batch needs at least one labeled crop.")
         if num_labeled < batch_size:
             raise DataError(
                 f"num_labeled is {num_labeled} and a batch needs {batch_size} labeled cases: "
@@ -97,14 +101,21 @@ class Datalist:
         return [{"image": case["image"]} for case in [*self.training[num_labeled:], *self._unlabeled]]
 
     def required(self, name: str) -> list[Case]:
-        """The list ``name``, "validation" or "test", which must not be empty.
+        """The list ``name``, "validation" or "test", which must not be empty, with outputs named after its images.
 
         Raises:
-            DataError: when it is.
+            DataError: when it is empty, or two images have the same file name.
         """
         cases = getattr(self, name)
         if not cases:
             raise DataError(f"{self.path} has no list {name!r}: add one, or cut it from 'training' with splits.")
+        names = [case_name(np.atleast_1d(case["image"])[0]) for case in cases]
+        repeated = sorted({case for case in names if names.count(case) > 1})
+        if repeated:
+            raise DataError(
+                f"{self.path}: {name!r} has several images called {repeated[0]}, whose masks would "
+                "overwrite each other: rename them."
+            )
         return cases
 
     def _read(self) -> dict[str, Any]:
@@ -116,15 +127,18 @@ class Datalist:
             ) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{self.path} is not valid JSON ({error}): correct the file.") from None
-        if not isinstance(content, dict) or not isinstance(content.get("training", []), list):
+        if not isinstance(content, dict):
             raise DataError(f"{self.path} must be an object with a list 'training' of cases.")
         return content
 
     def _cases(self, content: dict[str, Any], name: str) -> list[Case]:
+        entries = content.get(name, [])
+        if not isinstance(entries, list):
+            raise DataError(f"{self.path} must be an object with a list {name!r} of cases and has {entries!r} there.")
         cases = []
-        for i, entry in enumerate(content.get(name, [])):
+        for i, entry in enumerate(entries):
             entry = {"image": entry} if isinstance(entry, (str, list)) else entry
-            if not isinstance(entry, dict) or "image" not in entry:
+            if not isinstance(entry, dict) or not entry.get("image"):
                 raise DataError(f'{self.path}: entry {i} of {name!r} is {entry!r}; it must be {{"image": path, ...}}.')
             cases.append({key: self._resolve(entry[key]) for key in ("image", "label") if entry.get(key)})
         return cases
@@ -149,4 +163,6 @@ class Datalist:
             if used & positions:
                 raise DataError(f"splits puts position {min(used & positions)} of {self.path} in two lists.")
             used |= positions
-        return {name: cases[slice(*bounds)] for name, bounds in splits.items()}
+        lists = {name: cases[slice(*bounds)] for name, bounds in splits.items()}
+        # Cases that were cut for validation or test are never trained on.
+        return {"training": [case for i, case in enumerate(cases) if i not in used], **lists}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -53,7 +54,8 @@ class PreGeneratedMapd(MapTransform):
     def __init__(self, keys: KeysCollection, label_coding: LabelCoding, segmentation_to_distance: nn.Module) -> None:
         super().__init__(keys, allow_missing_keys=True)
         self.label_coding = label_coding
-        self.segmentation_to_distance = segmentation_to_distance
+        # A copy on the CPU, where the volumes are cached; the objective's own may be on a GPU.
+        self.segmentation_to_distance = copy.deepcopy(segmentation_to_distance).cpu()
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, Any]:
         result = dict(data)

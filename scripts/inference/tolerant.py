@@ -63,10 +63,10 @@ class TolerantEvaluator(SupervisedEvaluator):
     """
 
     def __init__(self, *, output_dir: str | Path, **kwargs: Any) -> None:
-        # Registered before the handlers that the base class attaches, so that it starts first and they finish first.
         self.failures_path = Path(output_dir) / "failures.csv"
         self.failures = 0
         super().__init__(**kwargs)
+        # After the handlers that the base class attaches, so that they conclude before this ends the run with an error.
         self.add_event_handler(Events.STARTED, self._forget_failures)
         self.add_event_handler(Events.COMPLETED, self._conclude)
 
