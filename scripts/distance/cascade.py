@@ -53,6 +53,12 @@ class _Cascade(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_distance: torch.Tensor):
+        # Gradient norms are measured inside the trainer's autocast, where a convolution would come out in half.
+        with torch.autocast(grad_distance.device.type, enabled=False):
+            return _Cascade._gradient(ctx, grad_distance), None, None
+
+    @staticmethod
+    def _gradient(ctx, grad_distance: torch.Tensor) -> torch.Tensor:
         sums, step_of, kernel = ctx.saved_tensors
         radius = kernel.shape[-1] // 2
         flow = torch.where(step_of != NEVER, -ctx.h * grad_distance / sums, torch.zeros_like(sums))
@@ -65,7 +71,7 @@ class _Cascade(torch.autograd.Function):
             # Of the senders' step and the next one, or never reached (a seed); else the sender is a step ahead.
             ahead = (step_of != NEVER) & ((step_of + 1) % 3 == residue)
             grad_seeds += torch.where(ahead, 0.0, received)
-        return grad_seeds, None, None
+        return grad_seeds
 
 
 class CascadedDistance(nn.Module):
@@ -105,4 +111,5 @@ class CascadedDistance(nn.Module):
         Args:
             seeds: (N, 1, H, W, D), exactly 0 or 1. Gradient flows into it through every step's convolution.
         """
-        return _Cascade.apply(seeds.float(), self.kernel, self.h)
+        with torch.autocast(seeds.device.type, enabled=False):
+            return _Cascade.apply(seeds.float(), self.kernel, self.h)

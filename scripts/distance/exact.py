@@ -113,7 +113,8 @@ class GeneralizedDistance(nn.Module):
 
     D^2(x) = min_y (||x - y||^2 + M^2 g(p_y)) with g(p) = max(0, 1 - 2p)^2 and M the diagonal of the volume
     (Felzenszwalb and Huttenlocher 2012). A voxel with p >= 1/2 is a seed; one below may be used at a price. No
-    binarisation is needed, and the gradient goes to the voxel that determines the distance, seed or almost seed.
+    binarisation is needed, and the gradient goes to the voxel that determines the distance if that is below 1/2; above,
+    the price is flat, so a seed receives none.
 
     Args:
         spacing: extent of a voxel along H, W and D, which is the unit of the result; None for voxels.
@@ -148,4 +149,4 @@ class GeneralizedDistance(nn.Module):
         _, height, width, depth = source.shape
         grid = torch.meshgrid(*(torch.arange(n, device=source.device) for n in source.shape[1:]), indexing="ij")
         found = (source // (width * depth), source // depth % width, source % depth)
-        return sum(((x - y) * s).double() ** 2 for x, y, s in zip(grid, found, self.spacing))
+        return sum(((x - y).double() * s) ** 2 for x, y, s in zip(grid, found, self.spacing))

@@ -74,5 +74,5 @@ class Objective(nn.Module):
             heads = {name: head.float() for name, head in heads.items()}
             terms = self.terms(heads, {**targets, "label": self.label_coding.encode(label)})
             weights = {name: w(iteration) if callable(w) else w for name, w in self.weights.items() if name in terms}
-            total = sum(weights[name] * value for name, value in terms.items())
+            total = sum((weights[name] * value for name, value in terms.items()), start=label.new_zeros(()).float())
         return Loss(total, terms, weights)

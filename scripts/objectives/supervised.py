@@ -17,6 +17,8 @@ class SupervisedObjective(Objective):
     TERMS = ("supervised_segmentation",)
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if not self.active("supervised_segmentation"):
+            return {}
         label = targets["label"]
         logits = [head[: len(label)] for name, head in heads.items() if name.startswith("logits")]
         return {"supervised_segmentation": sum(segmentation_loss(head, label) for head in logits)}
