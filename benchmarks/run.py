@@ -1,6 +1,6 @@
 """Benchmarks: ratios of our work to a reference, measured side by side in one run.
 
-    python -m benchmarks.run [--threads 2] [--repeats 5] [--small true]
+    python -m benchmarks.run [--threads 2] [--repeats 5]
 
 Prints one table and writes outputs/benchmarks.json. Transform: forward and backward of the signed distance map of a
 4x1x112x112x80 batch against scipy's exact signed transform of the same masks, which has no gradient. Iteration: the
@@ -73,12 +73,13 @@ def scipy_transform(masks: torch.Tensor) -> None:
 
 
 def peak_megabytes(name: str) -> float:
-    """Memory that forward and backward of a transform add, from the peak of a process of its own."""
+    """Memory that forward and backward of a transform add at their peak, in a process of its own (Linux)."""
     code = (
-        "import resource; from benchmarks.run import *; torch.set_num_threads(1); masks = blobs();"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
-        f"forward_backward(TRANSFORMS[{name!r}](), masks);"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)"
+        "from benchmarks.run import *; torch.set_num_threads(1); masks = blobs();"
+        "status = lambda key: int(Path('/proc/self/status').read_text().split(key)[1].split()[0]) / 1024;"
+        # Writing 5 resets the high-water mark, which the imports have raised.
+        "Path('/proc/self/clear_refs').write_text('5'); before = status('VmRSS:');"
+        f"forward_backward(TRANSFORMS[{name!r}](), masks); print(status('VmHWM:') - before)"
     )
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
