@@ -14,32 +14,35 @@ from torch import nn
 from .label_coding import LabelCoding
 
 
-class EncodeLabelsd(MapTransform):
+class _LabelCodingd(MapTransform):
+    """Applies one direction of a label coding, which works on batches, to single cases."""
+
+    def __init__(self, keys: KeysCollection, label_coding: LabelCoding, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_coding = label_coding
+
+    def convert(self, batch: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self.convert(result[key][None])[0]
+        return result
+
+
+class EncodeLabelsd(_LabelCodingd):
     """Label values (1, H, W, D) to foreground channels (C, H, W, D), float32, see :class:`LabelCoding`."""
 
-    def __init__(self, keys: KeysCollection, label_coding: LabelCoding, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.label_coding = label_coding
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, Any]:
-        result = dict(data)
-        for key in self.key_iterator(result):
-            result[key] = self.label_coding.encode(result[key][None])[0]
-        return result
+    def convert(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.label_coding.encode(batch)
 
 
-class DecodeProbabilitiesd(MapTransform):
+class DecodeProbabilitiesd(_LabelCodingd):
     """Foreground probabilities (C, H, W, D) to label values, uint8, see :class:`LabelCoding`."""
 
-    def __init__(self, keys: KeysCollection, label_coding: LabelCoding, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.label_coding = label_coding
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, Any]:
-        result = dict(data)
-        for key in self.key_iterator(result):
-            result[key] = self.label_coding.decode(result[key][None])[0]
-        return result
+    def convert(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.label_coding.decode(batch)
 
 
 class PreGeneratedMapd(MapTransform):
