@@ -9,6 +9,7 @@ from torch import nn
 
 from scripts.networks import DualTaskVNet, VNet
 from scripts.networks.blocks import Decoder, Encoder
+from scripts.networks.heads import foreground_probability
 
 DUAL_HEADS = {"logits_phi", "distance_phi", "logits_psi", "distance_psi"}
 NETWORKS = {
@@ -304,3 +305,49 @@ def test_bfloat16_autocast_gives_nearly_the_same_heads(build):
         heads = network.forward_heads(x)
     for name in expected:
         torch.testing.assert_close(heads[name].float(), expected[name], atol=0.05, rtol=0.05)
+
+
+# --- the heads of the single-decoder network ---
+
+
+@pytest.mark.parametrize("tasks", [["segmentation"], ["distance"], ["segmentation", "distance"]], ids="-".join)
+@pytest.mark.parametrize("activation, maps", [("sigmoid", 2), ("softmax", 3)])
+def test_v_net_has_the_heads_of_its_tasks_and_scripts_with_them(tasks, activation, maps):
+    network = with_random_normalisation(VNet(1, 2, 2, tasks=tasks, activation=activation))
+    heads = network.train()(image())
+    expected = {"segmentation": ("logits", maps), "distance": ("distance", 2)}
+    assert {name: head.shape[1] for name, head in heads.items()} == dict(expected[task] for task in tasks)
+    x = image()
+    probability = network.eval()(x)
+    assert probability.shape == (2, 2, 32, 16, 16)
+    torch.testing.assert_close(torch.jit.script(network)(x), probability)
+    torch.testing.assert_close(torch.jit.trace(network, x)(x), probability)
+
+
+def test_a_network_without_segmentation_head_segments_where_its_distance_is_negative():
+    network = with_random_normalisation(VNet(1, 1, 2, tasks=["distance"])).eval()
+    x = image()
+    network.distance_head.bias.data -= network.forward_heads(x)["distance"].atanh().median()
+    distance = network.forward_heads(x)["distance"]
+    assert (distance < 0).any() and (distance > 0).any()
+    torch.testing.assert_close(network(x), torch.sigmoid(-1500 * distance))
+
+
+def test_foreground_probability_of_a_softmax_head_leaves_out_the_background():
+    logits = torch.tensor([0.0, 1.0, 3.0]).log().clamp(min=-50).reshape(1, 3, 1, 1, 1)
+    assert foreground_probability(logits, 2).flatten().tolist() == pytest.approx([0.25, 0.75])
+    logits = torch.tensor([1.0, 3.0]).log().reshape(1, 2, 1, 1, 1)
+    assert foreground_probability(logits, 2).flatten().tolist() == pytest.approx([1 / 2, 3 / 4])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"tasks": []}, r"tasks is \[\]; a network has one or both of segmentation, distance"),
+        ({"tasks": ["edge"]}, r"tasks is \['edge'\]"),
+        ({"activation": "relu"}, "activation is 'relu'; a segmentation head has one of sigmoid, softmax"),
+    ],
+)
+def test_v_net_refuses_unknown_heads(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        VNet(**arguments)

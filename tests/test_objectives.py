@@ -74,6 +74,14 @@ def test_segmentation_loss_stays_finite_at_logits_that_saturate():
     assert logits.grad.isfinite().all()
 
 
+def test_segmentation_loss_of_a_softmax_head_counts_the_background_in_the_cross_entropy_alone():
+    # Two voxels, two classes: softmax (1/4, 1/4, 1/2) for a voxel of class 2, (1/2, 1/4, 1/4) for the background.
+    logits = torch.tensor([[1.0, 2.0], [1.0, 1.0], [2.0, 1.0]]).log().reshape(1, 3, 2, 1, 1)
+    target = torch.tensor([[0.0, 0.0], [1.0, 0.0]]).reshape(1, 2, 2, 1, 1)
+    dice = (1 + (1 - 2 * 0.5 / (0.5**2 + 0.25**2 + 1))) / 2
+    assert segmentation_loss(logits, target).item() == pytest.approx(0.5 * (dice + math.log(2)), abs=1e-4)
+
+
 @pytest.mark.parametrize(
     "mask, expected", [([True, False, True], (1 + 16) / 2), ([True] * 3, 7), ([False, False, True], 16)]
 )
@@ -188,6 +196,26 @@ def test_gradient_of_the_total_is_weighted():
     heads = {"a": line(1.0, 3.0).requires_grad_()}
     toy({"mean": 3.0, "square": 0.5})(heads, TOY_TARGETS, 0).total.backward()
     assert heads["a"].grad.flatten().tolist() == pytest.approx([3 / 2 + 0.5 * 1, 3 / 2 + 0.5 * 3])
+
+
+def test_outputs_of_further_networks_are_among_the_heads_in_float32():
+    class WithTeacher(Toy):
+        def further_heads(self, heads, targets):
+            return {"teacher": heads["logits"].half() + 1}
+
+        def terms(self, heads, targets):
+            assert heads["teacher"].dtype == torch.float32
+            return {"mean": heads["teacher"].mean()}
+
+    objective = WithTeacher(LabelCoding(1), {"square": 0})
+    loss = objective({"logits": torch.ones(1, 1, 1, 1, 1)}, {"label": torch.zeros(1, 1, 1, 1, 1)}, 0)
+    assert loss.total.item() == 2
+
+
+def test_a_softmax_head_is_refused_for_overlapping_regions():
+    objective = SupervisedObjective(LabelCoding(2, regions=[[1, 2], [2]]))
+    with pytest.raises(ValueError, match="logits has 3 maps.*2 regions overlap. Use a method with sigmoid heads"):
+        objective({"logits": torch.zeros(1, 3, 2, 2, 2)}, {"label": torch.zeros(1, 1, 2, 2, 2)}, 0)
 
 
 def test_weights_of_unknown_terms_are_refused_with_the_known_ones():

@@ -151,18 +151,43 @@ def test_images_and_targets_are_moved_to_the_device():
     images, targets = trainer.prepare_batch(batch, torch.device("meta"), False, **trainer.to_kwargs)
     assert images.shape == (3, 1, EXTENT, EXTENT, EXTENT) and images.device.type == "meta"
     assert images.is_contiguous(memory_format=torch.channels_last_3d)
-    assert {name: target.device.type for name, target in targets.items()} == {"label": "meta", "distance": "meta"}
+    assert {name: target.device.type for name, target in targets.items()} == {
+        "image": "meta",
+        "label": "meta",
+        "distance": "meta",
+    }
 
 
 def test_other_tensors_of_the_labeled_data_reach_the_objective_and_other_things_do_not():
     distance = constant(0.25, 0.5)
     trainer = make_trainer(labeled=labeled_batches(2, distance=distance, name="case"))
     trainer.run()
-    assert set(trainer.objective.targets[0]) == {"label", "distance"}
+    assert set(trainer.objective.targets[0]) == {"image", "label", "distance"}
     assert torch.equal(trainer.objective.targets[0]["distance"], distance)
 
 
+def test_objective_sees_the_images_that_the_network_saw():
+    trainer = make_trainer(unlabeled=UnlabeledBatches(1))
+    trainer.run()
+    assert torch.equal(trainer.objective.targets[-1]["image"], trainer.state.output["image"])
+    assert len(trainer.state.output["image"]) == 3
+
+
 # --- the step ---
+
+
+def test_objective_is_told_of_each_step_after_the_weights_have_moved():
+    trainer = make_trainer(lr=0.1)
+    seen = []
+    before = [w.detach().clone() for w in trainer.network.parameters()]
+
+    def after_step(iteration):
+        moved = any(not torch.equal(a, b) for a, b in zip(before, trainer.network.parameters()))
+        seen.append((iteration, moved))
+
+    trainer.objective.after_step = after_step
+    trainer.run()
+    assert seen == [(i, True) for i in range(trainer.state.iteration)]
 
 
 def test_objective_is_told_the_iteration_counted_from_zero_over_all_epochs():

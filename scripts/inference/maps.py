@@ -10,6 +10,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import nn
 
+from scripts.networks.heads import foreground_probability
+
 
 class WithDistance(nn.Module):
     """Wraps a network for sliding windows: probability and signed distance as 2C channels of one tensor.
@@ -36,7 +38,8 @@ class WithDistance(nn.Module):
         distance = [head for name, head in heads.items() if name.startswith("distance")]
         if not distance:
             raise ValueError(f"save_distance needs a distance head and the network has only {sorted(heads)}.")
-        probability = torch.stack([torch.sigmoid(head) for head in logits]).mean(0)
+        num_classes = distance[0].shape[1]
+        probability = torch.stack([foreground_probability(head, num_classes) for head in logits]).mean(0)
         return torch.cat([probability, torch.stack(distance).mean(0)], dim=1)
 
 

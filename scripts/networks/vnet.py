@@ -1,26 +1,35 @@
-"""V-Net: one encoder, one decoder, a segmentation head; the labels-only baseline of the papers."""
+"""V-Net: one encoder, one decoder, and a segmentation head, a distance head or both on it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Union
 
 import torch
 from torch import nn
 
 from .blocks import Decoder, Encoder, check_input
+from .heads import STEEPNESS, TASKS, foreground_probability, segmentation_maps
 
 
 class VNet(nn.Module):
     """The single-decoder V-Net of the semi-supervised benchmarks, made of the same parts as :class:`DualTaskVNet`.
 
-    With one input channel and two output maps it has the papers' 9.45 million parameters (9,448,866).
+    With one input channel and two output maps it has the papers' 9.45 million parameters (9,448,866). With both tasks
+    it is the network of DTC (Luo et al., Figure 1).
 
     Args:
         in_channels: channels of the image (modalities).
-        num_classes: foreground classes C; the head has one output map per class.
+        num_classes: foreground classes C.
         base_filters: channels at full resolution; the papers use 16.
+        tasks: the heads, "segmentation", "distance" or both.
+        activation: of the segmentation head: "sigmoid" (C maps) or "softmax" (C + 1 maps, background first; the classes
+            exclude each other).
         upsampling_mode: "transposed" or "trilinear".
-        dropout: probability of dropping a whole channel, at the bottleneck and before the head; 0 switches it off.
+        dropout: probability of dropping a whole channel, at the bottleneck and before the heads; 0 switches it off.
+
+    Raises:
+        ValueError: when ``tasks`` is empty or has an unknown one, or ``activation`` or ``upsampling_mode`` is unknown.
     """
 
     def __init__(
@@ -29,31 +38,55 @@ class VNet(nn.Module):
         num_classes: int = 1,
         base_filters: int = 16,
         *,
+        tasks: Sequence[str] = ("segmentation",),
+        activation: str = "sigmoid",
         upsampling_mode: str = "transposed",
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        if not tasks or set(tasks) - set(TASKS):
+            raise ValueError(f"tasks is {list(tasks)}; a network has one or both of {', '.join(TASKS)}.")
+        maps = segmentation_maps(num_classes, activation)
         self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.steepness = STEEPNESS
         self.encoder = Encoder(in_channels, base_filters, dropout=dropout)
         self.decoder = Decoder(base_filters, upsampling_mode=upsampling_mode, dropout=dropout)
-        self.segmentation_head = nn.Conv3d(base_filters, num_classes, 1)
+        self.segmentation_head = nn.Conv3d(base_filters, maps, 1) if "segmentation" in tasks else None
+        self.distance_head = nn.Conv3d(base_filters, num_classes, 1) if "distance" in tasks else None
 
     @torch.jit.export
     def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The head by name: ``logits`` (B, C, H, W, D), segmentation before the sigmoid.
+        """The heads by name, in training as in evaluation mode.
 
         Args:
             x: image (B, in_channels, H, W, D), extents multiples of 16.
+
+        Returns:
+            Those that the network has: ``logits`` (B, C, H, W, D), segmentation before the sigmoid, or (B, C + 1, ...)
+            before the softmax; ``distance`` (B, C, H, W, D), signed, in [-1, 1], negative inside the object.
 
         Raises:
             ValueError: when the channels or extents of ``x`` do not fit.
         """
         check_input(x, self.in_channels)
-        return {"logits": self.segmentation_head(self.decoder(self.encoder(x)))}
+        features = self.decoder(self.encoder(x))
+        heads: dict[str, torch.Tensor] = {}
+        if self.segmentation_head is not None:
+            heads["logits"] = self.segmentation_head(features)
+        if self.distance_head is not None:
+            heads["distance"] = torch.tanh(self.distance_head(features))
+        return heads
 
     def forward(self, x: torch.Tensor) -> Union[torch.Tensor, dict[str, torch.Tensor]]:
-        """The heads in training mode; in evaluation mode foreground probabilities (B, C, H, W, D), float, [0, 1]."""
-        heads = self.forward_heads(x)
+        """The heads in training mode; in evaluation mode foreground probabilities (B, C, H, W, D), float, [0, 1].
+
+        They come from the segmentation head, or where there is none from the distance by the steep sigmoid.
+        """
         if self.training:
-            return heads
-        return torch.sigmoid(heads["logits"])
+            return self.forward_heads(x)
+        check_input(x, self.in_channels)
+        features = self.decoder(self.encoder(x))
+        if self.segmentation_head is not None:
+            return foreground_probability(self.segmentation_head(features), self.num_classes)
+        return torch.sigmoid(-self.steepness * torch.tanh(self.distance_head(features)))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from scripts.networks.heads import foreground_probability
+
 
 def dice_loss(probability: torch.Tensor, target: torch.Tensor, *, smooth: float = 1e-5) -> torch.Tensor:
     """1 - (2 sum(p y) + s) / (sum(p^2) + sum(y^2) + s), over all crops jointly, mean over the classes.
@@ -26,15 +28,28 @@ def dice_loss(probability: torch.Tensor, target: torch.Tensor, *, smooth: float 
     return (1 - (2 * intersection + smooth) / (size + smooth)).mean()
 
 
-def segmentation_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """L_seg = (Dice + cross-entropy) / 2; DBiSL says "weighted sum" and no weights.
+def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy over voxels: binary per class for a sigmoid head, categorical for a softmax head.
 
     Args:
-        logits: (B, C, H, W, D), before the sigmoid.
-        target: the same shape, 0 or 1.
+        logits: (B, C, H, W, D) before the sigmoid, or (B, C + 1, H, W, D) before the softmax, background first.
+        target: (B, C, H, W, D), 0 or 1; for a softmax head at most one class per voxel.
     """
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, target)
-    return 0.5 * (dice_loss(torch.sigmoid(logits), target) + cross_entropy)
+    if logits.shape[1] == target.shape[1]:
+        return F.binary_cross_entropy_with_logits(logits, target)
+    background = 1 - target.sum(1, keepdim=True)
+    return F.cross_entropy(logits, torch.cat([background, target], dim=1).argmax(1))
+
+
+def segmentation_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """L_seg = (Dice + cross-entropy) / 2, Dice of the foreground; DBiSL says "weighted sum" and no weights.
+
+    Args:
+        logits: as for :func:`cross_entropy`.
+        target: (B, C, H, W, D), 0 or 1.
+    """
+    probability = foreground_probability(logits, target.shape[1])
+    return 0.5 * (dice_loss(probability, target) + cross_entropy(logits, target))
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -51,28 +51,64 @@ class Objective(nn.Module):
         """Whether any of the terms ``names`` is switched on."""
         return any(callable(self.weights[name]) or self.weights[name] != 0 for name in names)
 
+    def further_heads(
+        self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Outputs of further networks of the method, such as a teacher, under the caller's autocast; none by default.
+
+        Args:
+            heads: the network's heads, (B, C, H, W, D); the labeled crops come first.
+            targets: as for :meth:`forward`.
+
+        Returns:
+            Heads by names that the network does not use; :meth:`terms` finds them among its ``heads``.
+        """
+        return {}
+
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The value of every active term, scalar tensors.
 
         Args:
             heads: the network's heads in float32, (B, C, H, W, D); the labeled crops come first.
-            targets: "label", (L, C, H, W, D) float32 foreground channels of the L labeled crops, L <= B; and whatever
-                else the labeled data carry.
+            targets: "label", (L, C, H, W, D) float32 foreground channels of the L labeled crops, L <= B; "image",
+                (B, channels, H, W, D); and whatever else the labeled data carry.
         """
         raise NotImplementedError
+
+    def after_step(self, iteration: int) -> None:
+        """Called by the trainer after each step of the optimiser, for what a method updates besides; does nothing here.
+
+        A teacher or an adversary that lives in the objective is a submodule of it, so that ``state_dict`` has it.
+
+        Args:
+            iteration: the one that has just been done, counted from 0.
+        """
 
     def forward(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor], iteration: int) -> Loss:
         """The loss of one batch, in float32 whatever autocast does.
 
         Args:
             heads: the network's heads by name, (B, C, H, W, D); the labeled crops come first.
-            targets: "label", (L, 1, H, W, D) label values of the L labeled crops.
+            targets: "label", (L, 1, H, W, D) label values of the L labeled crops; "image", (B, channels, H, W, D), for
+                the methods that look at it.
             iteration: counted from 0.
         """
         label = targets["label"]
+        heads = {**heads, **self.further_heads(heads, targets)}
         with torch.autocast(label.device.type, enabled=False):
             heads = {name: head.float() for name, head in heads.items()}
+            self._refuse_softmax_of_regions(heads)
             terms = self.terms(heads, {**targets, "label": self.label_coding.encode(label)})
             weights = {name: w(iteration) if callable(w) else w for name, w in self.weights.items() if name in terms}
             total = sum((weights[name] * value for name, value in terms.items()), start=label.new_zeros(()).float())
         return Loss(total, terms, weights)
+
+    def _refuse_softmax_of_regions(self, heads: dict[str, torch.Tensor]) -> None:
+        if self.label_coding.regions is None:
+            return
+        for name, head in heads.items():
+            if name.startswith("logits") and head.shape[1] != self.label_coding.num_classes:
+                raise ValueError(
+                    f"{name} has {head.shape[1]} maps: a softmax head makes classes exclude each other, and the "
+                    f"{self.label_coding.num_classes} regions overlap. Use a method with sigmoid heads."
+                )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
 from scripts.data.stream import DrawBatches
@@ -21,7 +22,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     concatenated, labeled first, and go through the network together. Mixed precision, gradient accumulation and the
     iteration events are those of MONAI's trainer.
 
-    ``engine.state.output`` holds "image" (B, channels, H, W, D), "label" (the targets of the labeled crops), "pred"
+    ``engine.state.output`` holds "image" (B, channels, H, W, D), "label" (the targets), "pred"
     (the heads by name) and "loss"; ``engine.state.loss`` the whole :class:`~scripts.objectives.Loss`, whose terms still
     carry their graph when ``IterationEvents.LOSS_COMPLETED`` fires.
 
@@ -41,6 +42,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.unlabeled_data_loader = unlabeled_data_loader
         self._unlabeled: Iterator[dict] | None = None
         self.add_event_handler(Events.STARTED, self._continue_streams)
+        # The last event within an iteration, so that whatever listens to its end finds the method's state complete.
+        self.add_event_handler(IterationEvents.MODEL_COMPLETED, self._after_step)
 
     def _continue_streams(self, engine: Engine) -> None:
         """Lets the crops of a second ``run`` follow those of the first instead of repeating them."""
@@ -53,7 +56,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     def _join_streams(
         self, batchdata: dict[str, torch.Tensor], device: torch.device, non_blocking: bool, **to_kwargs: Any
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Images of both streams (B, ...), labeled first, and the targets of the labeled ones, on the device."""
+        """Images of both streams (B, ...), labeled first, and the targets (they and the labels), on the device."""
         batch = {key: value for key, value in batchdata.items() if isinstance(value, torch.Tensor)}
         images = [batch.pop(Keys.IMAGE)]
         if self.unlabeled_data_loader is not None:
@@ -61,7 +64,11 @@ class SemiSupervisedTrainer(SupervisedTrainer):
                 self._unlabeled = iter(self.unlabeled_data_loader)
             images.append(next(self._unlabeled)[Keys.IMAGE])
         joined = torch.cat(images).to(device=device, non_blocking=non_blocking, **to_kwargs)
-        return joined, {key: value.to(device=device, non_blocking=non_blocking) for key, value in batch.items()}
+        targets = {key: value.to(device=device, non_blocking=non_blocking) for key, value in batch.items()}
+        return joined, {Keys.IMAGE: joined, **targets}
+
+    def _after_step(self, engine: Engine) -> None:
+        self.objective.after_step(engine.state.iteration - 1)
 
     def _loss(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> torch.Tensor:
         loss: Loss = self.objective(heads, targets, self.state.iteration - 1)

@@ -1,0 +1,36 @@
+"""Heads: what the maps of a segmentation or distance head mean, and how foreground probabilities follow from them."""
+
+from __future__ import annotations
+
+import torch
+
+TASKS = ("segmentation", "distance")
+ACTIVATIONS = ("sigmoid", "softmax")
+# Steepness with which a network without a segmentation head turns its distance into a probability (DTC Eq. 2).
+STEEPNESS = 1500.0
+
+
+def segmentation_maps(num_classes: int, activation: str) -> int:
+    """Output maps of a segmentation head: one per foreground class, and for softmax the background before them.
+
+    Raises:
+        ValueError: when ``activation`` is unknown.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}; a segmentation head has one of {', '.join(ACTIVATIONS)}.")
+    return num_classes + 1 if activation == "softmax" else num_classes
+
+
+def foreground_probability(logits: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Probability of every foreground class from a segmentation head.
+
+    Args:
+        logits: (B, C, H, W, D) of a sigmoid head, or (B, C + 1, H, W, D) of a softmax head, background first.
+        num_classes: foreground classes C.
+
+    Returns:
+        (B, C, H, W, D), [0, 1].
+    """
+    if logits.shape[1] == num_classes:
+        return torch.sigmoid(logits)
+    return torch.softmax(logits, dim=1)[:, 1:]
