@@ -21,6 +21,7 @@ from monai.fl.utils.exchange_object import ExchangeObject
 CONFIGS = sorted((ROOT / "configs").rglob("*.json"))
 PRESETS = sorted((ROOT / "configs" / "presets").glob("*.json"))
 OVERLAYS = [path for path in CONFIGS if path.parent.name in ("ablations", "data", "methods", "networks")]
+METHODS = [path for path in CONFIGS if path.parent.name == "methods"]
 METADATA = ROOT / "configs" / "metadata.json"
 SCHEMA = ROOT.parent / "shared" / "reference" / "meta_schema_20240725.json"
 TRAIN, EVALUATE, INFERENCE = "configs/train.json", "configs/evaluate.json", "configs/inference.json"
@@ -28,6 +29,12 @@ TRAIN, EVALUATE, INFERENCE = "configs/train.json", "configs/evaluate.json", "con
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT / "configs"))
+
+
+def with_its_method(path: Path) -> list[str]:
+    """An overlay, after the method whose ablation it is when its name begins with that of one (DBiSL needs none)."""
+    methods = [m for m in METHODS if path.parent.name == "ablations" and path.stem.startswith(f"{m.stem}_")]
+    return [f"configs/{name_of(file)}" for file in (*methods, path)]
 
 
 def merged(*files: str) -> ConfigParser:
@@ -95,7 +102,7 @@ def test_every_reference_in_a_config_exists(files):
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=name_of)
 def test_overlay_sets_nothing_that_train_json_does_not_have(path):
-    train = merged(TRAIN)
+    train = merged(TRAIN, *with_its_method(path)[:-1])
     keys = [key.lstrip("+") for key in content(path) if key != "about"]
     assert [key for key in keys if key not in train] == []
 
@@ -108,7 +115,7 @@ def test_evaluate_json_sets_nothing_of_its_own_but_its_run_list_and_what_its_loa
 
 @pytest.mark.parametrize("path", [path for path in OVERLAYS if path.parent.name != "networks"], ids=name_of)
 def test_every_part_of_training_can_be_made_with_an_overlay(path, tiny, tmp_path):
-    parser = merged(TRAIN, f"configs/{name_of(path)}")
+    parser = merged(TRAIN, *with_its_method(path))
     count = parser["num_classes"]
     parser.update(small(tiny, tmp_path, base_filters=1))
     network = parser.get_parsed_content("network").train()
@@ -267,8 +274,8 @@ def test_paper_form_is_the_papers():
     assert (form["factor"], form["k"], form["unanimity"]) == (0.5, 1500, "both")
 
 
-def test_every_ablation_is_tested_here():
-    source = Path(__file__).read_text(encoding="utf-8")
+def test_every_ablation_is_tested():
+    source = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
     names = [path.stem for path in (ROOT / "configs" / "ablations").glob("*.json")]
     assert [name for name in names if f'"{name}"' not in source and f"/{name}.json" not in source] == []
 

@@ -25,6 +25,23 @@ def straight_through(probability: torch.Tensor, *, gate: float | None = None) ->
     return hard + through
 
 
+def inner_boundary(foreground: torch.Tensor) -> torch.Tensor:
+    """The foreground voxels with a face in common with the background; the patch's own edge is no background.
+
+    Args:
+        foreground: (B, C, H, W, D), bool.
+
+    Returns:
+        (B, C, H, W, D), bool.
+    """
+    background = (~foreground).float()
+    touched = torch.zeros_like(foreground)
+    for kernel in ((3, 1, 1), (1, 3, 1), (1, 1, 3)):
+        padding = tuple(extent // 2 for extent in kernel)
+        touched |= F.max_pool3d(background, kernel, stride=1, padding=padding) > 0
+    return foreground & touched
+
+
 class SegmentationToDistance(nn.Module):
     """T_s2r: foreground probabilities to a signed distance map, differentiable, class by class.
 
@@ -43,6 +60,8 @@ class SegmentationToDistance(nn.Module):
         gate: as in :func:`straight_through`; not used by a transform of soft input.
         detach_extrema: no gradient through the maximum that Eq. 4 divides by. The paper does not say; with it, one
             voxel (the farthest) no longer receives the gradient of the whole map.
+        zero_inner_boundary: set the map to 0 on the foreground voxels that touch the background, as the level set of
+            DTC (Eq. 1) and the signed distance map of DTML (Eq. 1) have it; else it is minus one voxel's share there.
 
     Raises:
         ValueError: when ``factor`` is not in (0, 1] or ``gate`` not in (0, 1/2].
@@ -55,6 +74,7 @@ class SegmentationToDistance(nn.Module):
         factor: float = 0.5,
         gate: float | None = None,
         detach_extrema: bool = False,
+        zero_inner_boundary: bool = False,
     ) -> None:
         super().__init__()
         if not 0 < factor <= 1:
@@ -65,6 +85,7 @@ class SegmentationToDistance(nn.Module):
         self.factor = factor
         self.gate = gate
         self.detach_extrema = detach_extrema
+        self.zero_inner_boundary = zero_inner_boundary
 
     def forward(self, probability: torch.Tensor) -> torch.Tensor:
         """The signed distance map, float32, [-1, 1], of the shape (B, C, H, W, D) of ``probability`` ([0, 1])."""
@@ -86,7 +107,8 @@ class SegmentationToDistance(nn.Module):
             batch, classes = p.shape[:2]
             if self.transform.needs_binary_input:
                 p = straight_through(p, gate=self.gate)
-            foreground = (p > 0.5).flatten(2)
+            mask = p > 0.5
+            foreground = mask.flatten(2)
             valid = foreground.any(-1) & ~foreground.all(-1)
 
             # One call measures outside and inside of every sample and class.
@@ -97,6 +119,8 @@ class SegmentationToDistance(nn.Module):
 
             constant = 1 - 2 * foreground.all(-1).to(signed.dtype)
             signed = torch.where(valid[..., None, None, None], signed, constant[..., None, None, None])
+            if self.zero_inner_boundary:
+                signed = signed.masked_fill(inner_boundary(mask), 0)
             if signed.shape[2:] != size:
                 signed = F.interpolate(signed, size=size, mode="trilinear", align_corners=False)
             return signed, valid

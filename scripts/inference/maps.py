@@ -10,14 +10,15 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import nn
 
-from scripts.networks.heads import foreground_probability
+from scripts.networks.heads import STEEPNESS, foreground_probability
 
 
 class WithDistance(nn.Module):
     """Wraps a network for sliding windows: probability and signed distance as 2C channels of one tensor.
 
     Args:
-        network: has ``forward_heads`` with heads called ``logits...`` and ``distance...``; each kind is averaged.
+        network: has ``forward_heads`` with heads called ``logits...`` and ``distance...``; each kind is averaged. Without
+            the former the probability follows from the distance, as in the network's own evaluation mode.
         enabled: False makes this a plain call of the network, whose distance heads then cost nothing.
 
     Raises:
@@ -39,8 +40,10 @@ class WithDistance(nn.Module):
         if not distance:
             raise ValueError(f"save_distance needs a distance head and the network has only {sorted(heads)}.")
         num_classes = distance[0].shape[1]
-        probability = torch.stack([foreground_probability(head, num_classes) for head in logits]).mean(0)
-        return torch.cat([probability, torch.stack(distance).mean(0)], dim=1)
+        # A network without a segmentation head segments by its distance.
+        probability = [foreground_probability(head, num_classes) for head in logits]
+        probability = probability or [torch.sigmoid(-STEEPNESS * head) for head in distance]
+        return torch.cat([torch.stack(probability).mean(0), torch.stack(distance).mean(0)], dim=1)
 
 
 class SplitMapsd(MapTransform):

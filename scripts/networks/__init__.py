@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .dual_task_vnet import DualTaskVNet
+from .paired_vnet import PairedVNet
 from .vnet import VNet
 
-__all__ = ["DualTaskVNet", "VNet"]
+__all__ = ["DualTaskVNet", "PairedVNet", "VNet"]

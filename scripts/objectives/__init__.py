@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from .dbisl import DBiSLObjective
+from .dtc import DTCObjective
+from .dtml import DTMLObjective
 from .objective import Loss, Objective
 from .ramps import GaussianRampUp
 from .supervised import SupervisedObjective
 
-__all__ = ["DBiSLObjective", "GaussianRampUp", "Loss", "Objective", "SupervisedObjective"]
+__all__ = [
+    "DBiSLObjective",
+    "DTCObjective",
+    "DTMLObjective",
+    "GaussianRampUp",
+    "Loss",
+    "Objective",
+    "SupervisedObjective",
+]

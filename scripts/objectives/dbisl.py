@@ -15,6 +15,7 @@ from torch import nn
 
 from .losses import dice_loss, masked_mean, segmentation_loss
 from .objective import Objective, Weight
+from .reference_map import reference_map
 
 DECODERS = ("phi", "psi")
 
@@ -109,13 +110,10 @@ class DBiSLObjective(Objective):
         }
 
     def _reference_map(self, label: torch.Tensor, targets: dict[str, torch.Tensor]) -> torch.Tensor:
-        """R, (L, C, H, W, D): from the patch, or as the data bring it (maps that were generated before cropping)."""
-        if "distance" in targets:
-            return targets["distance"].float()
+        """R, (L, C, H, W, D); zeros, of which only the shape is used, where no term needs it."""
         if not self.active("supervised_distance", "supervised_s2r"):
             return torch.zeros_like(label)
-        with torch.no_grad():
-            return self.segmentation_to_distance(label)
+        return reference_map(targets, self.segmentation_to_distance)
 
     def _intra_task_supervision(self, logits, distance, label, reference_map) -> dict[str, torch.Tensor]:
         """Eq. 6."""

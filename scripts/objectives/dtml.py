@@ -1,0 +1,82 @@
+"""DTML: two networks, one per task, that learn from the labels and from each other (Zhang and Zhang, Eq. 4-6).
+
+    M_s:  L_seg  + L_con        M_d:  L_mask (or L_dis, or both) + L_con
+
+Both minimisations are one weighted sum here: the two networks share no parameter, so each term reaches only the networks
+that it depends on, and one SGD over both networks makes the steps that one for each would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from scripts.networks.heads import foreground_probability
+
+from .losses import dice_loss, segmentation_loss
+from .objective import Objective, Weight
+from .reference_map import reference_map
+
+
+class DTMLObjective(Objective):
+    """The objective of DTML over ``logits`` of M_s (p after the sigmoid) and ``distance`` of M_d (z).
+
+    =========================== ================================ =============== ======== ===========
+    name                        value                            in the paper    crops    network
+    =========================== ================================ =============== ======== ===========
+    supervised_segmentation     (Dice + cross-entropy)(p, Y) / 2 L_seg, Eq. 5    labeled  M_s
+    supervised_mask             Dice(sigma(-k z), Y)             L_mask, Eq. 6   labeled  M_d
+    supervised_distance         mean (z - SDM(Y))^2              L_dis, Table 1  labeled  M_d
+    consistency                 mean (sigma(-k z) - p)^2         L_con, Eq. 4    all      M_s and M_d
+    =========================== ================================ =============== ======== ===========
+
+    No side of the consistency is detached. Where paper and authors' program differ, or the paper is silent:
+
+    - Eq. 2 prints sigma(+k z) for a map that is negative inside, which is the background; the sign here is minus.
+    - Eq. 5 and 6 contain L_con once each. In the program each of the two minimisations back-propagates it into both
+      networks, so that each network receives twice its gradient. ``configs/methods/dtml.json`` has that 2 as the peak
+      of the term's ramp; 1 is the reading of the paper.
+    - Eq. 5 and 6 have no ramp; the program ramps L_con over the whole run, as does ``configs/methods/dtml.json``.
+    - The paper does not weigh the two parts of L_seg; the program halves their sum. L_mask is Dice alone in the program.
+
+    Args:
+        label_coding: see :class:`~scripts.objectives.Objective`.
+        segmentation_to_distance: makes the reference maps of L_dis (Eq. 1) unless the data bring a "distance".
+        distance_to_segmentation: the steep sigmoid of Eq. 2.
+        weights: see :class:`~scripts.objectives.Objective`; a variant of the supervision of M_d has a zero for
+            supervised_mask or supervised_distance. A network that lacks a head needs the terms of that head switched
+            off.
+    """
+
+    TERMS = ("supervised_segmentation", "supervised_mask", "supervised_distance", "consistency")
+
+    def __init__(
+        self,
+        label_coding: Callable,
+        segmentation_to_distance: nn.Module,
+        distance_to_segmentation: nn.Module,
+        weights: Mapping[str, Weight] | None = None,
+    ) -> None:
+        super().__init__(label_coding, weights)
+        self.segmentation_to_distance = segmentation_to_distance
+        self.distance_to_segmentation = distance_to_segmentation
+
+    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        label = targets["label"]
+        labeled, num_classes = label.shape[:2]
+        terms = {}
+        if self.active("supervised_segmentation"):
+            terms["supervised_segmentation"] = segmentation_loss(heads["logits"][:labeled], label)
+        if self.active("supervised_distance"):
+            expected = reference_map(targets, self.segmentation_to_distance)
+            terms["supervised_distance"] = F.mse_loss(heads["distance"][:labeled], expected)
+        if self.active("supervised_mask", "consistency"):
+            mask = self.distance_to_segmentation(heads["distance"])
+            if self.active("supervised_mask"):
+                terms["supervised_mask"] = dice_loss(mask[:labeled], label)
+            if self.active("consistency"):
+                terms["consistency"] = F.mse_loss(mask, foreground_probability(heads["logits"], num_classes))
+        return terms
