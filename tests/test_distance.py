@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
+from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, zoom
 
 from scripts.distance import (
     CascadedDistance,
@@ -16,7 +16,7 @@ from scripts.distance import (
     GeneralizedDistance,
     SegmentationToDistance,
 )
-from scripts.distance.signed_distance import straight_through
+from scripts.distance.signed_distance import inner_boundary, straight_through
 
 TRANSFORMS = {"cascade": CascadedDistance, "exact": ExactDistance, "generalized": GeneralizedDistance}
 each_transform = pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
@@ -485,6 +485,33 @@ def test_empty_is_plus_one_and_full_minus_one_and_neither_is_valid(transform, fa
     assert torch.all(signed[0, 1] == -1)
     assert torch.all(signed[1, 0] == 1)
     assert torch.all(signed[1, 1] == -1)
+
+
+# The level set of DTC and DTML: zero on the inner boundary
+
+
+@each_mask
+def test_inner_boundary_is_what_an_erosion_by_faces_takes_away(mask):
+    taken = mask & ~binary_erosion(mask, border_value=1)
+    assert np.array_equal(inner_boundary(tensor(mask) > 0)[0, 0].numpy(), taken)
+
+
+@each_mask
+def test_map_with_a_zero_inner_boundary_differs_from_the_other_there_alone(mask):
+    expected = euclidean_map(mask)
+    expected[mask & ~binary_erosion(mask, border_value=1)] = 0
+    signed = SegmentationToDistance(ExactDistance(), factor=1, zero_inner_boundary=True)(tensor(mask))[0, 0]
+    np.testing.assert_allclose(signed.numpy(), expected, atol=1e-5)
+    assert (signed == 0).any()
+
+
+@each_transform
+@pytest.mark.parametrize("factor", [1, 0.5])
+def test_zero_inner_boundary_leaves_empty_at_plus_one_and_full_at_minus_one(transform, factor):
+    p = torch.cat([torch.zeros(1, 1, 6, 5, 8), torch.ones(1, 1, 6, 5, 8)], dim=1)
+    signed = SegmentationToDistance(transform(), factor=factor, zero_inner_boundary=True)(p)
+    assert torch.all(signed[0, 0] == 1)
+    assert torch.all(signed[0, 1] == -1)
 
 
 @each_transform

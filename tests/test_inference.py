@@ -88,6 +88,14 @@ def test_wrapper_puts_the_mean_distance_of_the_decoders_behind_the_probability(d
 
 
 @torch.no_grad()
+def test_wrapper_of_a_network_without_a_segmentation_head_gives_the_probability_of_its_evaluation_mode(image):
+    network = VNet(num_classes=2, base_filters=2, tasks=["distance"]).eval()
+    maps = WithDistance(network)(image)
+    torch.testing.assert_close(maps[:, :2], network(image))
+    assert torch.equal(maps[:, 2:], network.forward_heads(image)["distance"])
+
+
+@torch.no_grad()
 def test_network_without_a_distance_head_is_refused_by_the_name_of_the_option(image):
     with pytest.raises(ValueError, match=r"save_distance needs a distance head and the network has only \['logits'\]"):
         WithDistance(VNet(base_filters=2).eval())(image)

@@ -17,8 +17,8 @@ class WithDistance(nn.Module):
     """Wraps a network for sliding windows: probability and signed distance as 2C channels of one tensor.
 
     Args:
-        network: has ``forward_heads`` with heads called ``logits...`` and ``distance...``; each kind is averaged. Without
-            the former the probability follows from the distance, as in the network's own evaluation mode.
+        network: has ``forward_heads`` with heads called ``logits...`` and ``distance...``; each kind is averaged.
+            Without the former the probability follows from the distance, as in the network's own evaluation mode.
         enabled: False makes this a plain call of the network, whose distance heads then cost nothing.
 
     Raises:

@@ -2,8 +2,8 @@
 
     M_s:  L_seg  + L_con        M_d:  L_mask (or L_dis, or both) + L_con
 
-Both minimisations are one weighted sum here: the two networks share no parameter, so each term reaches only the networks
-that it depends on, and one SGD over both networks makes the steps that one for each would.
+Both minimisations are one weighted sum here: the two networks share no parameter, so that each term reaches only those
+that it depends on, and one SGD over both makes the steps that one for each would.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class DTMLObjective(Objective):
       networks, so that each network receives twice its gradient. ``configs/methods/dtml.json`` has that 2 as the peak
       of the term's ramp; 1 is the reading of the paper.
     - Eq. 5 and 6 have no ramp; the program ramps L_con over the whole run, as does ``configs/methods/dtml.json``.
-    - The paper does not weigh the two parts of L_seg; the program halves their sum. L_mask is Dice alone in the program.
+    - The paper gives the two parts of L_seg no weights; the program halves their sum. L_mask is Dice alone in the
+      program.
 
     Args:
         label_coding: see :class:`~scripts.objectives.Objective`.
