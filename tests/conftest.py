@@ -127,12 +127,12 @@ def run_bundle(run_id: str, *config_files: str, **overrides: object) -> subproce
     return run_process(command)
 
 
-def run_process(command: Sequence[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command from the repository root without this process's PYTHONPATH."""
+def run_process(command: Sequence[str], *, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command, from the repository root unless told otherwise, without this process's PYTHONPATH."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "DBISL_TRACEBACK")}
     return subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=cwd,
         env={**inherited, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
