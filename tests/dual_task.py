@@ -94,11 +94,20 @@ def reached(gradient: torch.Tensor | None) -> list[bool]:
     return [False] * 4 if gradient is None else (gradient.abs().amax((1, 2, 3, 4)) > 0).tolist()
 
 
-def train(workflow, dataset: Path, output: Path, *files: str, **overrides: object) -> list[dict[str, str]]:
-    """Trains two iterations through the bundle and returns the rows of the log."""
+def run(workflow, dataset: Path, output: Path, *files: str, **overrides: object) -> None:
+    """Two iterations of training through the bundle, or with configs/evaluate.json the evaluation of its weights."""
     bundle = workflow("configs/train.json", *files, **small(dataset, output, max_iterations=2, **overrides))
     bundle.initialize()
     bundle.run()
     bundle.finalize()
-    with (output / "training_log.csv").open(newline="", encoding="utf-8") as file:
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def train(workflow, dataset: Path, output: Path, *files: str, **overrides: object) -> list[dict[str, str]]:
+    """Trains two iterations through the bundle and returns the rows of the log."""
+    run(workflow, dataset, output, *files, **overrides)
+    return rows(output / "training_log.csv")

@@ -20,6 +20,8 @@ from dual_task import (
     make_heads,
     make_label,
     reached,
+    rows,
+    run,
     sigmoid,
     smooth_field,
     train,
@@ -216,7 +218,7 @@ def test_ablation_has_the_heads_terms_and_crops_that_it_is_named_for(ablation, h
     assert objective.weights["supervised_distance"] in {0, 1.0 if ablation == "dtc_lsf" else 0.3}
 
 
-def test_method_trains_two_classes_through_the_bundle_and_leaves_weights_for_its_inference_overlay(workflow, tmp_path):
+def test_method_trains_two_classes_leaves_weights_for_its_inference_overlay_and_is_evaluated(workflow, tmp_path):
     data = write_dataset(tmp_path / "data", num_classes=2)
     log = train(workflow, data, tmp_path, DTC, num_classes=2)
     assert len(log) == 2
@@ -228,6 +230,10 @@ def test_method_trains_two_classes_through_the_bundle_and_leaves_weights_for_its
     parser.read_config([ROOT / "configs/inference.json", ROOT / "configs/networks/dual_head_vnet.json", settings])
     state = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     parser.get_parsed_content("network_def").load_state_dict(state)
+    run(workflow, data, tmp_path, DTC, "configs/evaluate.json", num_classes=2)
+    assert [(row["case"], row["class"]) for row in rows(tmp_path / "metrics.csv")] == [
+        (case, name) for case in ("test_0", "test_1") for name in ("1", "2")
+    ]
 
 
 def test_level_sets_of_whole_volumes_as_in_the_paper_train_through_the_bundle(workflow, tiny, tmp_path):

@@ -21,6 +21,8 @@ from dual_task import (
     make_heads,
     make_label,
     reached,
+    rows,
+    run,
     sigmoid,
     train,
     transformers,
@@ -287,7 +289,7 @@ def test_segmentation_network_alone_is_the_supervised_baseline(image):
 # Through the bundle
 
 
-def test_method_trains_two_classes_through_the_bundle_and_leaves_weights_for_its_inference_overlay(workflow, tmp_path):
+def test_method_trains_two_classes_leaves_weights_for_its_inference_overlay_and_is_evaluated(workflow, tmp_path):
     data = write_dataset(tmp_path / "data", num_classes=2)
     log = train(workflow, data, tmp_path, DTML, num_classes=2)
     assert len(log) == 2
@@ -300,6 +302,10 @@ def test_method_trains_two_classes_through_the_bundle_and_leaves_weights_for_its
     parser.read_config([ROOT / "configs/inference.json", ROOT / "configs/networks/paired_vnet.json", settings])
     state = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     parser.get_parsed_content("network_def").load_state_dict(state)
+    run(workflow, data, tmp_path, DTML, "configs/evaluate.json", num_classes=2)
+    assert [(row["case"], row["class"]) for row in rows(tmp_path / "metrics.csv")] == [
+        (case, name) for case in ("test_0", "test_1") for name in ("1", "2")
+    ]
 
 
 def test_distance_network_learns_a_mask_from_the_loss_behind_the_steep_sigmoid():
