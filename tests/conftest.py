@@ -121,10 +121,15 @@ def run_bundle(run_id: str, *config_files: str, **overrides: object) -> subproce
     Returns:
         The finished process, with returncode, stdout and stderr (text).
     """
+    return run_process(bundle_command(run_id, *config_files, **overrides))
+
+
+def bundle_command(run_id: str, *config_files: str, **overrides: object) -> list[str]:
+    """The command line of :func:`run_bundle`."""
     command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(list(config_files))]
     for name, value in ids(overrides).items():
         command += [f"--{name}", str(value)]
-    return run_process(command)
+    return command
 
 
 def run_process(command: Sequence[str], *, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -94,9 +94,20 @@ class TermsLog:
             columns += [term, f"{term}_weight", f"{term}_gradient_norm"]
         self.columns = columns
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if engine.state.iteration == 0 or not self.path.exists():
-            with self.path.open("w", newline="") as file:
-                csv.DictWriter(file, columns).writeheader()
+        kept = self._rows_until(engine.state.iteration)
+        if kept:
+            self.started -= float(kept[-1]["seconds"])
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(kept)
+
+    def _rows_until(self, iteration: int) -> list[dict[str, str]]:
+        """What a run that is continued at ``iteration`` has logged; its later rows will be written again."""
+        if iteration == 0 or not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            return [row for row in csv.DictReader(file) if int(row["iteration"]) <= iteration]
 
     def _write(self, engine: Any) -> None:
         if (engine.state.iteration - 1) % self.interval:

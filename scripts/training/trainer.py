@@ -51,7 +51,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             batches = getattr(loader, "batch_sampler", None)
             if isinstance(batches, DrawBatches):
                 batches.start = engine.state.iteration
-        self._unlabeled = None
+        # Here and not when the first batch is needed: making an iterator draws from torch's random numbers, which by
+        # then have been seeded for the iteration.
+        if self.unlabeled_data_loader is not None:
+            self._unlabeled = iter(self.unlabeled_data_loader)
 
     def _join_streams(
         self, batchdata: dict[str, torch.Tensor], device: torch.device, non_blocking: bool, **to_kwargs: Any

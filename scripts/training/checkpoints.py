@@ -1,0 +1,66 @@
+"""Checkpoints: weights that are on the disk whole or not at all, at the end of a run and at its best validation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+
+def save_atomically(content: Any, path: Path) -> None:
+    """``torch.save`` to a temporary file beside ``path``, flushed to the disk and then renamed.
+
+    Whenever the process or the machine stops, ``path`` is the old file or the new one, never a part of it.
+
+    Raises:
+        OSError: when it cannot be written, such as on a full disk; ``path`` is then as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".writing")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except RuntimeError as error:  # torch reports a failed write this way
+        raise OSError(f"{path} could not be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class FinalWeights:
+    """Writes the network's state dict at the end of a run that completed; a run that failed leaves no weights.
+
+    Args:
+        path: the file, such as ``<ckpt_dir>/model.pt``.
+        network: whose weights are written.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module) -> None:
+        self.path = Path(path)
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self._save)
+
+    def _save(self, engine: Engine) -> None:
+        save_atomically(self.network.state_dict(), self.path)
+
+
+class BestWeights(FinalWeights):
+    """Writes the network's state dict after every validation that is the best so far by the key metric.
+
+    Attach it to a MONAI evaluator, which keeps ``state.best_metric`` and the epoch that it comes from.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_if_best)
+
+    def _save_if_best(self, engine: Any) -> None:
+        if engine.state.best_metric_epoch == engine.state.epoch:
+            self._save(engine)

@@ -1,0 +1,213 @@
+"""Resume: saves everything that a run needs to go on, and continues a stopped run as if it had never stopped.
+
+What is random in an iteration depends on the seed and the iteration alone (crops: scripts/data/stream.py; dropout and
+noise: :class:`SeededIterations`), so no random state has to be saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+
+from .checkpoints import save_atomically
+
+logger = logging.getLogger(__name__)
+
+KEPT = 2
+RESUME_MODES = ("auto", "never")
+# Distinguishes the random numbers of an iteration from those of the streams of crops (0 and 1).
+ITERATION_STREAM = 2
+NAME = re.compile(r"iteration_(\d+)\.([0-9a-f]{16})\.pt")
+
+
+class SeededIterations:
+    """Seeds torch at the start of every iteration from (seed, iteration), for dropout and the noise of teachers."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_STARTED, self._seed)
+
+    def _seed(self, engine: Engine) -> None:
+        entropy = np.random.SeedSequence([self.seed, ITERATION_STREAM, engine.state.iteration])
+        torch.manual_seed(int(entropy.generate_state(1)[0]))
+
+
+def digest(path: Path) -> str:
+    """The first 16 hexadecimal digits of a file's sha256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+class RunState:
+    """Everything that a run consists of, and its checkpoints ``<directory>/iteration_<n>.<sha256>.pt``.
+
+    A checkpoint carries its own checksum in its name, is written atomically and loads with ``weights_only``. The last
+    two are kept.
+
+    Args:
+        directory: of the checkpoints.
+        parts: name -> object with ``state_dict`` and ``load_state_dict``: network, objective (with its teacher or
+            adversary), optimizer, learning rate scheduler.
+        evaluator: the validation's engine, whose best metric decides what later validations overwrite.
+        settings: config values by name that must not change between the start of a run and its continuation.
+    """
+
+    def __init__(
+        self, directory: str | Path, parts: Mapping[str, Any], evaluator: Any, settings: Mapping[str, Any]
+    ) -> None:
+        self.directory = Path(directory)
+        self.parts = dict(parts)
+        self.evaluator = evaluator
+        self.settings = {name: _plain(value) for name, value in settings.items()}
+        self.stop_requested = False
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoint files, latest first."""
+        found = [path for path in self.directory.glob("iteration_*.pt") if NAME.fullmatch(path.name)]
+        return sorted(found, key=lambda path: int(NAME.fullmatch(path.name)[1]), reverse=True)
+
+    def save(self, trainer: Any) -> None:
+        """Writes a checkpoint of now and removes all but the last two. A full disk costs this checkpoint only."""
+        content = {
+            "iteration": trainer.state.iteration,
+            "settings": self.settings,
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+            "scaler": trainer.scaler.state_dict() if trainer.scaler else None,
+            "best_metric": self.evaluator.state.best_metric,
+            "best_metric_epoch": self.evaluator.state.best_metric_epoch,
+        }
+        unnamed = self.directory / "iteration.pt"
+        try:
+            save_atomically(content, unnamed)
+            unnamed.replace(self.directory / f"iteration_{trainer.state.iteration:08d}.{digest(unnamed)}.pt")
+        except OSError as error:
+            logger.warning("no checkpoint at iteration %d: %s. Training goes on.", trainer.state.iteration, error)
+            return
+        for old in self.checkpoints()[KEPT:]:
+            old.unlink()
+
+    def clear(self) -> None:
+        """Removes the checkpoints of a former run."""
+        for path in self.checkpoints():
+            path.unlink()
+
+    def latest(self) -> dict[str, Any] | None:
+        """The latest checkpoint that is whole; None when there is none. A damaged one is named in a warning."""
+        for path in self.checkpoints():
+            if digest(path) == NAME.fullmatch(path.name)[2]:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            logger.warning("checkpoint %s is damaged (its checksum differs) and is left out.", path)
+        return None
+
+    def restore(self, content: Mapping[str, Any], trainer: Any) -> None:
+        """Puts every part and the trainer where they were when ``content`` was saved.
+
+        Raises:
+            ValueError: when a setting has changed since.
+        """
+        for name, now in self.settings.items():
+            then = content["settings"].get(name)
+            if then != now:
+                raise ValueError(
+                    f"the run in {self.directory} was started with {name} = {then} and is now to continue with {now}. "
+                    "Give the former value, choose another output_dir, or start anew with --resume never."
+                )
+        for name, part in self.parts.items():
+            part.load_state_dict(content["parts"][name])
+        self.evaluator.state.best_metric = content["best_metric"]
+        self.evaluator.state.best_metric_epoch = content["best_metric_epoch"]
+        trainer.state.iteration = content["iteration"]
+        trainer.state.epoch = content["iteration"] // trainer.state.epoch_length
+        if content["scaler"] is not None:
+            # The trainer makes its scaler when it starts.
+            trainer.add_event_handler(Events.STARTED, lambda: trainer.scaler.load_state_dict(content["scaler"]))
+
+
+def _plain(value: Any) -> Any:
+    """Lists instead of tuples, so that a setting equals itself after it was saved."""
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+class SaveRun:
+    """Saves the run every ``interval`` iterations, at its end, and when it was asked to stop.
+
+    Where the end of an epoch coincides, the checkpoint follows the validation, so that none is lost. Stand behind the
+    handlers that write weights and validate.
+
+    Args:
+        run_state: what is saved.
+        interval: iterations between two checkpoints; 0 saves one only when the run is asked to stop.
+    """
+
+    def __init__(self, run_state: RunState, interval: int) -> None:
+        self.run_state = run_state
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._forget_former_run)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._within_epoch)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_if_due)
+        if self.interval:
+            engine.add_event_handler(Events.COMPLETED, self.run_state.save)
+
+    def _forget_former_run(self, engine: Engine) -> None:
+        if engine.state.iteration == 0:
+            self.run_state.clear()
+
+    def _within_epoch(self, engine: Engine) -> None:
+        if engine.state.iteration % engine.state.epoch_length:
+            self._save_if_due(engine)
+
+    def _save_if_due(self, engine: Engine) -> None:
+        iteration, planned = engine.state.iteration, engine.state.max_epochs * engine.state.epoch_length
+        if self.run_state.stop_requested:
+            self.run_state.save(engine)
+            logger.warning("stopped at iteration %d as asked; the same command continues.", iteration)
+            raise SystemExit(128 + signal.SIGTERM)
+        if self.interval and iteration % self.interval == 0 and iteration < planned:
+            self.run_state.save(engine)
+
+
+def run_or_resume(trainer: Any, run_state: RunState, mode: str = "auto") -> None:
+    """Runs the trainer: from the latest checkpoint of its run if there is one, else from the start.
+
+    SIGTERM, by which schedulers stop jobs, makes it save a checkpoint after the iteration and end with status 143.
+
+    Args:
+        trainer: a :class:`~scripts.training.SemiSupervisedTrainer` with a :class:`SaveRun` handler.
+        run_state: of the run.
+        mode: "auto" continues what can be continued, "never" starts anew and removes the former checkpoints.
+
+    Raises:
+        ValueError: when ``mode`` is unknown, or the former run had other settings.
+    """
+    if mode not in RESUME_MODES:
+        raise ValueError(f"resume is {mode!r}; it is one of {', '.join(RESUME_MODES)}.")
+    content = run_state.latest() if mode == "auto" else None
+    planned = trainer.state.max_epochs * trainer.state.epoch_length
+    if content is not None:
+        run_state.restore(content, trainer)
+        if content["iteration"] >= planned:
+            print(f"finished: {planned} iterations were done before (--resume never starts anew).")
+            return
+        print(f"resuming at iteration {content['iteration']} of {planned} (--resume never starts anew).")
+
+    def request_stop(*_: Any) -> None:
+        run_state.stop_requested = True
+
+    former = signal.signal(signal.SIGTERM, request_stop)
+    try:
+        trainer.run()
+    finally:
+        signal.signal(signal.SIGTERM, former)

@@ -1,0 +1,257 @@
+"""Tests of resuming: a run that is stopped, however, ends with the weights of one that was never stopped."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT, TIMEOUT, bundle_command, run_bundle, small
+from torch import nn
+
+from scripts.training import RunState, SaveRun, run_or_resume
+from scripts.training.checkpoints import save_atomically
+
+TRAIN = "configs/train.json"
+ITERATIONS = 30
+SETTINGS = {"max_iterations": ITERATIONS, "checkpoint_interval": 3, "val_interval": 1, "base_filters": 1}
+
+
+def weights(output: Path, name: str = "model.pt") -> dict[str, torch.Tensor]:
+    return torch.load(output / "models" / name, weights_only=True)
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def log(output: Path) -> list[dict[str, str]]:
+    """The rows of the training log that are complete."""
+    path = output / "training_log.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["pseudo_weight"]]
+
+
+def stop_at(iteration: int, how: signal.Signals, output: Path, command: list[str]) -> int:
+    """Starts a training, stops it when its log has ``iteration`` rows, and returns the exit status."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, start_new_session=True)
+    deadline = time.monotonic() + TIMEOUT
+    while process.poll() is None and len(log(output)) < iteration:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(how)
+    try:
+        return process.wait(TIMEOUT)
+    finally:
+        # Data workers of a killed process end by themselves, but not at once.
+        if process.poll() is None:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tiny, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("never_stopped")
+    finished = run_bundle("training", TRAIN, **small(tiny, output, **SETTINGS))
+    assert finished.returncode == 0, finished.stderr
+    return output
+
+
+def stop_and_continue(tiny, output, *, at: int, how: signal.Signals, **more) -> str:
+    command = bundle_command("training", TRAIN, **small(tiny, output, **{**SETTINGS, **more}))
+    status = stop_at(at, how, output, command)
+    assert status == (128 + signal.SIGTERM if how == signal.SIGTERM else -signal.SIGKILL)
+    assert not (output / "models" / "model.pt").exists()
+    finished = run_bundle("training", TRAIN, **small(tiny, output, **{**SETTINGS, **more}))
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+@pytest.mark.parametrize(
+    "at, how, workers", [(8, signal.SIGKILL, 0), (17, signal.SIGTERM, 0), (22, signal.SIGKILL, 2)], ids=str
+)
+def test_a_stopped_run_continues_to_the_weights_of_one_that_never_stopped(
+    tiny, tmp_path, never_stopped, at, how, workers
+):
+    said = stop_and_continue(tiny, tmp_path, at=at, how=how, num_workers=workers)
+    assert "resuming at iteration" in said
+    assert_same(weights(tmp_path), weights(never_stopped))
+    assert_same(weights(tmp_path, "model_best.pt"), weights(never_stopped, "model_best.pt"))
+    assert [row["iteration"] for row in log(tmp_path)] == [str(i + 1) for i in range(ITERATIONS)]
+    assert [row["loss"] for row in log(tmp_path)] == [row["loss"] for row in log(never_stopped)]
+    seconds = [float(row["seconds"]) for row in log(tmp_path)]
+    assert seconds == sorted(seconds)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", range(20))
+def test_twenty_random_stops(tiny, tmp_path, never_stopped, number):
+    rng = random.Random(number)
+    at, how = rng.randrange(4, ITERATIONS - 2), rng.choice([signal.SIGKILL, signal.SIGTERM])
+    stop_and_continue(tiny, tmp_path, at=at, how=how, num_workers=rng.choice([0, 0, 2]))
+    assert_same(weights(tmp_path), weights(never_stopped))
+
+
+def test_a_finished_run_says_so_and_is_left_alone(tiny, never_stopped):
+    before = (never_stopped / "models" / "model.pt").stat().st_mtime_ns
+    finished = run_bundle("training", TRAIN, **small(tiny, never_stopped, **SETTINGS))
+    assert finished.returncode == 0
+    assert f"finished: {ITERATIONS} iterations were done before" in finished.stdout
+    assert (never_stopped / "models" / "model.pt").stat().st_mtime_ns == before
+
+
+def test_no_checkpoint_lies_among_the_models(never_stopped):
+    assert sorted(path.name for path in (never_stopped / "models").iterdir()) == [
+        "model.json",
+        "model.pt",
+        "model_best.pt",
+    ]
+    assert len(list((never_stopped / "checkpoints").iterdir())) == 2
+
+
+def test_clients_and_the_id_run_start_anew(tiny, tmp_path, workflow):
+    shorter = {**SETTINGS, "max_iterations": 4, "checkpoint_interval": 2}
+    for _ in range(2):
+        client = workflow(TRAIN, run_id="run", **small(tiny, tmp_path, **shorter))
+        client.initialize()
+        client.run()
+        assert client.parser.get_parsed_content("train#trainer").state.iteration == 4
+        assert len(log(tmp_path)) == 4
+
+
+# --- checkpoints without a training ---
+
+
+class Trainer:
+    """As much of a trainer as a checkpoint needs."""
+
+    scaler = None
+
+    def __init__(self, iteration: int = 0) -> None:
+        self.state = SimpleNamespace(iteration=iteration, epoch=0, epoch_length=10, max_epochs=3)
+        self.ran_from: int | None = None
+
+    def run(self) -> None:
+        self.ran_from = self.state.iteration
+
+
+def run_state(directory: Path, *, value: float = 0.0, **settings) -> RunState:
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(network.weight, value)
+    evaluator = SimpleNamespace(state=SimpleNamespace(best_metric=0.5, best_metric_epoch=2))
+    return RunState(directory, {"network": network}, evaluator, {"seed": 0, "patch_size": (16, 16), **settings})
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path):
+    state = run_state(tmp_path)
+    for iteration in (5, 10, 15, 100):
+        state.save(Trainer(iteration))
+    assert [path.name.split(".")[0] for path in state.checkpoints()] == ["iteration_00000100", "iteration_00000015"]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b"", lambda b: b[:100] + b"\x00" + b[101:]])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, caplog, damage):
+    state = run_state(tmp_path, value=1.0)
+    state.save(Trainer(10))
+    run_state(tmp_path, value=2.0).save(Trainer(20))
+    latest = state.checkpoints()[0]
+    latest.write_bytes(damage(latest.read_bytes()))
+    trainer, resumed = Trainer(), run_state(tmp_path)
+    run_or_resume(trainer, resumed)
+    assert trainer.ran_from == 10
+    assert resumed.parts["network"].weight.item() == 1.0
+    assert f"checkpoint {latest} is damaged" in caplog.text
+
+
+def test_without_a_whole_checkpoint_the_run_starts_at_the_beginning(tmp_path):
+    (tmp_path / f"iteration_00000010.{16 * 'a'}.pt").write_bytes(b"not a checkpoint")
+    trainer = Trainer()
+    run_or_resume(trainer, run_state(tmp_path))
+    assert trainer.ran_from == 0
+
+
+def test_what_is_restored(tmp_path):
+    run_state(tmp_path, value=3.0).save(Trainer(27))
+    trainer, state = Trainer(), run_state(tmp_path)
+    state.evaluator.state.best_metric = state.evaluator.state.best_metric_epoch = -1
+    run_or_resume(trainer, state)
+    assert trainer.ran_from == 27 and trainer.state.epoch == 2
+    assert state.parts["network"].weight.item() == 3.0
+    assert (state.evaluator.state.best_metric, state.evaluator.state.best_metric_epoch) == (0.5, 2)
+
+
+def test_never_starts_anew(tmp_path):
+    run_state(tmp_path, value=3.0).save(Trainer(27))
+    trainer = Trainer()
+    run_or_resume(trainer, run_state(tmp_path), "never")
+    assert trainer.ran_from == 0
+
+
+def test_changed_settings_are_refused_with_both_values(tmp_path):
+    run_state(tmp_path, num_labeled=8).save(Trainer(10))
+    message = r"started with num_labeled = 8 and is now to continue with 16.*another output_dir.*--resume never"
+    with pytest.raises(ValueError, match=message):
+        run_or_resume(Trainer(), run_state(tmp_path, num_labeled=16))
+
+
+def test_unknown_mode_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="resume is 'yes'; it is one of auto, never"):
+        run_or_resume(Trainer(), run_state(tmp_path), "yes")
+
+
+class Full:
+    """Something that cannot be written to the end, as on a full disk."""
+
+    def __reduce__(self):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, caplog):
+    state = run_state(tmp_path, value=1.0)
+    state.save(Trainer(10))
+    state.parts["network"].state_dict = lambda: {"weight": Full()}
+    state.save(Trainer(20))
+    assert "no checkpoint at iteration 20" in caplog.text and "No space left" in caplog.text
+    assert [path.name.split(".")[0] for path in tmp_path.iterdir()] == ["iteration_00000010"]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "model.pt"
+    save_atomically({"a": 1}, path)
+    with pytest.raises(OSError):
+        save_atomically({"a": Full()}, path)
+    assert torch.load(path, weights_only=True) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_without_space_is_an_oserror(tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "model.pt.writing").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        save_atomically({"a": torch.zeros(100_000)}, tmp_path / "model.pt")
+
+
+def test_checkpoints_are_saved_at_the_interval_behind_the_validation_and_at_the_end(tmp_path):
+    from ignite.engine import Engine, Events
+
+    seen = []
+    state = run_state(tmp_path)
+    state.save = lambda engine: seen.append(("saved", engine.state.iteration))
+    engine = Engine(lambda engine, batch: None)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append("validated"))
+    SaveRun(state, interval=2).attach(engine)
+    engine.run(range(4), max_epochs=2, epoch_length=4)
+    expected = [("saved", 2), "validated", ("saved", 4), ("saved", 6), "validated", ("saved", 8)]
+    assert seen == expected
