@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from .dbisl import DBiSLObjective
+from .dual_networks import DualNetworksObjective
 from .objective import Loss, Objective
 from .ramps import GaussianRampUp
 from .supervised import SupervisedObjective
 
-__all__ = ["DBiSLObjective", "GaussianRampUp", "Loss", "Objective", "SupervisedObjective"]
+__all__ = [
+    "DBiSLObjective",
+    "DualNetworksObjective",
+    "GaussianRampUp",
+    "Loss",
+    "Objective",
+    "SupervisedObjective",
+]
