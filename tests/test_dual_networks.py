@@ -106,6 +106,7 @@ def test_training_gives_logits_and_features_and_evaluation_the_mean_foreground_p
     torch.testing.assert_close(network(x), expected)
 
 
+@torch.no_grad()
 def test_network_scripts_and_traces():
     network, x = DualNetworks(base_filters=2, num_classes=2, dropout=0.0), image()
     scripted = torch.jit.script(network)
@@ -361,22 +362,6 @@ def test_saturated_streams_that_agree_give_finite_terms_and_gradients():
     sum(terms.values()).backward()
     assert all(term.isfinite() for term in terms.values())
     assert all(head.grad.isfinite().all() for head in heads.values() if head.grad is not None)
-
-
-def test_one_gradient_step_on_all_terms_makes_their_weighted_sum_smaller():
-    network = DualNetworks(base_filters=2, dropout=0.0)
-    objective = DualNetworksObjective(LabelCoding(1))
-    x, label = torch.randn(4, 1, 16, 16, 16), torch.zeros(2, 1, 16, 16, 16)
-    label[:, :, 4:9, 4:9, 4:9] = 1
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(2):
-        loss = objective(network(x), {"label": label}, 0)
-        optimizer.zero_grad()
-        loss.total.backward()
-        optimizer.step()
-        losses.append(loss.total.item())
-    assert losses[1] < losses[0]
 
 
 @pytest.mark.parametrize(
