@@ -72,7 +72,9 @@ def assert_logits_are_those_of(whole, network, name, x):
 def test_phi_of_the_dynunet_computes_what_monais_dynunet_computes():
     network, x = DualTaskDynUNet(2, 3, 4).eval(), image(channels=2)
     whole = DynUNet(3, 2, 3, [3] * 5, [1, 2, 2, 2, 2], [2] * 4, filters=[4, 8, 16, 32, 40])
-    for block, level in zip([whole.input_block, *whole.downsamples, whole.bottleneck], network.encoder.levels, strict=True):
+    for block, level in zip(
+        [whole.input_block, *whole.downsamples, whole.bottleneck], network.encoder.levels, strict=True
+    ):
         block.load_state_dict(level.state_dict())
     whole.upsamples.load_state_dict(network.decoder_phi.levels.state_dict())
     whole.output_block.conv.conv.load_state_dict(network.segmentation_head_phi.state_dict())
@@ -134,7 +136,7 @@ def test_network_scripts_and_traces(build):
         torch.testing.assert_close(heads[name], expected[name], atol=1e-4, rtol=1e-4)
     network.eval(), scripted.eval()
     torch.testing.assert_close(scripted(x), network(x))
-    traced, other = torch.jit.trace(network, x), torch.randn(1, 1, 16, 48, 32)
+    traced, other = torch.jit.trace(network, x, check_trace=False), torch.randn(1, 1, 16, 48, 32)
     torch.testing.assert_close(traced(other), network(other))
 
 

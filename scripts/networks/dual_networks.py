@@ -16,7 +16,7 @@ RESNET_BLOCKS = (3, 4, 6, 3)
 
 
 def residual_stage(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
-    """``blocks`` basic blocks, the first of which halves the resolution; its shortcut is a strided 1x1x1 convolution."""
+    """``blocks`` basic blocks; the first halves the resolution, and its shortcut is a strided 1x1x1 convolution."""
     shortcut = nn.Sequential(
         nn.Conv3d(in_channels, out_channels, 1, stride=2, bias=False), nn.BatchNorm3d(out_channels)
     )
@@ -101,9 +101,7 @@ class DualNetworks(nn.Module):
         maps = segmentation_maps(num_classes, "softmax")
         self.in_channels = in_channels
         self.num_classes = num_classes
-        self.stream_v = Stream(
-            Encoder(in_channels, base_filters, dropout=dropout), base_filters, maps, dropout=dropout
-        )
+        self.stream_v = Stream(Encoder(in_channels, base_filters, dropout=dropout), base_filters, maps, dropout=dropout)
         self.stream_r = Stream(ResNetEncoder(in_channels, base_filters), base_filters, maps, dropout=dropout)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):

@@ -36,8 +36,8 @@ class DynUNetEncoder(nn.Module):
         """
         if x.shape[2] * x.shape[3] * x.shape[4] <= self.factor**3:
             raise ValueError(
-                f"the input has extents {list(x.shape[2:])}, one voxel at the coarsest level, and instance normalisation "
-                f"needs more: choose a patch_size with at least one extent of {2 * self.factor}."
+                f"the input has extents {list(x.shape[2:])}, one voxel at the coarsest level, and instance "
+                f"normalisation needs more: choose a patch_size with at least one extent of {2 * self.factor}."
             )
         features: list[torch.Tensor] = []
         for level in self.levels:

@@ -18,7 +18,7 @@ from .losses import cross_entropy, dice_loss, masked_mean
 from .objective import Objective, Weight
 
 STREAMS = ("v", "r")
-# Features shorter than this are not stretched to length 1, which would multiply their gradient without bound.
+# Shorter features are divided by this and not by their length, which would multiply their gradient without bound.
 SHORTEST_FEATURE = 1e-3
 
 
