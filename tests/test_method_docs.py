@@ -24,7 +24,7 @@ PAGES = [ROOT / "docs" / name for name in ("networks.md", "add_a_method.md", "me
 NETWORK_ROWS = [
     [cell.strip(" `") for cell in line.strip("|").split("|")]
     for line in (ROOT / "docs" / "networks.md").read_text(encoding="utf-8").splitlines()
-    if line.startswith("| `")
+    if line.startswith("| `") and "networks/" not in line
 ]
 
 

@@ -1,9 +1,21 @@
-"""Networks: the V-Net of the semi-supervised benchmarks with one or two decoders and two heads each."""
+"""Networks: what the methods train, from the V-Net of the benchmarks to two decoders over MONAI's networks."""
 
 from __future__ import annotations
 
+from .dual_networks import DualNetworks
+from .dual_task import DualTaskNetwork
+from .dual_task_dynunet import DualTaskDynUNet
+from .dual_task_segresnet import DualTaskSegResNet
 from .dual_task_vnet import DualTaskVNet
 from .paired_vnet import PairedVNet
 from .vnet import VNet
 
-__all__ = ["DualTaskVNet", "PairedVNet", "VNet"]
+__all__ = [
+    "DualNetworks",
+    "DualTaskDynUNet",
+    "DualTaskNetwork",
+    "DualTaskSegResNet",
+    "DualTaskVNet",
+    "PairedVNet",
+    "VNet",
+]

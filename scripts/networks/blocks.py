@@ -117,11 +117,11 @@ class Decoder(nn.Module):
         return self.dropout(x)
 
 
-def check_input(x: torch.Tensor, in_channels: int) -> None:
+def check_input(x: torch.Tensor, in_channels: int, factor: int = 16) -> None:
     """Refuses an image that the network cannot take.
 
     Raises:
-        ValueError: when ``x`` is not (B, in_channels, H, W, D) with extents that are multiples of 16.
+        ValueError: when ``x`` is not (B, in_channels, H, W, D) with extents that are multiples of ``factor``.
     """
     if x.dim() != 5 or x.shape[1] != in_channels:
         raise ValueError(
@@ -129,8 +129,8 @@ def check_input(x: torch.Tensor, in_channels: int) -> None:
             "set in_channels to the number of channels of your images."
         )
     for extent in x.shape[2:]:
-        if extent % 16 != 0:
+        if extent % factor != 0:
             raise ValueError(
-                f"every spatial extent must be a multiple of 16 and the input has {list(x.shape[2:])}: "
+                f"every spatial extent must be a multiple of {factor} and the input has {list(x.shape[2:])}: "
                 "choose such a patch_size, or use sliding-window inference, which pads."
             )

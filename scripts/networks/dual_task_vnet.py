@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Union
-
-import torch
-from torch import nn
-
-from .blocks import Decoder, Encoder, check_input
+from .blocks import Decoder, Encoder
+from .dual_task import DualTaskNetwork
 
 
-class DualTaskVNet(nn.Module):
+class DualTaskVNet(DualTaskNetwork):
     """The network of DBiSL (Li, section 3.1 and Figure 2).
 
     Decoder phi upsamples with transposed convolutions, decoder psi with trilinear interpolation and a convolution, so
@@ -32,50 +28,11 @@ class DualTaskVNet(nn.Module):
     def __init__(
         self, in_channels: int = 1, num_classes: int = 1, base_filters: int = 16, *, dropout: float = 0.5
     ) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        self.encoder = Encoder(in_channels, base_filters, dropout=dropout)
-        self.decoder_phi = Decoder(base_filters, upsampling_mode="transposed", dropout=dropout)
-        self.decoder_psi = Decoder(base_filters, upsampling_mode="trilinear", dropout=dropout)
-        self.segmentation_head_phi = nn.Conv3d(base_filters, num_classes, 1)
-        self.segmentation_head_psi = nn.Conv3d(base_filters, num_classes, 1)
-        self.distance_head_phi = nn.Conv3d(base_filters, num_classes, 1)
-        self.distance_head_psi = nn.Conv3d(base_filters, num_classes, 1)
-
-    @torch.jit.export
-    def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """All heads by name, in training as in evaluation mode.
-
-        Args:
-            x: image (B, in_channels, H, W, D), extents multiples of 16.
-
-        Returns:
-            Four tensors (B, C, H, W, D): ``logits_phi`` and ``logits_psi``, segmentation before the sigmoid;
-            ``distance_phi`` and ``distance_psi``, signed distance in [-1, 1], negative inside the object.
-
-        Raises:
-            ValueError: when the channels or extents of ``x`` do not fit.
-        """
-        check_input(x, self.in_channels)
-        features = self.encoder(x)
-        phi = self.decoder_phi(features)
-        psi = self.decoder_psi(features)
-        return {
-            "logits_phi": self.segmentation_head_phi(phi),
-            "distance_phi": torch.tanh(self.distance_head_phi(phi)),
-            "logits_psi": self.segmentation_head_psi(psi),
-            "distance_psi": torch.tanh(self.distance_head_psi(psi)),
-        }
-
-    def forward(self, x: torch.Tensor) -> Union[torch.Tensor, dict[str, torch.Tensor]]:
-        """The heads in training mode; in evaluation mode foreground probabilities (B, C, H, W, D), float, [0, 1].
-
-        The probability is the mean of the two decoders'. Only the segmentation heads are run for it.
-        """
-        if self.training:
-            return self.forward_heads(x)
-        check_input(x, self.in_channels)
-        features = self.encoder(x)
-        phi = torch.sigmoid(self.segmentation_head_phi(self.decoder_phi(features)))
-        psi = torch.sigmoid(self.segmentation_head_psi(self.decoder_psi(features)))
-        return 0.5 * (phi + psi)
+        super().__init__(
+            Encoder(in_channels, base_filters, dropout=dropout),
+            Decoder(base_filters, upsampling_mode="transposed", dropout=dropout),
+            Decoder(base_filters, upsampling_mode="trilinear", dropout=dropout),
+            in_channels=in_channels,
+            num_classes=num_classes,
+            channels=base_filters,
+        )

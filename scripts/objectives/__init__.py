@@ -5,6 +5,7 @@ from __future__ import annotations
 from .dbisl import DBiSLObjective
 from .dtc import DTCObjective
 from .dtml import DTMLObjective
+from .dual_networks import DualNetworksObjective
 from .objective import Loss, Objective
 from .ramps import GaussianRampUp
 from .supervised import SupervisedObjective
@@ -13,6 +14,7 @@ __all__ = [
     "DBiSLObjective",
     "DTCObjective",
     "DTMLObjective",
+    "DualNetworksObjective",
     "GaussianRampUp",
     "Loss",
     "Objective",

@@ -1,0 +1,84 @@
+"""Dual-task network: any encoder with two decoders, a segmentation and a distance head on each."""
+
+from __future__ import annotations
+
+from typing import Union
+
+import torch
+from torch import nn
+
+from .blocks import check_input
+
+
+class DualTaskNetwork(nn.Module):
+    """What DBiSL trains (Li, section 3.1 and Figure 2), for whatever backbone a subclass gives it.
+
+    Args:
+        encoder: takes the image (B, in_channels, H, W, D), returns a list of features, the coarsest last.
+        decoder_phi: takes that list, returns features (B, channels, H, W, D) at full resolution.
+        decoder_psi: the same by another way of upsampling, so that the two see the shared features differently.
+        in_channels: channels of the image (modalities).
+        num_classes: foreground classes C; every head has one output map per class.
+        channels: of both decoders' features.
+        factor: every extent of the image has to be a multiple of it.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder_phi: nn.Module,
+        decoder_psi: nn.Module,
+        *,
+        in_channels: int,
+        num_classes: int,
+        channels: int,
+        factor: int = 16,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.factor = factor
+        self.encoder = encoder
+        self.decoder_phi = decoder_phi
+        self.decoder_psi = decoder_psi
+        self.segmentation_head_phi = nn.Conv3d(channels, num_classes, 1)
+        self.segmentation_head_psi = nn.Conv3d(channels, num_classes, 1)
+        self.distance_head_phi = nn.Conv3d(channels, num_classes, 1)
+        self.distance_head_psi = nn.Conv3d(channels, num_classes, 1)
+
+    @torch.jit.export
+    def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """All heads by name, in training as in evaluation mode.
+
+        Args:
+            x: image (B, in_channels, H, W, D), extents multiples of ``factor``.
+
+        Returns:
+            Four tensors (B, C, H, W, D): ``logits_phi`` and ``logits_psi``, segmentation before the sigmoid;
+            ``distance_phi`` and ``distance_psi``, signed distance in [-1, 1], negative inside the object.
+
+        Raises:
+            ValueError: when the channels or extents of ``x`` do not fit.
+        """
+        check_input(x, self.in_channels, self.factor)
+        features = self.encoder(x)
+        phi = self.decoder_phi(features)
+        psi = self.decoder_psi(features)
+        return {
+            "logits_phi": self.segmentation_head_phi(phi),
+            "distance_phi": torch.tanh(self.distance_head_phi(phi)),
+            "logits_psi": self.segmentation_head_psi(psi),
+            "distance_psi": torch.tanh(self.distance_head_psi(psi)),
+        }
+
+    def forward(self, x: torch.Tensor) -> Union[torch.Tensor, dict[str, torch.Tensor]]:
+        """The heads in training mode; in evaluation mode foreground probabilities (B, C, H, W, D), float, [0, 1].
+
+        The probability is the mean of the two decoders'. Only the segmentation heads are run for it.
+        """
+        if self.training:
+            return self.forward_heads(x)
+        check_input(x, self.in_channels, self.factor)
+        features = self.encoder(x)
+        phi = torch.sigmoid(self.segmentation_head_phi(self.decoder_phi(features)))
+        psi = torch.sigmoid(self.segmentation_head_psi(self.decoder_psi(features)))
+        return 0.5 * (phi + psi)
