@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scripts.networks import DualTaskVNet, VNet
+from scripts.networks import DualNetworks, DualTaskVNet, PairedVNet, VNet
 from scripts.networks.blocks import Decoder, Encoder
 from scripts.networks.heads import foreground_probability
 
@@ -351,3 +351,27 @@ def test_foreground_probability_of_a_softmax_head_leaves_out_the_background():
 def test_v_net_refuses_unknown_heads(arguments, message):
     with pytest.raises(ValueError, match=message):
         VNet(**arguments)
+
+
+# --- normalization ---
+
+
+@pytest.mark.parametrize("network", [DualTaskVNet, VNet, PairedVNet, DualNetworks], ids=lambda n: n.__name__)
+@pytest.mark.parametrize("kind, cls", [("group", nn.GroupNorm), ("instance", nn.InstanceNorm3d)])
+def test_another_normalization_costs_no_parameter_and_keeps_crops_apart(network, kind, cls):
+    batch, other = network(base_filters=2), network(base_filters=2, normalization=kind, dropout=0.0)
+    count = [sum(p.numel() for p in n.parameters()) for n in (batch, other)]
+    assert count[0] == count[1]
+    norms = [m for m in other.modules() if isinstance(m, (nn.BatchNorm3d, nn.GroupNorm, nn.InstanceNorm3d))]
+    assert len(norms) > 10 and {type(m) for m in norms} == {cls}
+    x = image(size=(32, 32, 16))
+    torch.manual_seed(0)
+    together = other.train()(x)
+    alone = other(x[:1])
+    for name, head in together.items():
+        torch.testing.assert_close(head[:1], alone[name], atol=1e-3, rtol=1e-3)
+
+
+def test_unknown_normalization_is_refused():
+    with pytest.raises(ValueError, match="normalization is 'layer'; it is one of batch, group, instance"):
+        DualTaskVNet(base_filters=2, normalization="layer")

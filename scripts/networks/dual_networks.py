@@ -10,6 +10,7 @@ from torch import nn
 
 from .blocks import Decoder, Encoder, check_input, normalise_and_activate
 from .heads import foreground_probability, segmentation_maps
+from .normalization import set_normalization
 
 # Basic blocks of every stage of a ResNet-34.
 RESNET_BLOCKS = (3, 4, 6, 3)
@@ -86,6 +87,8 @@ class DualNetworks(nn.Module):
         in_channels: channels of the image (modalities).
         num_classes: foreground classes C, which exclude each other.
         base_filters: channels of both streams at full resolution; the paper uses 16.
+        normalization: "batch" (the papers' BatchNorm), "group" or "instance", see
+            :func:`~scripts.networks.normalization.set_normalization`.
         dropout: probability of dropping a whole channel: of the V-Net's bottleneck and before both heads.
 
     Example:
@@ -95,7 +98,13 @@ class DualNetworks(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int = 1, num_classes: int = 1, base_filters: int = 16, *, dropout: float = 0.5
+        self,
+        in_channels: int = 1,
+        num_classes: int = 1,
+        base_filters: int = 16,
+        *,
+        normalization: str = "batch",
+        dropout: float = 0.5,
     ) -> None:
         super().__init__()
         maps = segmentation_maps(num_classes, "softmax")
@@ -106,6 +115,7 @@ class DualNetworks(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight)
+        set_normalization(self, normalization)
 
     @torch.jit.export
     def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:

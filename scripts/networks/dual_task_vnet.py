@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .blocks import Decoder, Encoder
 from .dual_task import DualTaskNetwork
+from .normalization import set_normalization
 
 
 class DualTaskVNet(DualTaskNetwork):
@@ -17,6 +18,8 @@ class DualTaskVNet(DualTaskNetwork):
         in_channels: channels of the image (modalities).
         num_classes: foreground classes C; every head has one output map per class.
         base_filters: channels at full resolution; the papers use 16. Cost and parameters grow with its square.
+        normalization: "batch" (the papers' BatchNorm), "group" or "instance", see
+            :func:`~scripts.networks.normalization.set_normalization`.
         dropout: probability of dropping a whole channel, at the bottleneck and before the heads; 0 switches it off.
 
     Example:
@@ -26,7 +29,13 @@ class DualTaskVNet(DualTaskNetwork):
     """
 
     def __init__(
-        self, in_channels: int = 1, num_classes: int = 1, base_filters: int = 16, *, dropout: float = 0.5
+        self,
+        in_channels: int = 1,
+        num_classes: int = 1,
+        base_filters: int = 16,
+        *,
+        normalization: str = "batch",
+        dropout: float = 0.5,
     ) -> None:
         super().__init__(
             Encoder(in_channels, base_filters, dropout=dropout),
@@ -36,3 +45,4 @@ class DualTaskVNet(DualTaskNetwork):
             num_classes=num_classes,
             channels=base_filters,
         )
+        set_normalization(self, normalization)

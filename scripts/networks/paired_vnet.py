@@ -7,6 +7,7 @@ from typing import Union
 import torch
 from torch import nn
 
+from .normalization import set_normalization
 from .vnet import VNet
 
 
@@ -20,17 +21,26 @@ class PairedVNet(nn.Module):
         in_channels: channels of the image (modalities).
         num_classes: foreground classes C; every head has one output map per class.
         base_filters: channels at full resolution of each network; the papers use 16.
+        normalization: "batch" (the papers' BatchNorm), "group" or "instance", see
+            :func:`~scripts.networks.normalization.set_normalization`.
         dropout: probability of dropping a whole channel, at the bottlenecks and before the heads; 0 switches it off.
     """
 
     def __init__(
-        self, in_channels: int = 1, num_classes: int = 1, base_filters: int = 16, *, dropout: float = 0.5
+        self,
+        in_channels: int = 1,
+        num_classes: int = 1,
+        base_filters: int = 16,
+        *,
+        normalization: str = "batch",
+        dropout: float = 0.5,
     ) -> None:
         super().__init__()
         self.segmentation_network = VNet(
             in_channels, num_classes, base_filters, tasks=("segmentation",), dropout=dropout
         )
         self.distance_network = VNet(in_channels, num_classes, base_filters, tasks=("distance",), dropout=dropout)
+        set_normalization(self, normalization)
 
     @torch.jit.export
     def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:

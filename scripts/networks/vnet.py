@@ -10,6 +10,7 @@ from torch import nn
 
 from .blocks import Decoder, Encoder, check_input
 from .heads import STEEPNESS, TASKS, foreground_probability, segmentation_maps
+from .normalization import set_normalization
 
 
 class VNet(nn.Module):
@@ -26,10 +27,13 @@ class VNet(nn.Module):
         activation: of the segmentation head: "sigmoid" (C maps) or "softmax" (C + 1 maps, background first; the classes
             exclude each other).
         upsampling_mode: "transposed" or "trilinear".
+        normalization: "batch" (the papers' BatchNorm), "group" or "instance", see
+            :func:`~scripts.networks.normalization.set_normalization`.
         dropout: probability of dropping a whole channel, at the bottleneck and before the heads; 0 switches it off.
 
     Raises:
-        ValueError: when ``tasks`` is empty or has an unknown one, or ``activation`` or ``upsampling_mode`` is unknown.
+        ValueError: when ``tasks`` is empty or has an unknown one, or ``activation``, ``upsampling_mode`` or
+            ``normalization`` is unknown.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class VNet(nn.Module):
         tasks: Sequence[str] = ("segmentation",),
         activation: str = "sigmoid",
         upsampling_mode: str = "transposed",
+        normalization: str = "batch",
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
@@ -54,6 +59,7 @@ class VNet(nn.Module):
         self.decoder = Decoder(base_filters, upsampling_mode=upsampling_mode, dropout=dropout)
         self.segmentation_head = nn.Conv3d(base_filters, maps, 1) if "segmentation" in tasks else None
         self.distance_head = nn.Conv3d(base_filters, num_classes, 1) if "distance" in tasks else None
+        set_normalization(self, normalization)
 
     @torch.jit.export
     def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
