@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .discriminator import Discriminator
 from .dual_task_vnet import DualTaskVNet
 from .vnet import VNet
 
-__all__ = ["DualTaskVNet", "VNet"]
+__all__ = ["Discriminator", "DualTaskVNet", "VNet"]

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from .dan import DANObjective
 from .dbisl import DBiSLObjective
 from .objective import Loss, Objective
 from .ramps import GaussianRampUp
+from .sassnet import SASSNetObjective
 from .supervised import SupervisedObjective
 
-__all__ = ["DBiSLObjective", "GaussianRampUp", "Loss", "Objective", "SupervisedObjective"]
+__all__ = [
+    "DANObjective",
+    "DBiSLObjective",
+    "GaussianRampUp",
+    "Loss",
+    "Objective",
+    "SASSNetObjective",
+    "SupervisedObjective",
+]
