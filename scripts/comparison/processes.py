@@ -68,6 +68,10 @@ class Processes:
                 raise
         return [run for future, run in futures.items() if not future.result()]
 
+    def command(self, run_id: str, arguments: Path) -> list[str]:
+        """The arguments of Python for ``run_id``, "training" or "evaluation", whose settings are in a file."""
+        return ["-m", "monai.bundle", "run", run_id, "--args_file", str(arguments)]
+
     def _stop(self) -> None:
         """Ends all processes and lets none begin."""
         with self._lock:
@@ -85,6 +89,8 @@ class Processes:
         """Trains and evaluates ``run``; whether it went well."""
         device, start = self._devices.get(), time.monotonic()
         try:
+            if self._stopping:
+                return False
             print(f"{number} {run.name}{f' on {device}' if device else ''} ...", flush=True)
             status = self._train_and_evaluate(run, device)
         finally:
@@ -111,7 +117,7 @@ class Processes:
             for run_id in run_ids:
                 arguments = run.folder / f"{run_id}.json"
                 arguments.write_text(json.dumps(run.arguments(run_id, self.dataset_dir, device), indent=4) + "\n")
-                status = self._process(["-m", "monai.bundle", "run", run_id, "--args_file", str(arguments)], log)
+                status = self._process(self.command(run_id, arguments), log)
                 if status != 0:
                     return status
         # The commands went well and left no result: a config that redirects its output.
