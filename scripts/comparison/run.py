@@ -56,8 +56,6 @@ def main(
         to_do = [run for run in runs if not run.finished]
         print(f"{len(runs)} runs, {len(runs) - len(to_do)} of them done before and skipped", flush=True)
         names = devices.split(",") if isinstance(devices, str) else devices or (None,)
-        # Whoever ends this process by its id wants no training to stay behind, either.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             failed = Processes(dataset_dir, devices=tuple(names), threads=threads)(to_do)
         except KeyboardInterrupt:
@@ -74,4 +72,6 @@ def main(
 
 
 if __name__ == "__main__":
+    # Whoever ends this process by its id wants no training to stay behind, either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     fire.Fire(main)
