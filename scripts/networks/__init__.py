@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .discriminator import Discriminator
 from .dual_networks import DualNetworks
 from .dual_task import DualTaskNetwork
 from .dual_task_dynunet import DualTaskDynUNet
@@ -11,6 +12,7 @@ from .paired_vnet import PairedVNet
 from .vnet import VNet
 
 __all__ = [
+    "Discriminator",
     "DualNetworks",
     "DualTaskDynUNet",
     "DualTaskNetwork",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from .dan import DANObjective
 from .dbisl import DBiSLObjective
 from .dtc import DTCObjective
 from .dtml import DTMLObjective
 from .dual_networks import DualNetworksObjective
 from .objective import Loss, Objective
 from .ramps import GaussianRampUp
+from .sassnet import SASSNetObjective
 from .supervised import SupervisedObjective
 
 __all__ = [
+    "DANObjective",
     "DBiSLObjective",
     "DTCObjective",
     "DTMLObjective",
@@ -18,5 +21,6 @@ __all__ = [
     "GaussianRampUp",
     "Loss",
     "Objective",
+    "SASSNetObjective",
     "SupervisedObjective",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .checkpoints import BestWeights, FinalWeights
 from .handlers import GradientNorms, InferenceOverlay, ProgressBar, TermsLog
+from .record import RunRecord
 from .resume import RunState, SaveRun, SeededIterations, run_or_resume
 from .schedules import iterations_per_epoch, polynomial_decay
 from .trainer import SemiSupervisedTrainer
@@ -14,6 +15,7 @@ __all__ = [
     "GradientNorms",
     "InferenceOverlay",
     "ProgressBar",
+    "RunRecord",
     "RunState",
     "SaveRun",
     "SeededIterations",

@@ -1,0 +1,102 @@
+"""Collect: the results of finished runs, as one table for all and as figures per case for the statistics."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from scripts.evaluation import METRIC_NAMES
+
+from .plan import Run
+
+ALL_CLASSES = "all"
+RECORD_COLUMNS = (
+    "iterations",
+    "parameters",
+    "training_seconds",
+    "peak_memory_mb",
+    "peak_gpu_memory_mb",
+    "threads",
+    "device",
+    "python",
+    "torch",
+    "monai",
+    "git_commit",
+)
+COLUMNS = (
+    *("method", "num_labeled", "seed", "class"),
+    *(f"{metric}{suffix}" for metric in METRIC_NAMES for suffix in ("", "_std", "_n")),
+    *("empty_predictions", "configs", "overrides"),
+    *RECORD_COLUMNS,
+)
+# class -> metric -> case -> value
+CaseValues = dict[str, dict[str, dict[str, float]]]
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file below its header."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes ``rows`` below a header; None becomes a blank cell."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def result_rows(run: Run) -> list[dict[str, Any]]:
+    """The rows of a finished run for results.csv: one per class and, if there are several, one for their mean.
+
+    What was recorded while it trained is blank for a run without a record.json, which the bundle's own commands
+    do not write.
+    """
+    record_file = run.folder / "record.json"
+    record = json.loads(record_file.read_text()) if record_file.is_file() else {}
+    fixed = {
+        "method": run.method,
+        "num_labeled": run.num_labeled,
+        "seed": run.seed,
+        "configs": " ".join(run.configs),
+        "overrides": json.dumps(run.overrides),
+        **{column: record.get(column) for column in RECORD_COLUMNS},
+    }
+    rows: dict[str, dict[str, Any]] = {}
+    for line in read_csv(run.folder / "metrics_summary.csv"):
+        row = rows.setdefault(line["class"], {**fixed, "class": line["class"]})
+        row["empty_predictions"] = line["empty_predictions"]
+        for column, suffix in (("mean", ""), ("std", "_std"), ("n", "_n")):
+            row[line["metric"] + suffix] = line[column]
+    return list(rows.values())
+
+
+def case_values(run: Run) -> CaseValues:
+    """Every metric of every case of a finished run, by class; NaN where a distance does not exist.
+
+    With several classes "all" is added, the mean over the classes of a case that are finite, as in
+    metrics_summary.csv.
+    """
+    values: CaseValues = {}
+    for row in read_csv(run.folder / "metrics.csv"):
+        for metric in METRIC_NAMES:
+            cases = values.setdefault(row["class"], {}).setdefault(metric, {})
+            cases[row["case"]] = float(row[metric])
+    if len(values) > 1:
+        classes = list(values.values())
+        values[ALL_CLASSES] = {
+            metric: {case: _finite_mean([c[metric][case] for c in classes]) for case in classes[0][metric]}
+            for metric in METRIC_NAMES
+        }
+    return values
+
+
+def _finite_mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return fmean(finite) if finite else math.nan

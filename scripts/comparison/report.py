@@ -1,0 +1,135 @@
+"""Report: results.csv, comparison.csv, comparison.md and the plots of the runs of a plan that are finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .collect import COLUMNS, CaseValues, case_values, result_rows, write_csv
+from .paired import SUMMARY_COLUMNS, TEST_COLUMNS, paired_test, summary
+from .plan import Plan, Run
+from .plots import plot_dice, plot_differences
+
+HIGHER_IS_BETTER = {"dice", "jaccard"}
+SHOWN = {"dice": "Dice", "jaccard": "Jaccard", "hd95_mm": "95HD (mm)", "asd_mm": "ASD (mm)"}
+TESTED = ("dice", "hd95_mm")
+KEY_COLUMNS = ("method", "num_labeled", "class", "metric")
+# (method, num_labeled) -> seed -> values
+Collected = dict[tuple[str, int], dict[int, CaseValues]]
+
+
+def write_report(plan: Plan, runs: Sequence[Run], output_dir: str | Path) -> str:
+    """Collects the finished ones of ``runs`` into ``output_dir``.
+
+    Writes results.csv (one row per run and class), comparison.csv (one row per method, number of labels, class and
+    metric: deviations and paired test), comparison.md (the same for reading), dice.png and differences.png.
+
+    Returns:
+        The text of comparison.md.
+    """
+    folder = Path(output_dir)
+    finished = [run for run in runs if run.finished]
+    collected: Collected = {}
+    for run in finished:
+        collected.setdefault((run.method, run.num_labeled), {})[run.seed] = case_values(run)
+    write_csv(folder / "results.csv", COLUMNS, [row for run in finished for row in result_rows(run)])
+    rows = comparison_rows(plan, collected)
+    write_csv(folder / "comparison.csv", (*KEY_COLUMNS, *SUMMARY_COLUMNS, *TEST_COLUMNS), rows)
+    text = markdown(plan, rows, [run.name for run in runs if not run.finished])
+    (folder / "comparison.md").write_text(text, encoding="utf-8")
+    if finished:
+        plot_dice(rows, folder / "dice.png")
+        plot_differences(collected, plan.baseline, folder / "differences.png")
+    return text
+
+
+def of_metric(seeds: dict[int, CaseValues], name: str, metric: str) -> dict[int, dict[str, float]]:
+    """seed -> case -> value of one class and metric."""
+    return {seed: values[name][metric] for seed, values in seeds.items() if name in values}
+
+
+def comparison_rows(plan: Plan, collected: Collected) -> list[dict[str, Any]]:
+    """The rows of comparison.csv, in the plan's order; a baseline's test columns are blank."""
+    rows = []
+    for labels in plan.num_labeled:
+        for method in plan.methods:
+            seeds = collected.get((method, labels), {})
+            baseline = {} if method == plan.baseline else collected.get((plan.baseline, labels), {})
+            for name, metrics in next(iter(seeds.values()), {}).items():
+                for metric in metrics:
+                    values = of_metric(seeds, name, metric)
+                    row = {"method": method, "num_labeled": labels, "class": name, "metric": metric, **summary(values)}
+                    if baseline:
+                        better = metric in HIGHER_IS_BETTER
+                        row |= paired_test(values, of_metric(baseline, name, metric), higher_is_better=better)
+                    rows.append(row)
+    return rows
+
+
+def number(value: float | None, digits: int, *, signed: bool = False) -> str:
+    """``value`` for a table; "-" for None."""
+    return "-" if value is None else f"{value:{'+' if signed else ''}.{digits}f}"
+
+
+def markdown(plan: Plan, rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
+    """The tables of comparison.md, one per class, the mean over the classes first."""
+    lines = [
+        "# Comparison",
+        "",
+        "Mean +- standard deviation over the test cases, each averaged over the seeds; in brackets the standard "
+        "deviation of the seeds' means. A distance that does not exist (one of the two masks is empty) is left out of "
+        "its mean; the number of cases with one is given where some have none.",
+        "",
+        f"Against {plan.baseline}: mean difference +- its standard error over the cases, each averaged over the common "
+        "seeds; p of the Wilcoxon signed-rank test, not corrected for the number of methods; cases that are better.",
+        "",
+    ]
+    classes = list(dict.fromkeys(row["class"] for row in rows))
+    for name in sorted(classes, key=lambda name: name != "all"):
+        if len(classes) > 1:
+            lines += ["## Mean over the classes" if name == "all" else f"## {name}", ""]
+        lines += _class_table(plan.baseline, [row for row in rows if row["class"] == name])
+    own = {name: dict(method.overrides) for name, method in plan.methods.items() if method.overrides}
+    lines += [f"Settings that only {name} has: `{json.dumps(settings)}`" for name, settings in own.items()]
+    if missing:
+        lines += [f"Not finished: {', '.join(missing)}"]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _class_table(baseline: str, rows: Sequence[dict[str, Any]]) -> list[str]:
+    header = ["method", "labels", "seeds", *SHOWN.values()]
+    for metric in TESTED:
+        header += [f"{SHOWN[metric]}, difference to {baseline}", "p", "better"]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    by_run: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        by_run.setdefault((row["method"], row["num_labeled"]), {})[row["metric"]] = row
+    for (method, labels), metrics in by_run.items():
+        cells = [method, str(labels), str(metrics["dice"]["seeds"])]
+        cells += [_mean_cell(metrics[metric], metrics["dice"]["cases"], metric) for metric in SHOWN]
+        for metric in TESTED:
+            cells += _test_cells(metrics[metric], metric)
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _digits(metric: str) -> int:
+    return 3 if metric in HIGHER_IS_BETTER else 2
+
+
+def _mean_cell(row: dict[str, Any], cases: int, metric: str) -> str:
+    if row["mean"] is None:
+        return "-"
+    digits = _digits(metric)
+    cell = f"{number(row['mean'], digits)} +- {number(row['std_cases'], digits)} ({number(row['std_seeds'], digits)})"
+    return cell if row["cases"] == cases else f"{cell}, {row['cases']} of {cases} cases"
+
+
+def _test_cells(row: dict[str, Any], metric: str) -> list[str]:
+    if not row.get("pairs"):
+        return ["", "", ""]
+    digits = _digits(metric)
+    difference = f"{number(row['difference'], digits, signed=True)} +- {number(row['standard_error'], digits)}"
+    return [difference, f"{row['p_value']:.2g}", f"{row['better']} of {row['pairs']}"]

@@ -1,0 +1,91 @@
+"""Run record: a handler that writes beside a run's results what it took and where it ran, once it is complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Events
+
+PACKAGES = ("torch", "monai")
+
+
+def peak_memory_mb() -> float | None:
+    """Largest resident memory of this process so far, MB; None where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the processor that ``device`` means, such as "NVIDIA H100" or "AMD EPYC 9R14"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text().splitlines() if cpu_info.is_file() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit that is checked out in ``folder``, with "-dirty" behind it if files differ; None without git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class RunRecord:
+    """Writes ``<output_dir>/record.json`` when training has gone through all of its iterations.
+
+    It holds iterations; parameters (of the network, those that are trained); training_seconds (of the iterations and
+    validations, not of loading and caching); peak_memory_mb (of the process, in the machine's memory);
+    peak_gpu_memory_mb (allocated by torch, null without a GPU); threads (of torch on the CPU); device; the versions of
+    python, torch and monai; git_commit (of this code at the start, null without git). An old file is removed at the
+    start, so that none means: not trained to the end.
+
+    Args:
+        output_dir: created if need be.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike) -> None:
+        self.path = Path(output_dir) / "record.json"
+
+    def attach(self, engine: Any) -> None:
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self, engine: Any) -> None:
+        self.path.unlink(missing_ok=True)
+        self.git_commit = git_commit(Path(__file__).parent)
+        self.started = time.monotonic()
+
+    def _write(self, engine: Any) -> None:
+        device = torch.device(engine.state.device)
+        gpu = torch.cuda.max_memory_allocated(device) / 1024**2 if device.type == "cuda" else None
+        record = {
+            "iterations": engine.state.iteration,
+            "parameters": sum(w.numel() for w in engine.network.parameters() if w.requires_grad),
+            "training_seconds": round(time.monotonic() - self.started, 1),
+            "peak_memory_mb": peak_memory_mb(),
+            "peak_gpu_memory_mb": gpu and round(gpu, 1),
+            "threads": torch.get_num_threads(),
+            "device": device_name(device),
+            "python": platform.python_version(),
+            **{package: version(package) for package in PACKAGES},
+            "git_commit": self.git_commit,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(record, indent=4) + "\n", encoding="utf-8")

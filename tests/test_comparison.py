@@ -1,0 +1,425 @@
+"""Tests of scripts/comparison: plans, statistics against hand-computed values, processes, and a real comparison."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, small
+from scipy.stats import norm
+
+from scripts.comparison import PlanError, Run, read_plan
+from scripts.comparison.collect import case_values, result_rows
+from scripts.comparison.paired import case_differences, paired_test, summary
+from scripts.comparison.processes import Processes, last_lines
+from scripts.comparison.report import write_report
+from scripts.comparison.run import main
+from scripts.evaluation import METRIC_NAMES, summarize
+from scripts.evaluation.case_metrics import CASE_COLUMNS, SUMMARY_COLUMNS
+
+NAN = math.nan
+PLANS = sorted((ROOT / "configs" / "plans").glob("*.json"))
+
+
+@pytest.fixture(autouse=True)
+def _in_the_bundles_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+
+def plan_file(folder: Path, **changes: object) -> Path:
+    """A plan of two methods; a change to None removes its key."""
+    content = {
+        "configs": ["configs/train.json"],
+        "common": {"base_filters": 4, "max_iterations": 10},
+        "methods": {"supervised": ["configs/methods/supervised.json"], "dbisl": ["configs/methods/dbisl.json"]},
+        "num_labeled": [5, 20],
+        "seeds": [0, 1],
+        "baseline": "supervised",
+        **changes,
+    }
+    path = folder / "plan.json"
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    return path
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# Plans
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_shipped_plan_can_be_read_and_tunes_no_method_apart(path):
+    plan = read_plan(path)
+    assert plan.baseline == "supervised" and len(plan.methods) >= 2
+    assert not any(method.overrides for method in plan.methods.values())
+    assert len(json.loads(path.read_text())["about"]) > 20
+
+
+def test_plan_becomes_runs_with_all_methods_of_a_seed_before_the_next(tmp_path):
+    methods = {
+        "supervised": {"configs": ["configs/methods/supervised.json"], "num_labeled": [5, 160]},
+        "dbisl": {"overrides": {"base_filters": 2}},
+    }
+    plan = read_plan(plan_file(tmp_path, methods=methods))
+    runs = plan.runs("out")
+    assert [run.name for run in runs] == [
+        *("supervised_5_0", "dbisl_5_0", "dbisl_20_0", "supervised_160_0"),
+        *("supervised_5_1", "dbisl_5_1", "dbisl_20_1", "supervised_160_1"),
+    ]
+    assert runs[0].overrides == {"base_filters": 4, "max_iterations": 10}
+    assert runs[1].overrides == {"base_filters": 2, "max_iterations": 10}
+
+
+def test_arguments_of_a_run_are_those_of_the_bundles_commands():
+    run = Run("m", 5, 1, ("configs/train.json", "m.json"), {"base_filters": 4}, Path("out/m_5_1"))
+    training = run.arguments("training", "data", "cuda:1")
+    assert training == {
+        "run_id": "training",
+        "config_file": ["configs/train.json", "m.json", "configs/record.json"],
+        "base_filters": 4,
+        "num_labeled": 5,
+        "seed": 1,
+        "dataset_dir": "data",
+        "output_dir": str(Path("out/m_5_1")),
+        "ckpt_dir": str(Path("out/m_5_1/models")),
+        "device": "$torch.device('cuda:1')",
+    }
+    evaluation = run.arguments("evaluation", "data")
+    assert evaluation["config_file"][-1] == "configs/evaluate.json" and "device" not in evaluation
+
+
+@pytest.mark.parametrize(
+    "changes, text",
+    [
+        ({"seeds": None}, r"keys missing: \['seeds'\]"),
+        ({"sedes": [0]}, r"unknown: \['sedes'\]"),
+        ({"seeds": []}, r"seeds is \[\]; it must be a list of whole numbers"),
+        ({"num_labeled": [5, 5]}, r"num_labeled is \[5, 5\]; each number may be there once"),
+        ({"baseline": "dtc"}, r"baseline is 'dtc'; it must be one of \['supervised', 'dbisl'\]"),
+        ({"common": {"base_filter": 4}}, r"overrides \['base_filter'\], ids that none of its config files has"),
+        ({"common": {"seed": 4}}, r"overrides \['seed'\], which the comparison sets for each run"),
+        ({"methods": {"supervised": ["configs/methods/none.json"]}}, "needs configs/methods/none.json, which does not"),
+        ({"methods": {"supervised": {"config": []}}}, r"it must be a list of overlay files or an object"),
+        ({"methods": {"a/b": []}, "baseline": "a/b"}, "'a/b' is no name for a method"),
+    ],
+)
+def test_plan_that_cannot_work_is_refused_and_the_error_says_why(tmp_path, changes, text):
+    with pytest.raises(PlanError, match=text):
+        read_plan(plan_file(tmp_path, **changes))
+
+
+def test_missing_or_broken_plan_is_refused(tmp_path):
+    with pytest.raises(PlanError, match="does not exist"):
+        read_plan(tmp_path / "none.json")
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(PlanError, match="is not valid JSON"):
+        read_plan(tmp_path / "broken.json")
+
+
+def test_folder_with_a_run_of_other_settings_is_refused_and_one_on_another_device_is_not(tmp_path):
+    run = Run("m", 5, 0, ("configs/train.json",), {"max_iterations": 10}, tmp_path)
+    (tmp_path / "training.json").write_text(json.dumps(run.arguments("training", "data", "cuda:1")))
+    other = Run("m", 5, 0, ("configs/train.json",), {"max_iterations": 20}, tmp_path)
+    other.check_settings("data")  # not trained to the end: it begins anew
+    (tmp_path / "record.json").write_text("{}")
+    run.check_settings("elsewhere")
+    with pytest.raises(PlanError, match="other settings: max_iterations was 10 and is 20"):
+        other.check_settings("data")
+
+
+# Statistics
+
+
+def test_summary_of_two_seeds_has_the_hand_computed_values():
+    result = summary({0: {"a": 0.6, "b": 0.8}, 1: {"a": 0.8, "b": 0.9}})
+    # Cases averaged over seeds: 0.7 and 0.85; seeds averaged over cases: 0.7 and 0.85, too.
+    assert result == {
+        "mean": pytest.approx(0.775),
+        "std_cases": pytest.approx(0.15 / math.sqrt(2)),
+        "std_seeds": pytest.approx(0.15 / math.sqrt(2)),
+        "cases": 2,
+        "seeds": 2,
+    }
+
+
+def test_summary_leaves_out_what_does_not_exist():
+    result = summary({0: {"a": 1.0, "b": NAN, "c": NAN}, 1: {"a": 3.0, "b": 5.0, "c": NAN}})
+    # a: 2, b: 5; the seeds' means: 1 and 4.
+    assert (result["mean"], result["cases"], result["seeds"]) == (3.5, 2, 2)
+    assert result["std_cases"] == pytest.approx(3 / math.sqrt(2)) == result["std_seeds"]
+    single = summary({0: {"a": 1.0}})
+    assert (single["std_cases"], single["std_seeds"]) == (None, None)
+    assert summary({0: {"a": NAN}})["mean"] is None
+
+
+def test_differences_are_taken_seed_by_seed_and_case_by_case():
+    method = {0: {"a": 0.9, "b": 0.5, "only here": 1.0}, 1: {"a": 0.7, "b": NAN}, 7: {"a": 0.0, "b": 0.0}}
+    baseline = {0: {"a": 0.5, "b": 0.6}, 1: {"a": 0.5, "b": 0.1}}
+    # a: (0.4 + 0.2) / 2; b: -0.1 of the one seed in which both exist; seed 7 has no baseline.
+    assert case_differences(method, baseline) == pytest.approx({"a": 0.3, "b": -0.1})
+    assert case_differences({0: {"a": 1.0}}, {1: {"a": 1.0}}) == {}
+
+
+def test_paired_test_has_the_hand_computed_values():
+    baseline = {0: {f"case {i}": 0.5 for i in range(5)}}
+    method = {0: {f"case {i}": 0.5 + d for i, d in enumerate((0.1, 0.2, -0.05, 0.3, 0.4))}}
+    result = paired_test(method, baseline, higher_is_better=True)
+    # Ranks 2, 3, 1, 4, 5; those of the negative ones add up to 1. Of 32 signs, {} and {1} are as low: p = 2 * 2 / 32.
+    assert result["p_value"] == pytest.approx(4 / 32)
+    assert result["difference"] == pytest.approx(0.19)
+    # Deviations from the mean: -0.09, 0.01, -0.24, 0.11, 0.21.
+    assert result["standard_error"] == pytest.approx(math.sqrt(0.1220 / 4 / 5))
+    assert (result["pairs"], result["better"]) == (5, 4)
+    assert paired_test(method, baseline, higher_is_better=False)["better"] == 1
+
+
+def test_paired_test_of_many_cases_is_the_normal_approximation():
+    # 60 differences 1, -2, 3, -4, ..., without ties: W+ is the sum of the odd numbers, 900.
+    differences = {f"{i}": float(i if i % 2 else -i) for i in range(1, 61)}
+    result = paired_test({0: differences}, {0: dict.fromkeys(differences, 0.0)}, higher_is_better=True)
+    mean, variance = 60 * 61 / 4, 60 * 61 * 121 / 24
+    assert result["p_value"] == pytest.approx(2 * norm.cdf((900 - mean) / math.sqrt(variance)), rel=1e-6)
+
+
+def test_paired_test_of_equal_results_has_p_one_and_of_nothing_none():
+    same = {0: {"a": 0.5, "b": 0.6}}
+    assert paired_test(same, same, higher_is_better=True)["p_value"] == 1.0
+    nothing = paired_test({}, same, higher_is_better=True)
+    assert (nothing["pairs"], nothing["p_value"], nothing["difference"]) == (0, None, None)
+    assert paired_test({0: {"a": 1.0}}, same, higher_is_better=True)["standard_error"] is None
+
+
+# Collecting
+
+
+def finished_run(folder: Path, method: str, seed: int, dice: dict[tuple[str, str], float], **record: object) -> Run:
+    """A run whose folder has the tables of an evaluation; its other metrics follow from Dice, NaN where it is 0."""
+    run = Run(method, 5, seed, ("configs/train.json",), {"base_filters": 4}, folder / f"{method}_5_{seed}")
+    run.folder.mkdir(parents=True)
+    cases = [
+        {"case": case, "class": name, "dice": d, "jaccard": d / (2 - d), "empty_prediction": d == 0}
+        | dict.fromkeys(METRIC_NAMES[2:], 10 * (1 - d) if d else NAN)
+        for (case, name), d in dice.items()
+    ]
+    for name, columns, table in (
+        ("metrics.csv", CASE_COLUMNS, cases),
+        ("metrics_summary.csv", SUMMARY_COLUMNS, summarize(cases)),
+    ):
+        with (run.folder / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(table)
+    if record:
+        (run.folder / "record.json").write_text(json.dumps(record))
+    return run
+
+
+TWO_CLASSES = {("a", "1"): 0.8, ("a", "2"): 0.6, ("b", "1"): 0.4, ("b", "2"): 0.0}
+
+
+def test_rows_of_a_run_are_its_summary_with_its_settings_and_record(tmp_path):
+    run = finished_run(tmp_path, "m", 3, TWO_CLASSES, iterations=10, torch="2.13.0", git_commit=None)
+    table = {row["class"]: row for row in result_rows(run)}
+    assert list(table) == ["1", "2", "all"]
+    assert float(table["1"]["dice"]) == pytest.approx(0.6) and table["2"]["empty_predictions"] == "1"
+    assert float(table["all"]["dice"]) == pytest.approx((0.7 + 0.2) / 2)
+    assert float(table["2"]["hd95_mm"]) == pytest.approx(4.0) and table["2"]["hd95_mm_n"] == "1"
+    for row in table.values():
+        assert (row["method"], row["num_labeled"], row["seed"]) == ("m", 5, 3)
+        assert (row["configs"], json.loads(row["overrides"])) == ("configs/train.json", {"base_filters": 4})
+        assert (row["iterations"], row["torch"], row["peak_memory_mb"]) == (10, "2.13.0", None)
+
+
+def test_case_values_have_the_mean_over_the_finite_classes_of_each_case(tmp_path):
+    values = case_values(finished_run(tmp_path, "m", 0, TWO_CLASSES))
+    assert values["all"]["dice"] == pytest.approx({"a": 0.7, "b": 0.2})
+    assert values["all"]["hd95_mm"] == pytest.approx({"a": 3.0, "b": 6.0})
+    one = finished_run(tmp_path, "one", 0, {("a", "1"): 0.5})
+    assert list(case_values(one)) == ["1"]
+
+
+def test_report_holds_every_figure_and_names_what_is_missing(tmp_path):
+    plan = read_plan(plan_file(tmp_path, num_labeled=[5]))
+    runs = plan.runs(tmp_path)
+    for seed in (0, 1):
+        finished_run(tmp_path, "supervised", seed, {("a", "1"): 0.5, ("b", "1"): 0.6 + 0.1 * seed})
+    finished_run(tmp_path, "dbisl", 0, {("a", "1"): 0.7, ("b", "1"): 0.65})
+    text = write_report(plan, runs, tmp_path)
+    assert "| supervised | 5 | 2 | 0.575 +- 0.106 (0.035) |" in text
+    # Of the one seed that both have: +0.2 and +0.05.
+    assert "| dbisl | 5 | 1 | 0.675 +- 0.035 (-) |" in text and "| +0.125 +- 0.075 | 0.5 | 2 of 2 |" in text
+    assert text.rstrip().endswith("Not finished: dbisl_5_1")
+    assert (tmp_path / "comparison.md").read_text() == text
+    assert len(rows(tmp_path / "results.csv")) == 3
+    table = rows(tmp_path / "comparison.csv")
+    (line,) = [row for row in table if row["method"] == "dbisl" and row["metric"] == "dice"]
+    assert (float(line["difference"]), float(line["p_value"])) == (pytest.approx(0.125), 0.5)
+    for picture in ("dice.png", "differences.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_report_says_how_many_cases_have_a_distance(tmp_path):
+    plan = read_plan(plan_file(tmp_path, num_labeled=[5]))
+    finished_run(tmp_path, "supervised", 0, {("a", "1"): 0.5, ("b", "1"): 0.0})
+    finished_run(tmp_path, "dbisl", 0, {("a", "1"): 0.0, ("b", "1"): 0.0})
+    text = write_report(plan, plan.runs(tmp_path), tmp_path)
+    assert "| 5.00 +- - (-), 1 of 2 cases |" in text
+    assert "| dbisl | 5 | 1 | 0.000 +- 0.000 (-) | 0.000 +- 0.000 (-) | - | - |" in text
+
+
+# Processes, with small programs in place of training and evaluation
+
+
+class Programs(Processes):
+    """Runs ``source`` instead of the bundle; it finds the run's folder in ``folder`` and the command in ``run_id``."""
+
+    source = ""
+
+    def command(self, run_id: str, arguments: Path) -> list[str]:
+        head = f"from pathlib import Path; run_id = {run_id!r}; folder = Path({str(arguments.parent)!r})\n"
+        done = "\n(folder / ('record.json' if run_id == 'training' else 'metrics_summary.csv')).touch()\n"
+        return ["-c", head + self.source + done]
+
+
+def some_runs(folder: Path, *methods: str) -> list[Run]:
+    return [Run(method, 5, 0, ("configs/train.json",), {}, folder / f"{method}_5_0") for method in methods]
+
+
+def test_failed_run_is_reported_with_the_end_of_its_log_and_the_others_go_on(tmp_path, capsys):
+    processes = Programs("data")
+    processes.source = "print(run_id); assert 'bad' not in folder.name, 'this went wrong'"
+    runs = some_runs(tmp_path, "bad", "good")
+    assert processes(runs) == [runs[0]]
+    output = capsys.readouterr().out
+    assert "bad_5_0 FAILED with exit status 1" in output and "AssertionError: this went wrong" in output
+    assert "[2/2] good_5_0 finished" in output
+    log = (tmp_path / "good_5_0" / "run.log").read_text().splitlines()
+    assert [line for line in log if line in ("training", "evaluation")] == ["training", "evaluation"]
+
+
+def test_run_that_was_trained_is_only_evaluated_and_old_results_do_not_outlive_a_new_training(tmp_path):
+    (run,) = some_runs(tmp_path, "m")
+    processes = Programs("data")
+    processes.source = "print(run_id, [f.name for f in sorted(folder.glob('*.csv'))])"
+    run.folder.mkdir()
+    for name in ("metrics.csv", "metrics_summary.csv", "failures.csv"):
+        (run.folder / name).touch()
+    assert processes([run]) == []
+    assert "training []\n" in (run.folder / "run.log").read_text()
+    (run.folder / "metrics_summary.csv").unlink()
+    processes([run])
+    log = (run.folder / "run.log").read_text()
+    assert (log.count("\ntraining"), log.count("\nevaluation")) == (1, 2)
+
+
+def test_evaluation_with_failed_cases_is_not_finished(tmp_path):
+    (run,) = some_runs(tmp_path, "m")
+    processes = Programs("data")
+    processes.source = "(folder / 'failures.csv').touch()"
+    assert processes([run]) == [run] and not run.finished
+
+
+@pytest.mark.parametrize("devices", [(None,), ("cpu", "cuda:0")])
+def test_as_many_processes_at_a_time_as_devices(tmp_path, devices):
+    processes = Programs("data", devices=devices, threads=3)
+    # Each training waits for the other, up to a second; only side by side can both see it running.
+    processes.source = """
+import os, time
+print("threads", os.environ["OMP_NUM_THREADS"])
+(folder / "running").touch()
+for _ in range(40 if run_id == "training" else 0):
+    if all((folder.parent / name / "running").exists() for name in ("a_5_0", "b_5_0")):
+        (folder / "together").touch()
+        time.sleep(0.1)
+        break
+    time.sleep(0.025)
+if run_id == "evaluation":
+    (folder / "running").unlink()
+"""
+    runs = some_runs(tmp_path, "a", "b")
+    assert processes(runs) == []
+    assert [(run.folder / "together").exists() for run in runs] == [len(devices) == 2] * 2
+    assert "threads 3" in (runs[0].folder / "run.log").read_text()
+    used = {json.loads((run.folder / "training.json").read_text()).get("device") for run in runs}
+    assert used == ({None} if devices == (None,) else {"$torch.device('cpu')", "$torch.device('cuda:0')"})
+
+
+def test_interrupt_ends_the_running_process_and_starts_no_other(tmp_path):
+    first, second = some_runs(tmp_path, "a", "b")
+    processes = Programs("data")
+    processes.source = "import os, time; (folder / 'pid').write_text(str(os.getpid())); time.sleep(60)"
+    pid = first.folder / "pid"
+
+    def interrupt() -> None:
+        while not (pid.exists() and pid.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        processes([first, second])
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+    assert not second.folder.exists() and not first.trained
+
+
+def test_last_lines_of_a_log_keep_the_last_state_of_a_progress_bar(tmp_path):
+    log = tmp_path / "run.log"
+    log.write_bytes(b"first\n 10%\r 20%\r 30%\r\n\nerror: \xff\n")
+    assert last_lines(log, 2) == "     30%\n    error: \ufffd"
+
+
+# The command
+
+
+def test_collecting_alone_needs_no_data_and_runs_nothing(tmp_path, capsys):
+    plan = plan_file(tmp_path, num_labeled=[5], seeds=[0])
+    with pytest.raises(SystemExit) as ended:
+        main(str(plan), str(tmp_path), collect_only=True)
+    assert ended.value.code == 1 and "none of the 2 runs" in capsys.readouterr().err
+    finished_run(tmp_path, "supervised", 0, {("a", "1"): 0.5})
+    main(str(plan), str(tmp_path), collect_only=True)
+    assert "Not finished: dbisl_5_0" in capsys.readouterr().out
+    with pytest.raises(PlanError, match="dataset_dir is not given"):
+        main(str(plan), str(tmp_path))
+
+
+@pytest.mark.long
+def test_comparison_of_real_trainings_survives_a_failing_method_and_skips_what_is_done(tiny, tmp_path, capsys):
+    common = {key: value for key, value in small(tiny, tmp_path).items() if not key.endswith("_dir")}
+    common = {key: value for key, value in common.items() if key not in ("device", "num_labeled")}
+    supervised = ["configs/methods/supervised.json"]
+    methods = {
+        "broken": {"configs": supervised, "overrides": {"labeled_batch_size": 7}},
+        "supervised": supervised,
+    }
+    settings = {"num_labeled": [3], "seeds": [0], "common": {**common, "spacing": None}}
+    plan, output = plan_file(tmp_path, methods=methods, **settings), tmp_path / "out"
+    with pytest.raises(SystemExit) as ended:
+        main(str(plan), str(output), str(tiny), devices="cpu", threads=1)
+    printed = capsys.readouterr()
+    assert ended.value.code == 1 and "error: 1 of 2 runs failed: broken_3_0" in printed.err
+    assert "error: num_labeled is 3 and a batch needs 7 labeled cases" in printed.out
+    (row,) = rows(output / "results.csv")
+    assert (row["method"], row["iterations"], row["threads"]) == ("supervised", "4", "1")
+    assert int(row["parameters"]) > 0 and float(row["training_seconds"]) > 0 and float(row["peak_memory_mb"]) > 100
+    assert row["dice_n"] == "2" and 0 <= float(row["dice"]) <= 1
+    weights = output / "supervised_3_0" / "models" / "model.pt"
+    before = weights.stat().st_mtime_ns
+
+    plan = plan_file(tmp_path, methods={"supervised": supervised}, **settings)
+    main(str(plan), str(output), str(tiny), devices="cpu", threads=1)
+    assert "1 runs, 1 of them done before and skipped" in capsys.readouterr().out
+    assert weights.stat().st_mtime_ns == before
