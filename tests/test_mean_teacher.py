@@ -11,7 +11,7 @@ from torch import nn
 
 from scripts.data import LabelCoding
 from scripts.networks import DualTaskVNet, VNet
-from scripts.objectives import MeanTeacherObjective
+from scripts.objectives import MeanTeacherObjective, UAMTObjective
 from scripts.objectives.losses import segmentation_loss
 
 SHAPE = (3, 4, 2)
@@ -203,3 +203,19 @@ def test_teacher_is_not_run_where_there_is_nothing_to_teach(crops, weights):
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         MeanTeacherObjective(LabelCoding(1), Scale(), **options)
+
+
+@pytest.mark.parametrize("kind", [MeanTeacherObjective, lambda *args, **options: UAMTObjective(*args, 10, **options)])
+def test_autocast_reaches_the_teacher_and_leaves_the_loss_in_float32(kind):
+    torch.manual_seed(0)
+    student = VNet(base_filters=2, activation="softmax", dropout=0).train()
+    objective = kind(LabelCoding(1), student, noise=0)
+    with torch.no_grad():
+        objective.teacher.segmentation_head.bias[1] += 3
+    targets = {"image": torch.randn(4, 1, 16, 16, 16), "label": torch.ones(2, 1, 16, 16, 16)}
+    expected = objective(student(targets["image"]), targets, 0).terms["consistency"]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert objective.teach(targets["image"])["logits"].dtype == torch.bfloat16
+        value = objective(student(targets["image"]), targets, 0).terms["consistency"]
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(expected.item(), rel=0.05) and expected.item() > 0.01
