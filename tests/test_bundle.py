@@ -125,14 +125,16 @@ def test_every_part_of_training_can_be_made_with_an_overlay(path, tiny, tmp_path
     objective = parser.get_parsed_content("objective")
     parser.get_parsed_content("optimizer")
     transforms = parser.get_parsed_content("train#preprocessing").transforms
-    image = torch.randn(3, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(4, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     heads = network(image)
     label = torch.zeros(2, 1, 16, 16, 16)
     label[:, :, 4:9, 4:9, 4:9] = 1
-    loss = objective(heads, {"label": label, "image": image}, 0)
+    loss = objective(heads, {"image": image, "label": label}, 0)
+    objective.after_step(0)
     for name, head in heads.items():
         softmax = name.startswith("logits") and head.shape[1] == count + 1
         assert softmax or name.startswith("features") or head.shape[1] == count, name
+    assert set(loss.terms) == {name for name in objective.TERMS if objective.active(name)}
     assert loss.total.isfinite() and loss.total.requires_grad
     assert len(transforms) >= 8
 

@@ -1,19 +1,22 @@
 """Tests of scripts/networks: parameter counts, a functional reference of the V-Net, heads, dropout, errors, export."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scripts.networks import DualNetworks, DualTaskVNet, PairedVNet, VNet
+from scripts.networks import DualNetworks, DualTaskVNet, PairedVNet, PyramidVNet, VNet
 from scripts.networks.blocks import Decoder, Encoder
 from scripts.networks.heads import foreground_probability
 
-DUAL_HEADS = {"logits_phi", "distance_phi", "logits_psi", "distance_psi"}
+SEGMENTATION_HEADS = {"logits_phi", "logits_psi"}
+DUAL_HEADS = SEGMENTATION_HEADS | {"distance_phi", "distance_psi"}
 NETWORKS = {
     "dual": lambda **arguments: DualTaskVNet(**{"base_filters": 2, **arguments}),
+    "segmenting-dual": lambda **arguments: DualTaskVNet(**{"base_filters": 2, "tasks": ["segmentation"], **arguments}),
     "transposed": lambda **arguments: VNet(**{"base_filters": 2, **arguments}),
     "trilinear": lambda **arguments: VNet(**{"base_filters": 2, "upsampling_mode": "trilinear", **arguments}),
 }
@@ -49,6 +52,7 @@ def with_random_normalisation(network):
     "build, expected",
     [
         (lambda: [DualTaskVNet()], 12_347_716),
+        (lambda: [DualTaskVNet(tasks=["segmentation"])], 12_347_716 - 2 * 17),
         (lambda: [VNet(num_classes=2)], 9_448_866),
         (lambda: [Encoder(1)], 7_376_896),
         (lambda: [Decoder(upsampling_mode="transposed"), nn.Conv3d(16, 2, 1)], 2_071_970),
@@ -59,6 +63,7 @@ def with_random_normalisation(network):
     ],
     ids=[
         "dual-task",
+        "segmenting-dual",
         "v-net",
         "encoder",
         "transposed-decoder",
@@ -147,7 +152,7 @@ def test_encoder_doubles_the_channels_and_halves_the_extents_at_every_level():
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     "build, names",
-    [(NETWORKS["dual"], DUAL_HEADS), (NETWORKS["transposed"], {"logits"}), (NETWORKS["trilinear"], {"logits"})],
+    zip(NETWORKS.values(), [DUAL_HEADS, SEGMENTATION_HEADS, {"logits"}, {"logits"}], strict=True),
     ids=NETWORKS,
 )
 def test_forward_heads_names_the_heads_in_either_mode(build, names, training):
@@ -356,7 +361,9 @@ def test_v_net_refuses_unknown_heads(arguments, message):
 # --- normalization ---
 
 
-@pytest.mark.parametrize("network", [DualTaskVNet, VNet, PairedVNet, DualNetworks], ids=lambda n: n.__name__)
+@pytest.mark.parametrize(
+    "network", [DualTaskVNet, VNet, PairedVNet, DualNetworks, PyramidVNet], ids=lambda n: n.__name__
+)
 @pytest.mark.parametrize("kind, cls", [("group", nn.GroupNorm), ("instance", nn.InstanceNorm3d)])
 def test_another_normalization_costs_no_parameter_and_keeps_crops_apart(network, kind, cls):
     batch, other = network(base_filters=2), network(base_filters=2, normalization=kind, dropout=0.0)
@@ -375,3 +382,14 @@ def test_another_normalization_costs_no_parameter_and_keeps_crops_apart(network,
 def test_unknown_normalization_is_refused():
     with pytest.raises(ValueError, match="normalization is 'layer'; it is one of batch, group, instance"):
         DualTaskVNet(base_filters=2, normalization="layer")
+
+
+@pytest.mark.parametrize("tasks", [[], ["distance"], ["segmentation", "edge"]])
+def test_dual_task_network_refuses_tasks_without_segmentation(tasks):
+    with pytest.raises(ValueError, match=r"two decoders have 'segmentation' heads, or those and 'distance'"):
+        DualTaskVNet(tasks=tasks)
+
+
+def test_shipped_weights_load_into_the_dual_task_network():
+    state = torch.load(Path(__file__).resolve().parents[1] / "models" / "model.pt", weights_only=True)
+    DualTaskVNet(base_filters=8).load_state_dict(state)

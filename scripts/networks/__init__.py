@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .cross_consistency_vnet import CrossConsistencyVNet
 from .discriminator import Discriminator
 from .dual_networks import DualNetworks
 from .dual_task import DualTaskNetwork
@@ -9,9 +10,11 @@ from .dual_task_dynunet import DualTaskDynUNet
 from .dual_task_segresnet import DualTaskSegResNet
 from .dual_task_vnet import DualTaskVNet
 from .paired_vnet import PairedVNet
+from .pyramid_vnet import PyramidVNet
 from .vnet import VNet
 
 __all__ = [
+    "CrossConsistencyVNet",
     "Discriminator",
     "DualNetworks",
     "DualTaskDynUNet",
@@ -19,5 +22,6 @@ __all__ = [
     "DualTaskSegResNet",
     "DualTaskVNet",
     "PairedVNet",
+    "PyramidVNet",
     "VNet",
 ]

@@ -107,14 +107,21 @@ class Decoder(nn.Module):
             self.levels.append(convolution_unit(fine, fine, repeats))
         self.dropout = nn.Dropout3d(dropout)
 
-    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
-        """Full-resolution features (B, base_filters, H, W, D) from the encoder's ``features``."""
+    @torch.jit.export
+    def every_level(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The result of every level before dropout, coarsest first: 1/8, 1/4, 1/2 and all of the resolution."""
         x = features[-1]
+        results: list[torch.Tensor] = []
         skip = len(features) - 2
         for up, level in zip(self.upsamplings, self.levels):
             x = level(up(x) + features[skip])
+            results.append(x)
             skip -= 1
-        return self.dropout(x)
+        return results
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """Full-resolution features (B, base_filters, H, W, D) from the encoder's ``features``."""
+        return self.dropout(self.every_level(features)[-1])
 
 
 def check_input(x: torch.Tensor, in_channels: int, factor: int = 16) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Union
 
 import torch
 from torch import nn
 
 from .blocks import check_input
+from .heads import TASKS
 
 
 class DualTaskNetwork(nn.Module):
@@ -21,6 +23,10 @@ class DualTaskNetwork(nn.Module):
         num_classes: foreground classes C; every head has one output map per class.
         channels: of both decoders' features.
         factor: every extent of the image has to be a multiple of it.
+        tasks: the heads on each decoder, "segmentation" and, unless it is left out, "distance".
+
+    Raises:
+        ValueError: when ``tasks`` has an unknown one or lacks "segmentation".
     """
 
     def __init__(
@@ -33,8 +39,13 @@ class DualTaskNetwork(nn.Module):
         num_classes: int,
         channels: int,
         factor: int = 16,
+        tasks: Sequence[str] = TASKS,
     ) -> None:
         super().__init__()
+        if "segmentation" not in tasks or set(tasks) - set(TASKS):
+            raise ValueError(
+                f"tasks is {list(tasks)}; two decoders have 'segmentation' heads, or those and 'distance'."
+            )
         self.in_channels = in_channels
         self.factor = factor
         self.encoder = encoder
@@ -42,8 +53,9 @@ class DualTaskNetwork(nn.Module):
         self.decoder_psi = decoder_psi
         self.segmentation_head_phi = nn.Conv3d(channels, num_classes, 1)
         self.segmentation_head_psi = nn.Conv3d(channels, num_classes, 1)
-        self.distance_head_phi = nn.Conv3d(channels, num_classes, 1)
-        self.distance_head_psi = nn.Conv3d(channels, num_classes, 1)
+        with_distance = "distance" in tasks
+        self.distance_head_phi = nn.Conv3d(channels, num_classes, 1) if with_distance else None
+        self.distance_head_psi = nn.Conv3d(channels, num_classes, 1) if with_distance else None
 
     @torch.jit.export
     def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -53,8 +65,8 @@ class DualTaskNetwork(nn.Module):
             x: image (B, in_channels, H, W, D), extents multiples of ``factor``.
 
         Returns:
-            Four tensors (B, C, H, W, D): ``logits_phi`` and ``logits_psi``, segmentation before the sigmoid;
-            ``distance_phi`` and ``distance_psi``, signed distance in [-1, 1], negative inside the object.
+            Tensors (B, C, H, W, D): ``logits_phi`` and ``logits_psi``, segmentation before the sigmoid; with the
+            distance task ``distance_phi`` and ``distance_psi``, signed, in [-1, 1], negative inside the object.
 
         Raises:
             ValueError: when the channels or extents of ``x`` do not fit.
@@ -63,12 +75,15 @@ class DualTaskNetwork(nn.Module):
         features = self.encoder(x)
         phi = self.decoder_phi(features)
         psi = self.decoder_psi(features)
-        return {
+        heads: dict[str, torch.Tensor] = {
             "logits_phi": self.segmentation_head_phi(phi),
-            "distance_phi": torch.tanh(self.distance_head_phi(phi)),
             "logits_psi": self.segmentation_head_psi(psi),
-            "distance_psi": torch.tanh(self.distance_head_psi(psi)),
         }
+        if self.distance_head_phi is not None:
+            heads["distance_phi"] = torch.tanh(self.distance_head_phi(phi))
+        if self.distance_head_psi is not None:
+            heads["distance_psi"] = torch.tanh(self.distance_head_psi(psi))
+        return heads
 
     def forward(self, x: torch.Tensor) -> Union[torch.Tensor, dict[str, torch.Tensor]]:
         """The heads in training mode; in evaluation mode foreground probabilities (B, C, H, W, D), float, [0, 1].

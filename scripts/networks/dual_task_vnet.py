@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .blocks import Decoder, Encoder
 from .dual_task import DualTaskNetwork
+from .heads import TASKS
 from .normalization import set_normalization
 
 
@@ -12,15 +15,20 @@ class DualTaskVNet(DualTaskNetwork):
 
     Decoder phi upsamples with transposed convolutions, decoder psi with trilinear interpolation and a convolution, so
     that the two see the shared features differently. The paper says "distinct upsampling strategies" without naming
-    them; this pair gives its 12.35 million parameters (12,347,716 with the default arguments).
+    them; this pair gives its 12.35 million parameters (12,347,716 with the default arguments). Without the distance
+    heads it is the network of MC-Net (12,347,682 parameters).
 
     Args:
         in_channels: channels of the image (modalities).
         num_classes: foreground classes C; every head has one output map per class.
         base_filters: channels at full resolution; the papers use 16. Cost and parameters grow with its square.
+        tasks: the heads on each decoder, "segmentation" and, unless it is left out, "distance".
         normalization: "batch" (the papers' BatchNorm), "group" or "instance", see
             :func:`~scripts.networks.normalization.set_normalization`.
         dropout: probability of dropping a whole channel, at the bottleneck and before the heads; 0 switches it off.
+
+    Raises:
+        ValueError: when ``tasks`` has an unknown one or lacks "segmentation".
 
     Example:
         >>> network = DualTaskVNet().eval()
@@ -34,6 +42,7 @@ class DualTaskVNet(DualTaskNetwork):
         num_classes: int = 1,
         base_filters: int = 16,
         *,
+        tasks: Sequence[str] = TASKS,
         normalization: str = "batch",
         dropout: float = 0.5,
     ) -> None:
@@ -44,5 +53,6 @@ class DualTaskVNet(DualTaskNetwork):
             in_channels=in_channels,
             num_classes=num_classes,
             channels=base_filters,
+            tasks=tasks,
         )
         set_normalization(self, normalization)

@@ -1,0 +1,102 @@
+"""Cross-consistency V-Net: one encoder, a main decoder, and three auxiliary ones that see perturbed features."""
+
+from __future__ import annotations
+
+from typing import Union
+
+import torch
+from torch import nn
+
+from .blocks import Decoder, Encoder, check_input
+from .heads import foreground_probability, segmentation_maps
+from .normalization import set_normalization
+from .perturbations import FeatureDrop, FeatureNoise
+
+
+class CrossConsistencyVNet(nn.Module):
+    """The network of CCT (Ouali et al.) on the V-Net of the semi-supervised benchmarks.
+
+    All decoders upsample with transposed convolutions. In training mode the auxiliary ones see the features of every
+    level perturbed, since the V-Net's skip connections would else carry the clean ones past the perturbation (Ouali
+    et al. have no skip connections and perturb the encoder's result): relative noise of up to 0.3, channel dropout
+    of 0.3, or the most active voxels dropped. With one channel and two output maps it has 15,664,776 parameters, and
+    15,653,800 without those of the BatchNorms, which is what the papers' 15.65 M counts.
+
+    Args:
+        in_channels: channels of the image (modalities).
+        num_classes: foreground classes C.
+        base_filters: channels at full resolution; the papers use 16.
+        activation: of the segmentation heads, "sigmoid" or "softmax", see :class:`VNet`.
+        normalization: "batch" (the papers' BatchNorm), "group" or "instance", see
+            :func:`~scripts.networks.normalization.set_normalization`.
+        dropout: probability of dropping a whole channel, at the bottleneck and before the heads; 0 switches it off (and
+            not the perturbations).
+
+    Raises:
+        ValueError: when ``activation`` is unknown.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 1,
+        base_filters: int = 16,
+        *,
+        activation: str = "sigmoid",
+        normalization: str = "batch",
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        maps = segmentation_maps(num_classes, activation)
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.encoder = Encoder(in_channels, base_filters, dropout=dropout)
+        self.noise = FeatureNoise(0.3)
+        self.channel_dropout = nn.Dropout3d(0.3)
+        self.feature_drop = FeatureDrop()
+        self.decoder = Decoder(base_filters, dropout=dropout)
+        self.decoder_noise = Decoder(base_filters, dropout=dropout)
+        self.decoder_dropout = Decoder(base_filters, dropout=dropout)
+        self.decoder_feature_drop = Decoder(base_filters, dropout=dropout)
+        self.segmentation_head = nn.Conv3d(base_filters, maps, 1)
+        self.segmentation_head_noise = nn.Conv3d(base_filters, maps, 1)
+        self.segmentation_head_dropout = nn.Conv3d(base_filters, maps, 1)
+        self.segmentation_head_feature_drop = nn.Conv3d(base_filters, maps, 1)
+        set_normalization(self, normalization)
+
+    @torch.jit.export
+    def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """All heads by name, in training as in evaluation mode; perturbed in training mode only.
+
+        Args:
+            x: image (B, in_channels, H, W, D), extents multiples of 16.
+
+        Returns:
+            ``logits`` of the main decoder, ``logits_noise``, ``logits_dropout`` and ``logits_feature_drop`` of the
+            auxiliary ones: (B, C, H, W, D) before the sigmoid, or (B, C + 1, H, W, D) before the softmax.
+
+        Raises:
+            ValueError: when the channels or extents of ``x`` do not fit.
+        """
+        check_input(x, self.in_channels)
+        features = self.encoder(x)
+        noisy = [self.noise(f) for f in features]
+        thinned = [self.channel_dropout(f) for f in features]
+        dropped = [self.feature_drop(f) for f in features]
+        return {
+            "logits": self.segmentation_head(self.decoder(features)),
+            "logits_noise": self.segmentation_head_noise(self.decoder_noise(noisy)),
+            "logits_dropout": self.segmentation_head_dropout(self.decoder_dropout(thinned)),
+            "logits_feature_drop": self.segmentation_head_feature_drop(self.decoder_feature_drop(dropped)),
+        }
+
+    def forward(self, x: torch.Tensor) -> Union[torch.Tensor, dict[str, torch.Tensor]]:
+        """The heads in training mode; in evaluation mode the main decoder's foreground probabilities.
+
+        The probabilities are (B, C, H, W, D), float, [0, 1]. The auxiliary decoders are not run for them.
+        """
+        if self.training:
+            return self.forward_heads(x)
+        check_input(x, self.in_channels)
+        logits = self.segmentation_head(self.decoder(self.encoder(x)))
+        return foreground_probability(logits, self.num_classes)

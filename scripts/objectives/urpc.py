@@ -1,0 +1,66 @@
+"""URPC: predictions at several scales agree with their mean, less where they disagree anyway (Luo et al.)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from .distributions import log_distributions, segmentation_heads, squared_difference
+from .losses import segmentation_loss
+from .objective import Objective
+
+
+class URPCObjective(Objective):
+    """Deep supervision on the labeled crops and uncertainty-rectified pyramid consistency on the unlabeled ones.
+
+    With p_s the prediction of scale s at full resolution, p their mean over the scales, and D_s = KL(p || p_s) per
+    voxel, the uncertainty of scale s:
+
+    ======================= ================================================================= =========
+    name                    value, mean over the scales                                       crops
+    ======================= ================================================================= =========
+    supervised_segmentation L_seg(p_s, Y)                                                     labeled
+    consistency             sum (p - p_s)^2 exp(-D_s) / sum exp(-D_s), mean over the maps     unlabeled
+    uncertainty             mean D_s                                                          unlabeled
+    ======================= ================================================================= =========
+
+    The last two are the two summands of one loss in the authors' program. Nothing is detached there or here: p moves
+    towards the scales and exp(-D_s) is trained, too, which `uncertainty` keeps from growing.
+
+    Raises:
+        ValueError: on the first call, when the network has one segmentation head.
+    """
+
+    TERMS = ("supervised_segmentation", "consistency", "uncertainty")
+
+    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        label, logits = targets["label"], list(segmentation_heads(heads).values())
+        if len(logits) < 2:
+            raise ValueError(
+                f"URPC needs a segmentation head at two scales or more and the network has {sorted(heads)}: "
+                "use scripts.networks.PyramidVNet."
+            )
+        terms, labeled = {}, len(label)
+        if self.active("supervised_segmentation"):
+            losses = [segmentation_loss(head[:labeled], label) for head in logits]
+            terms["supervised_segmentation"] = sum(losses) / len(losses)
+        if self.active("consistency", "uncertainty") and len(logits[0]) > labeled:
+            scales = torch.stack([log_distributions(head[labeled:], label.shape[1]) for head in logits])
+            terms.update(self._pyramid_consistency(scales))
+        return terms
+
+    def _pyramid_consistency(self, scales: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Consistency and uncertainty from the log-probabilities (S, U, G, M, H, W, D) of S scales."""
+        mean = torch.logsumexp(scales, dim=0) - math.log(len(scales))
+        divergence = (mean.exp() * (mean - scales)).sum(3, keepdim=True)
+        terms = {}
+        if self.active("consistency"):
+            certainty = torch.exp(-divergence)
+            # One quotient per scale, so that a scale that is uncertain everywhere counts as much as the others.
+            axes = tuple(range(1, scales.dim()))
+            errors = (squared_difference(scales, mean) * certainty).mean(axes)
+            terms["consistency"] = (errors / certainty.mean(axes).clamp(min=1e-8)).mean()
+        if self.active("uncertainty"):
+            terms["uncertainty"] = divergence.mean()
+        return terms
