@@ -57,16 +57,18 @@ def heads_figure(
     title: str,
     path: str | Path,
     channel: int = 0,
+    values: Sequence[int] = (1,),
     overlays: Sequence[str] = (),
 ) -> Path:
     """Draws one class of a case as the network sees it: both decoders, the distance map and where all agree.
 
     Args:
         model_dir: see :func:`predict_heads`, as ``image_path`` and ``overlays``.
-        label_path: of the reference; every value above 0 is drawn, on the grid of the network.
+        label_path: of the reference, which is drawn on the grid of the network.
         title: heading.
         path: PNG file to write.
         channel: index of the class.
+        values: of the label that make up the class.
 
     Returns:
         ``path``.
@@ -87,7 +89,7 @@ def heads_figure(
     label = ResampleToMatch(mode="nearest", padding_mode="zeros")(label, image)
     return overlay_figure(
         image[0].numpy(),
-        (label[0] > 0.5).numpy(),
+        np.isin(label[0].numpy().round(), values),
         probability[0].numpy(),
         probability[1].numpy(),
         distance.mean(0).numpy(),
