@@ -6,7 +6,7 @@ python -m scripts.evaluation.report --output_dir outputs/left_atrium --dataset_d
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -75,9 +75,8 @@ def picture(png: bytes, description: str) -> str:
     return f'<img alt="{escape(description)}" src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}">'
 
 
-def html_report(results: EvaluationResults, *, title: str) -> str:
-    """The whole page."""
-    figures = draw_figures(results)
+def html_report(results: EvaluationResults, figures: Mapping[str, bytes], *, title: str) -> str:
+    """The whole page, with the PNG files of :func:`draw_figures` in it."""
     tolerances = sorted({row["surface_tolerance_mm"] for row in results.rows if row.get("surface_tolerance_mm")})
     tolerance = f" Surface Dice at a tolerance of {', '.join(tolerances)} mm." if tolerances else ""
     slices = "\n".join(picture(png, name) for name, png in figures.items() if name.startswith("slices_"))
@@ -121,7 +120,7 @@ def main(
     results = EvaluationResults(output_dir, dataset_dir, regions=regions)
     file = Path(path) if path else results.output_dir / "report.html"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(html_report(results, title=str(title)), encoding="utf-8")
+    file.write_text(html_report(results, draw_figures(results), title=str(title)), encoding="utf-8")
     print(file)
 
 

@@ -79,7 +79,7 @@ def surfaces_figure(cases: Mapping[str, CaseVolumes], class_names: Sequence[str]
         box = bounding_box(volumes.reference | volumes.prediction)
         for axes, name in zip(row, ("reference", "prediction")):
             axes.imshow(render_surfaces(getattr(volumes, name), volumes.spacing, box=box))
-            axes.set_title(f"{title}: {name}", fontsize=9)
+            axes.set_title(f"{title}\n{name}" if name == "reference" else name, fontsize=9, loc="left")
             axes.set_axis_off()
     colours = [CLASS_COLOURS[c % len(CLASS_COLOURS)] for c in range(len(class_names))]
     handles = [Patch(facecolor=colour, label=name) for colour, name in zip(colours, class_names)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,7 +38,7 @@ def render_surfaces(
     spacing: Sequence[float],
     *,
     box: tuple[Sequence[int], Sequence[int]] | None = None,
-    pixels: int = 220,
+    pixels: int = 200,
     azimuth: float = 30.0,
     elevation: float = 20.0,
 ) -> np.ndarray:
@@ -64,16 +65,23 @@ def render_surfaces(
         return picture
     spacing = np.asarray(spacing, dtype=float)
     low, high = (np.asarray(edge, dtype=float) * spacing for edge in box)
-    centre, extent = (low + high) / 2, np.linalg.norm(high - low) + 2 * spacing.max()
+    centre = (low + high) / 2
     axes = view_axes(azimuth, elevation)
-    step = extent / pixels
+    corners = np.array(list(itertools.product(*zip(low - spacing, high + spacing)))) - centre
+    reach = np.abs(corners @ axes.T).max(axis=0)  # mm, along the axes of the view
+    step = 2 * max(reach[:2]) / pixels
+    shape = (pixels, pixels, int(np.ceil(2 * reach[2] / step)))
     # From sample (column, row, depth) to voxel: position in mm = centre + axes^T (sample - middle) step.
     matrix = (axes.T * step) / spacing[:, None]
-    offset = centre / spacing - matrix @ np.full(3, (pixels - 1) / 2)
+    offset = centre / spacing - matrix @ ((np.array(shape) - 1) / 2)
     nearest = np.full((pixels, pixels), np.inf)
     for mask, colour in zip(masks, _colours(len(masks))):
-        smooth = ndimage.gaussian_filter(np.pad(mask, 1).astype(np.float32), 0.5)
-        samples = ndimage.affine_transform(smooth, matrix, offset + 1, (pixels,) * 3, order=1)
+        part = tuple(slice(max(0, a - 1), b + 2) for a, b in zip(*box))
+        solid = np.pad(mask[part], 1).astype(np.float32)
+        # Single voxels and thin walls, which the filter would take below 1/2, stay.
+        smooth = np.maximum(ndimage.gaussian_filter(solid, 0.5), 0.8 * solid)
+        shift = offset + 1 - [edge.start for edge in part]
+        samples = ndimage.affine_transform(smooth, matrix, shift, shape, order=1)
         depth, normal = _first_hit(samples)
         visible = depth < nearest
         nearest[visible] = depth[visible]
@@ -100,8 +108,13 @@ def _first_hit(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     part = np.divide(b - 0.5, b - a, out=np.zeros_like(b), where=hit & (b > a))
     depth = np.where(hit, first - part, np.inf)
     # A wider gradient than the voxel's own steps, so that these do not show as facets.
-    softened = ndimage.gaussian_filter(samples, 1.5)
-    normal = np.stack([-np.gradient(softened, axis=axis)[x, y, first] for axis in range(3)], axis=-1)
+    softened = np.pad(ndimage.gaussian_filter(samples, 1.5, truncate=2.0), 1)
+    at = (x + 1, y + 1, first + 1)
+    steps = np.eye(3, dtype=int)
+    normal = np.stack(
+        [softened[tuple(map(np.subtract, at, step))] - softened[tuple(map(np.add, at, step))] for step in steps],
+        axis=-1,
+    )
     return depth, normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-9)
 
 
