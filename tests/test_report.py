@@ -24,6 +24,7 @@ from PIL import Image
 from scripts.data import DataError, LabelCoding
 from scripts.evaluation import CaseMetrics
 from scripts.evaluation.figures import draw_figures
+from scripts.evaluation.figures import main as write_figures
 from scripts.evaluation.report import html_report
 from scripts.evaluation.report import main as write_report
 from scripts.evaluation.results import EvaluationResults
@@ -201,7 +202,7 @@ def test_report_has_the_figures_of_both_tables_and_escapes_names(html, run):
     assert [float(cell) for cell in cases[-1][2:]] == [1, 1, 0, 0, 0, 0, 1]
 
 
-def test_results_of_an_older_version_without_the_new_columns_are_reported_too(tmp_path):
+def test_results_of_an_older_version_without_the_new_columns_are_reported_too(tmp_path, figures):
     data, output = evaluate(tmp_path, num_classes=1, names=["all of it"])
     for name, dropped in (
         ("metrics.csv", {"surface_dice", "surface_tolerance_mm"}),
@@ -214,8 +215,7 @@ def test_results_of_an_older_version_without_the_new_columns_are_reported_too(tm
             writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
-    write_report(str(output), str(data), title="old")
-    page = Page((output / "report.html").read_text(encoding="utf-8"))
+    page = Page(html_report(EvaluationResults(output, data), figures, title="old"))
     row = next(row for row in page.rows if row[:2] == ["all of it", "dice"])
     assert row[4] == "– to –" and float(row[2]) > 0
 
@@ -240,17 +240,27 @@ def test_distribution_says_how_many_values_are_missing():
 # --- commands ---
 
 
-def test_command_draws_the_figures_of_a_run(run, tmp_path):
-    finished = run_process(
-        [sys.executable, "-m", "scripts.evaluation.figures", "--output_dir", str(run[1]), "--dataset_dir", str(run[0])]
-        + ["--figures_dir", str(tmp_path)]
-    )
+def test_commands_write_the_figures_and_the_report_and_say_where(run, figures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("scripts.evaluation.figures.draw_figures", lambda results: figures)
+    monkeypatch.setattr("scripts.evaluation.report.draw_figures", lambda results: figures)
+    write_figures(str(run[1]), str(run[0]), figures_dir=str(tmp_path / "new"))
+    assert {path.stem: path.read_bytes() for path in (tmp_path / "new").iterdir()} == figures
+    write_report(str(run[1]), str(run[0]), title="of a run")
+    assert "<h1>of a run</h1>" in (run[1] / "report.html").read_text(encoding="utf-8")
+    said = capsys.readouterr().out.split()
+    assert said[-1] == str(run[1] / "report.html")
+    assert sorted(said[:-1]) == sorted(str(path) for path in (tmp_path / "new").iterdir())
+
+
+@pytest.mark.long
+def test_command_draws_the_figures_of_a_run_as_a_process(run, tmp_path):
+    arguments = ["--output_dir", str(run[1]), "--dataset_dir", str(run[0]), "--figures_dir", str(tmp_path)]
+    finished = run_process([sys.executable, "-m", "scripts.evaluation.figures", *arguments])
     assert finished.returncode == 0, finished.stderr
-    written = [Path(line).name for line in finished.stdout.split()]
-    assert sorted(written) == sorted(path.name for path in tmp_path.iterdir())
-    assert "surfaces.png" in written
+    assert "surfaces.png" in [path.name for path in tmp_path.iterdir()]
 
 
+@pytest.mark.long
 def test_command_for_a_folder_without_an_evaluation_ends_in_one_line(tmp_path):
     arguments = ["--output_dir", str(tmp_path), "--dataset_dir", str(tmp_path)]
     finished = run_process([sys.executable, "-m", "scripts.evaluation.report", *arguments])
