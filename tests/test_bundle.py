@@ -430,7 +430,7 @@ def test_evaluation_writes_a_mask_in_the_geometry_of_every_test_image(tiny, eval
 
 def test_evaluation_writes_the_metrics_of_every_case_which_are_those_of_its_masks(tiny, evaluated):
     header = (evaluated / "metrics.csv").read_text().splitlines()[0]
-    assert header == "case,class,dice,jaccard,hd95_mm,asd_mm,hd95_voxel,asd_voxel"
+    assert header == "case,class,dice,jaccard,hd95_mm,asd_mm,hd95_voxel,asd_voxel,surface_dice,surface_tolerance_mm"
     table = rows(evaluated / "metrics.csv")
     assert [(row["case"], row["class"]) for row in table] == [("test_0", "1"), ("test_1", "1")]
     for row in table:
@@ -442,7 +442,7 @@ def test_evaluation_writes_the_metrics_of_every_case_which_are_those_of_its_mask
 def test_evaluation_writes_the_means_of_the_metrics(evaluated):
     summary = {row["metric"]: row for row in rows(evaluated / "metrics_summary.csv")}
     table = rows(evaluated / "metrics.csv")
-    assert list(summary) == list(table[0])[2:]
+    assert list(summary) == list(table[0])[2:-1]
     for metric in ("dice", "jaccard"):
         assert summary[metric]["n"] == "2"
         assert float(summary[metric]["mean"]) == pytest.approx(np.mean([float(row[metric]) for row in table]))
@@ -716,4 +716,4 @@ def test_evaluation_of_a_perfect_segmentation_gives_perfect_metrics(workflow, ti
     run_in_process(workflow, TRAIN, EVALUATE, **{**overrides, "validate#handlers#0#_disabled_": True})
     for row in rows(tmp_path / "metrics.csv"):
         values = [float(value) for key, value in row.items() if key not in ("case", "class")]
-        assert values == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+        assert values == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]

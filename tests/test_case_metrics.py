@@ -1,4 +1,4 @@
-"""Tests of scripts/evaluation/case_metrics.py: the files of a small engine run, the summary, case names, errors."""
+"""Tests of scripts/evaluation/case_metrics.py: the files of a small engine run, case names, errors."""
 
 import csv
 import logging
@@ -9,9 +9,9 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
-from scripts.evaluation import METRIC_NAMES, CaseMetrics, summarize
+from scripts.evaluation import METRIC_NAMES, CaseMetrics
 
-HEADER = ["case", "class", *METRIC_NAMES]
+HEADER = ["case", "class", *METRIC_NAMES, "surface_tolerance_mm"]
 SPACING = (3.0, 2.0, 1.0)
 
 
@@ -70,11 +70,6 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def row(case, name, dice, distance, *, empty=False):
-    values = {key: dice if key in ("dice", "jaccard") else distance for key in METRIC_NAMES}
-    return {"case": case, "class": name, **values, "empty_prediction": empty}
-
-
 def pick(summary, name, metric):
     (line,) = [line for line in summary if line["class"] == name and line["metric"] == metric]
     return line
@@ -101,14 +96,28 @@ def test_metrics_csv_has_a_row_per_case_and_class_with_the_spacing_of_the_affine
         ["bad", "spleen"],
         ["bad", "liver"],
     ]
-    for line, expected in zip(lines[1:], [[1, 1, 0, 0, 0, 0]] * 2 + [[0, 0, 5, 5, off, off], [0, 0] + [math.nan] * 4]):
+    good, missed = [1, 1, 0, 0, 0, 0, 1, 1], [0, 0] + [math.nan] * 4 + [0, 1]
+    for line, expected in zip(lines[1:], [good, good, [0, 0, 5, 5, off, off, 0, 1], missed]):
         assert [float(cell) for cell in line[2:]] == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("tolerance, expected", [(4.9, 0), (5.0, 1)])
+def test_surface_dice_counts_what_is_within_the_tolerance_in_mm_which_the_row_states(tmp_path, tolerance, expected):
+    run(CaseMetrics(OneClass(), tmp_path, surface_tolerance=tolerance), [[case({FAR: 1}, {A: 1})]])
+    (line,) = read(tmp_path / "metrics.csv")
+    assert (float(line["surface_dice"]), float(line["surface_tolerance_mm"])) == (expected, tolerance)
+
+
+@pytest.mark.parametrize("tolerance", [0, -1.0, math.nan, math.inf])
+def test_unusable_tolerance_is_refused_before_the_run(tmp_path, tolerance):
+    with pytest.raises(ValueError, match=f"surface_tolerance is {tolerance}; it is a distance in mm, above 0"):
+        CaseMetrics(OneClass(), tmp_path, surface_tolerance=tolerance)
 
 
 def test_summary_csv_leaves_nan_distances_out_and_counts_empty_predictions(tmp_path):
     engine = run(CaseMetrics(TwoClasses(), tmp_path), [[case(*GOOD)], [case(*BAD)]])
     lines = read(tmp_path / "metrics_summary.csv")
-    assert list(lines[0]) == ["class", "metric", "mean", "std", "n", "empty_predictions"]
+    assert list(lines[0]) == [*("class", "metric", "mean", "std", "ci95_low", "ci95_high", "n", "empty_predictions")]
     assert [(line["class"], line["metric"]) for line in lines] == [
         (name, metric) for name in ("1", "2", "all") for metric in METRIC_NAMES
     ]
@@ -210,39 +219,13 @@ def test_summary_is_logged_as_a_table(tmp_path, caplog):
     lines = [line.split() for line in caplog.text.splitlines()]
     assert ["class", *METRIC_NAMES, "empty"] in lines
     (liver,) = [line for line in lines if line[:1] == ["liver"]]
-    assert liver[1:5] == ["0.5000", "±", "0.7071", "(2)"] and liver[-3:] == ["0.0000", "(1)", "1"]
+    assert liver[1:5] == ["0.5000", "±", "0.7071", "(2)"] and liver[9:11] == ["0.0000", "(1)"] and liver[-1] == "1"
 
 
 def test_no_case_at_all_leaves_the_headers_and_a_nan(tmp_path):
     engine = run(CaseMetrics(OneClass(), tmp_path), [[]])
     assert read(tmp_path / "metrics.csv") == read(tmp_path / "metrics_summary.csv") == []
     assert math.isnan(engine.state.metrics["test_mean_dice"])
-
-
-def test_std_is_the_sample_standard_deviation():
-    summary = summarize([row(str(i), "1", dice, 0.0) for i, dice in enumerate((0.2, 0.4, 0.9))])
-    line = pick(summary, "1", "dice")
-    assert line["mean"] == pytest.approx(0.5)
-    assert line["std"] == pytest.approx(math.sqrt((0.09 + 0.01 + 0.16) / 2))
-    assert len(summary) == len(METRIC_NAMES)
-
-
-def test_one_finite_value_has_no_std_and_none_has_no_mean():
-    rows = [row("a", "1", 0.0, math.nan, empty=True), row("b", "1", 0.0, math.nan)]
-    line = pick(summarize(rows), "1", "asd_mm")
-    assert (line["mean"], line["std"], line["n"], line["empty_predictions"]) == (None, None, 0, 1)
-    line = pick(summarize([*rows, row("c", "1", 1.0, 3.0)]), "1", "asd_mm")
-    assert (line["mean"], line["std"], line["n"], line["empty_predictions"]) == (3.0, None, 1, 1)
-
-
-def test_all_averages_each_case_over_its_finite_classes_before_the_mean_over_cases():
-    rows = [row("a", "1", 1.0, 2.0), row("a", "2", 0.0, math.nan, empty=True)]
-    rows += [row("b", "1", 0.8, 4.0), row("b", "2", 0.6, 8.0)]
-    line = pick(summarize(rows), "all", "hd95_voxel")
-    # Case a: 2, case b: (4 + 8) / 2 = 6. A mean over all finite values would be 14 / 3.
-    assert (line["mean"], line["n"], line["empty_predictions"]) == (4.0, 2, 1)
-    assert line["std"] == pytest.approx(math.sqrt(8))
-    assert pick(summarize(rows), "all", "dice")["mean"] == pytest.approx((0.5 + 0.7) / 2)
 
 
 def test_an_empty_reference_is_no_empty_prediction(tmp_path):

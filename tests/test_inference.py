@@ -1,4 +1,4 @@
-"""Tests of scripts/inference: window steps, the maps beside the probability, and cases that fail alone."""
+"""Tests of scripts/inference: window steps, loading weights, and cases that fail alone."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from torch import nn
 
 from scripts.data import DataError
 from scripts.inference import (
-    SplitMapsd,
     TolerantDataset,
     TolerantEvaluator,
     WeightsCheckpointLoader,
-    WithDistance,
     case_or_failure,
     window_overlap,
 )
-from scripts.networks import DualTaskVNet, VNet
 
 # --- window_overlap ---
 
@@ -55,66 +52,6 @@ def test_stride_out_of_range_is_quoted_with_the_patch(patch, stride):
     with pytest.raises(ValueError) as caught:
         window_overlap(patch, stride)
     assert f"stride is {list(stride)} and patch_size {list(patch)}: give one step per axis" in str(caught.value)
-
-
-# --- WithDistance, SplitMapsd ---
-
-
-@pytest.fixture
-def dual() -> DualTaskVNet:
-    torch.manual_seed(0)
-    return DualTaskVNet(num_classes=2, base_filters=2).eval()
-
-
-@pytest.fixture
-def image() -> torch.Tensor:
-    return torch.randn(1, 1, 16, 16, 32, generator=torch.Generator().manual_seed(1))
-
-
-@torch.no_grad()
-def test_disabled_wrapper_is_a_plain_call_of_any_network(dual, image):
-    assert torch.equal(WithDistance(dual, enabled=False)(image), dual(image))
-    vnet = VNet(base_filters=2).eval()
-    assert torch.equal(WithDistance(vnet, enabled=False)(image), vnet(image))
-
-
-@torch.no_grad()
-def test_wrapper_puts_the_mean_distance_of_the_decoders_behind_the_probability(dual, image):
-    maps = WithDistance(dual)(image)
-    heads = dual.forward_heads(image)
-    assert maps.shape == (1, 4, 16, 16, 32)
-    torch.testing.assert_close(maps[:, :2], dual(image))
-    torch.testing.assert_close(maps[:, 2:], (heads["distance_phi"] + heads["distance_psi"]) / 2)
-
-
-@torch.no_grad()
-def test_wrapper_of_a_network_without_a_segmentation_head_gives_the_probability_of_its_evaluation_mode(image):
-    network = VNet(num_classes=2, base_filters=2, tasks=["distance"]).eval()
-    maps = WithDistance(network)(image)
-    torch.testing.assert_close(maps[:, :2], network(image))
-    assert torch.equal(maps[:, 2:], network.forward_heads(image)["distance"])
-
-
-@torch.no_grad()
-def test_network_without_a_distance_head_is_refused_by_the_name_of_the_option(image):
-    with pytest.raises(ValueError, match=r"save_distance needs a distance head and the network has only \['logits'\]"):
-        WithDistance(VNet(base_filters=2).eval())(image)
-
-
-def test_wrapper_switches_its_network_to_evaluation(dual, image):
-    wrapper = WithDistance(dual.train())
-    wrapper.eval()
-    assert not dual.training
-
-
-def test_maps_are_split_into_probability_and_distance_and_keep_their_geometry():
-    affine = torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0]))
-    maps = MetaTensor(torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 2, 2, 2), affine=affine)
-    result = SplitMapsd("pred", num_classes=2)({"pred": maps, "other": 1})
-    assert result["other"] == 1
-    assert result["pred"][:, 0, 0, 0].tolist() == [0, 1] and result["distance"][:, 0, 0, 0].tolist() == [2, 3]
-    assert torch.equal(result["distance"].affine, result["pred"].affine)
-    assert torch.equal(result["pred"].affine, affine.double())
 
 
 # --- WeightsCheckpointLoader ---
@@ -154,6 +91,23 @@ def test_weights_of_another_network_are_refused_with_the_file_that_describes_the
     with pytest.raises(ValueError, match=r"model\.pt was trained with other settings .*: add .*/model\.json") as caught:
         load(tmp_path / "model.pt", nn.Linear(3, 2))
     assert "weight" in str(caught.value) or "bias" in str(caught.value)
+
+
+def test_several_files_go_into_as_many_networks_in_their_order(tmp_path):
+    trained = [nn.Linear(3, 2) for _ in range(3)]
+    paths = [str(tmp_path / f"{i}.pt") for i in range(3)]
+    for network, path in zip(trained, paths):
+        torch.save(network.state_dict(), path)
+    networks = [nn.Linear(3, 2) for _ in range(3)]
+    engine = Engine(lambda engine, batch: None)
+    WeightsCheckpointLoader(load_path=paths, load_dict={"model": networks}).attach(engine)
+    engine.run([0])
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(networks, trained))
+
+
+def test_another_number_of_files_than_of_networks_is_refused():
+    with pytest.raises(ValueError, match=r"load_path has 2 file\(s\) and load_dict 1 network\(s\): give as many"):
+        WeightsCheckpointLoader(load_path=["a.pt", "b.pt"], load_dict={"model": nn.Linear(3, 2)})
 
 
 # --- TolerantDataset, TolerantEvaluator ---
@@ -297,3 +251,40 @@ def test_being_stopped_while_reading_ends_the_run():
 
     with pytest.raises(KeyboardInterrupt):
         TolerantDataset(Stopped())[0]
+
+
+def test_without_any_case_a_run_does_nothing_and_says_nothing(tmp_path, recwarn):
+    loader = DataLoader(TolerantDataset([]), batch_size=1, collate_fn=case_or_failure)
+    results = Results()
+    TolerantEvaluator(
+        output_dir=tmp_path, device="cpu", val_data_loader=loader, network=Network(), val_handlers=[results]
+    ).run()
+    assert results.predictions == [] and not results.completed and list(tmp_path.iterdir()) == []
+    assert [str(warning.message) for warning in recwarn if "empty" in str(warning.message)] == []
+
+
+def test_a_case_is_forgotten_before_the_next_is_read(tmp_path):
+    seen = []
+
+    class Watched(Cases):
+        def __getitem__(self, index):
+            seen.append((evaluator.state.batch, evaluator.state.output))
+            return super().__getitem__(index)
+
+    loader = DataLoader(TolerantDataset(Watched()), batch_size=1, collate_fn=case_or_failure)
+    evaluator = TolerantEvaluator(output_dir=tmp_path, device="cpu", val_data_loader=loader, network=Network())
+    evaluator.run()
+    assert seen == [(None, None)] * 3
+    assert evaluator.state.output[0]["pred"].mean() == 2  # what a client may look at after the run
+
+
+def test_an_error_that_quotes_a_traceback_is_reported_by_its_last_line(tmp_path):
+    def write(data):
+        raise RuntimeError(
+            "no writer.\nTraceback (most recent call last):\n  File x\nOSError: [Errno 28] No space left\n"
+        )
+
+    evaluator, _ = make(tmp_path, postprocessing=write)
+    with pytest.raises(DataError):
+        evaluator.run()
+    assert failures(tmp_path)[1] == ["/data/a.nii.gz", "OSError: [Errno 28] No space left"]

@@ -1,10 +1,14 @@
-"""Tests of scripts/evaluation/metrics.py: hand-computed values, medpy's definition in scipy, empty masks, errors."""
+"""Tests of scripts/evaluation/metrics.py: hand-computed values, medpy, scipy and MONAI, empty masks, errors."""
 
 import math
 
+import nibabel
 import numpy as np
 import pytest
 import torch
+from conftest import real_data
+from medpy.metric import binary
+from monai.metrics import compute_surface_dice
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, generate_binary_structure
 
 from scripts.evaluation import METRIC_NAMES, segmentation_metrics
@@ -51,6 +55,8 @@ def test_cube_shifted_by_one_voxel_gives_the_hand_computed_values():
             "asd_mm": (16 * 2 + 4 * 1) / 56,
             "hd95_voxel": 1.0,
             "asd_voxel": 20 / 56,
+            # Within 1 mm are all but the 16 of either side that are 2 mm away.
+            "surface_dice": (56 + 56 - 16 - 16) / 112,
         }
     )
 
@@ -76,53 +82,94 @@ def test_asd_is_directed_from_the_prediction_to_the_reference():
     assert segmentation_metrics(two, one, spacing=(1, 1, 1))["asd_voxel"] == pytest.approx(4)
 
 
+PAIRS = {
+    "blobs-at-the-border": (blob(1), blob(2)),
+    "blobs-inside": (blob(3, border=False), blob(4, border=False)),
+    "border-and-inside": (blob(5), blob(5, border=False)),
+    "full-mask": (np.ones((9, 8, 7), bool), mask([(0, 3), (2, 5), (6, 7)], shape=(9, 8, 7))),
+    "corner-voxel": (mask(voxel(0, 0, 0)), np.ones((12, 12, 12), bool)),
+    "plane-at-the-border": (mask([(0, 12), (0, 12), (0, 1)]), mask([(3, 9), (3, 9), (3, 9)])),
+    "far-apart": (mask(voxel(0, 0, 0), shape=(90, 80, 70)), mask(voxel(88, 79, 66), shape=(90, 80, 70))),
+}
+
+
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.625, 0.7, 2.5)])
-@pytest.mark.parametrize(
-    "prediction, reference",
-    [
-        (blob(1), blob(2)),
-        (blob(3, border=False), blob(4, border=False)),
-        (blob(5), blob(5, border=False)),
-        (np.ones((9, 8, 7), bool), mask([(0, 3), (2, 5), (6, 7)], shape=(9, 8, 7))),
-        (mask(voxel(0, 0, 0)), np.ones((12, 12, 12), bool)),
-        (mask([(0, 12), (0, 12), (0, 1)]), mask([(3, 9), (3, 9), (3, 9)])),
-    ],
-    ids=[
-        "blobs-at-the-border",
-        "blobs-inside",
-        "border-and-inside",
-        "full-mask",
-        "corner-voxel",
-        "plane-at-the-border",
-    ],
-)
-def test_values_equal_those_of_medpys_definition(prediction, reference, spacing):
-    values = segmentation_metrics(prediction, reference, spacing=spacing)
+@pytest.mark.parametrize("prediction, reference", PAIRS.values(), ids=PAIRS)
+def test_values_equal_those_of_the_definition_in_scipy(prediction, reference, spacing):
+    values = segmentation_metrics(prediction, reference, spacing=spacing, tolerance=2.0)
     for unit, sampling in (("mm", spacing), ("voxel", (1, 1, 1))):
         forth = medpy_distances(prediction, reference, sampling)
         back = medpy_distances(reference, prediction, sampling)
-        assert values[f"hd95_{unit}"] == pytest.approx(np.percentile(np.hstack((forth, back)), 95), rel=1e-6, abs=1e-6)
-        assert values[f"asd_{unit}"] == pytest.approx(forth.mean(), rel=1e-6, abs=1e-6)
+        both = np.hstack((forth, back))
+        assert values[f"hd95_{unit}"] == pytest.approx(np.percentile(both, 95), rel=0, abs=1e-9)
+        assert values[f"asd_{unit}"] == pytest.approx(forth.mean(), rel=0, abs=1e-9)
+        if unit == "mm":
+            assert values["surface_dice"] == pytest.approx((both <= 2.0).mean())
     both, either = (prediction & reference).sum(), (prediction | reference).sum()
     assert values["dice"] == pytest.approx(2 * both / (both + either))
     assert values["jaccard"] == pytest.approx(both / either)
+
+
+def assert_equal_to_medpy(prediction, reference, spacing):
+    values = segmentation_metrics(prediction, reference, spacing=spacing)
+    for unit, voxelspacing in (("voxel", None), ("mm", spacing)):
+        hd95 = binary.hd95(prediction, reference, voxelspacing=voxelspacing)
+        assert values[f"hd95_{unit}"] == pytest.approx(hd95, rel=0, abs=1e-6)
+        assert values[f"asd_{unit}"] == pytest.approx(
+            binary.asd(prediction, reference, voxelspacing=voxelspacing), rel=0, abs=1e-6
+        )
+    assert values["dice"] == pytest.approx(binary.dc(prediction, reference), rel=0, abs=1e-6)
+    assert values["jaccard"] == pytest.approx(binary.jc(prediction, reference), rel=0, abs=1e-6)
+
+
+@pytest.mark.parametrize("prediction, reference", PAIRS.values(), ids=PAIRS)
+def test_values_equal_medpys_on_made_up_masks(prediction, reference):
+    assert_equal_to_medpy(prediction, reference, (0.625, 0.7, 2.5))
+
+
+@pytest.mark.parametrize("label", [1, 2])
+def test_values_equal_medpys_on_real_masks(label):
+    paths = sorted((real_data("hippocampus") / "labelsTr").glob("*.nii.gz"))[:4]
+    masks = [np.asarray(nibabel.load(path).dataobj) == label for path in paths]
+    shape = np.min([one.shape for one in masks], axis=0)
+    masks = [one[: shape[0], : shape[1], : shape[2]] for one in masks]  # as if one were the prediction of the next
+    for prediction, reference in zip(masks, masks[1:]):
+        assert_equal_to_medpy(prediction, reference, (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("prediction, reference", PAIRS.values(), ids=PAIRS)
+def test_surface_dice_equals_monais(prediction, reference):
+    spacing = (0.625, 0.7, 2.5)
+    ours = segmentation_metrics(prediction, reference, spacing=spacing, tolerance=1.3)["surface_dice"]
+    batch = [torch.from_numpy(one)[None, None] for one in (prediction, reference)]
+    theirs = compute_surface_dice(*batch, class_thresholds=[1.3], include_background=True, spacing=spacing)
+    assert ours == pytest.approx(theirs.item(), rel=1e-6)
+
+
+def test_a_distance_of_exactly_the_tolerance_counts_whatever_its_rounding():
+    # 3 x 0.3 is 0.8999999999999999 and np.float32(0.3) a little more than 0.3.
+    for spacing in (0.3, float(np.float32(0.3)), float(np.float32(0.1)) * 3):
+        values = segmentation_metrics(
+            mask(voxel(1, 1, 1)), mask(voxel(4, 1, 1)), spacing=(spacing, 1, 1), tolerance=0.9
+        )
+        assert values["surface_dice"] == 1
 
 
 @pytest.mark.parametrize(
     "one", [mask(voxel(4, 5, 6)), blob(6), np.ones((5, 5, 5), bool)], ids=["voxel", "blob", "full"]
 )
 def test_identical_masks_are_perfect(one):
-    assert segmentation_metrics(one, one.copy(), spacing=(1, 2, 3)) == dict(zip(METRIC_NAMES, (1, 1, 0, 0, 0, 0)))
+    assert segmentation_metrics(one, one.copy(), spacing=(1, 2, 3)) == dict(zip(METRIC_NAMES, (1, 1, 0, 0, 0, 0, 1)))
 
 
 def test_two_empty_masks_agree_perfectly():
-    assert segmentation_metrics(mask(), mask(), spacing=(1, 1, 1)) == dict(zip(METRIC_NAMES, (1, 1, 0, 0, 0, 0)))
+    assert segmentation_metrics(mask(), mask(), spacing=(1, 1, 1)) == dict(zip(METRIC_NAMES, (1, 1, 0, 0, 0, 0, 1)))
 
 
 @pytest.mark.parametrize("pair", [(mask(), blob(7, shape=(12, 12, 12))), (mask(voxel(1, 1, 1)), mask())])
 def test_exactly_one_empty_mask_gives_no_overlap_and_nan_distances(pair):
     values = segmentation_metrics(*pair, spacing=(1, 1, 1))
-    assert values["dice"] == values["jaccard"] == 0
+    assert values["dice"] == values["jaccard"] == values["surface_dice"] == 0
     assert all(math.isnan(values[name]) for name in DISTANCES)
 
 
@@ -131,7 +178,8 @@ def test_tensors_give_the_same_python_floats_as_arrays_and_stay_unchanged():
     tensors = [torch.from_numpy(array.copy()) for array in arrays]
     values = segmentation_metrics(*tensors, spacing=torch.tensor([0.5, 1.0, 2.0]))
     assert values == segmentation_metrics(*arrays, spacing=(0.5, 1.0, 2.0))
-    assert tuple(values) == METRIC_NAMES == ("dice", "jaccard", "hd95_mm", "asd_mm", "hd95_voxel", "asd_voxel")
+    assert tuple(values) == METRIC_NAMES
+    assert METRIC_NAMES == ("dice", "jaccard", "hd95_mm", "asd_mm", "hd95_voxel", "asd_voxel", "surface_dice")
     assert all(type(value) is float for value in values.values())
     assert all(np.array_equal(tensor.numpy(), array) for tensor, array in zip(tensors, arrays))
 

@@ -53,5 +53,11 @@ class LabelCoding:
         """
         if self.regions is not None:
             return (probability > 0.5).to(torch.uint8)
-        largest, channel = probability.max(dim=1, keepdim=True)
-        return torch.where(largest > 0.5, channel + 1, torch.zeros_like(channel)).to(torch.uint8)
+        # Class by class: the indices of torch.max are int64, two gigabytes and more for a large CT.
+        label = torch.zeros_like(probability[:, :1], dtype=torch.uint8)
+        largest = torch.full_like(probability[:, :1], 0.5)
+        for c in range(self.num_classes):
+            channel = probability[:, c : c + 1]
+            label.masked_fill_(channel > largest, c + 1)
+            largest = torch.maximum(largest, channel)
+        return label

@@ -6,14 +6,8 @@ import csv
 from pathlib import Path
 
 import fire
-import nibabel
-import torch
-from monai.bundle import ConfigParser
-from monai.inferers import SlidingWindowInferer
 
-from scripts.objectives.dbisl import unanimity_mask
-
-from .figure import overlay_figure
+from scripts.pictures.heads import heads_figure
 
 METHODS = {"dbisl": "DBiSL", "supervised": "labels only"}
 METRICS = {"dice": "Dice", "jaccard": "Jaccard", "hd95_mm": "95HD (mm)", "asd_mm": "ASD (mm)"}
@@ -26,40 +20,15 @@ def metric_means(summary: Path) -> dict[str, str]:
     return {name: f"{float(row['mean']):.3f} +- {float(row['std'] or 'nan'):.3f}" for name, row in rows.items()}
 
 
-def predict_heads(model_dir: Path, image_path: Path) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The preprocessed image (H, W, D) and every head of the trained network on it, each (C, H, W, D)."""
-    parser = ConfigParser()
-    parser.read_config(["configs/inference.json", str(model_dir / "model.json")])
-    parser["device"] = "$torch.device('cpu')"
-    network = parser.get_parsed_content("network").eval()
-    network.load_state_dict(torch.load(model_dir / "model.pt", weights_only=True, map_location="cpu"))
-    image = parser.get_parsed_content("preprocessing")({"image": str(image_path)})["image"].as_tensor()
-    windows = SlidingWindowInferer(roi_size=parser["patch_size"], overlap=0.5)
-    with torch.no_grad():
-        heads = windows(image[None], network.forward_heads)
-    return image[0], {name: head[0] for name, head in heads.items()}
-
-
 def draw(demo_dir: Path) -> Path:
     """Draws the new volume with both decoders, the distance map and the unanimity mask."""
     image_path = next((demo_dir / "data" / "new_volumes").glob("*.nii.gz"))
-    # The network sees the image in RAS order; its reference is drawn over it in the same.
-    reference = nibabel.as_closest_canonical(
-        nibabel.load(demo_dir / "data" / "new_volumes_reference" / image_path.name)
-    )
-    image, heads = predict_heads(demo_dir / "dbisl" / "models", image_path)
-    probability = torch.stack([torch.sigmoid(heads["logits_phi"]), torch.sigmoid(heads["logits_psi"])])
-    distance = torch.stack([heads["distance_phi"], heads["distance_psi"]])
-    return overlay_figure(
-        image.numpy(),
-        reference.get_fdata() > 0,
-        probability[0, 0].numpy(),
-        probability[1, 0].numpy(),
-        distance.mean(0)[0].numpy(),
-        unanimity_mask(probability, distance)[0].numpy(),
+    return heads_figure(
+        demo_dir / "dbisl" / "models",
+        str(image_path),
+        str(demo_dir / "data" / "new_volumes_reference" / image_path.name),
         title=f"{image_path.name}, which was in no list of the training",
         path=demo_dir / "new_volume.png",
-        spacing=reference.header.get_zooms()[:3],
     )
 
 

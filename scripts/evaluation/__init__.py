@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .case_metrics import CaseMetrics, summarize
+from .case_metrics import CaseMetrics
 from .metrics import METRIC_NAMES, segmentation_metrics
+from .summary import summarize
 
 __all__ = ["METRIC_NAMES", "CaseMetrics", "segmentation_metrics", "summarize"]

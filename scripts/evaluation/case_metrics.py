@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
-import math
 import os
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,12 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 
-from .metrics import METRIC_NAMES, segmentation_metrics
+from .metrics import METRIC_NAMES, checked_tolerance, segmentation_metrics
+from .summary import ALL_CLASSES, SUMMARY_COLUMNS, summarize, summary_table
 
-__all__ = ["CaseMetrics", "summarize"]
+__all__ = ["CaseMetrics"]
 
-ALL_CLASSES = "all"
-CASE_COLUMNS = ("case", "class", *METRIC_NAMES)
-SUMMARY_COLUMNS = ("class", "metric", "mean", "std", "n", "empty_predictions")
+CASE_COLUMNS = ("case", "class", *METRIC_NAMES, "surface_tolerance_mm")
 # A list and not "everything after the first point": the names of DICOM series and of some scans contain points.
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".h5", ".hdf5", ".npy", ".npz", ".dcm")
 
@@ -41,10 +38,10 @@ class CaseMetrics:
     What happens when:
 
     1. engine started: ``metrics.csv`` begins anew and an old ``metrics_summary.csv`` is removed;
-    2. iteration completed: one row per case and class is appended to ``metrics.csv``, with the columns
-       ``case, class, dice, jaccard, hd95_mm, asd_mm, hd95_voxel, asd_voxel`` (see `segmentation_metrics`). ``case``
-       is the file name in the prediction's ``meta["filename_or_obj"]`` without its suffix, or "image" where there is
-       none; a name that comes again gets "-2", "-3", ...;
+    2. iteration completed: one row per case and class is appended to ``metrics.csv``, with the columns ``case, class``,
+       those of `segmentation_metrics` and ``surface_tolerance_mm``. ``case`` is the file name in the prediction's
+       ``meta["filename_or_obj"]`` without its suffix, or "image" where there is none; a name that comes again gets
+       "-2", "-3", ...;
     3. engine completed: ``metrics_summary.csv`` is written (see `summarize`), logged as a table, and the mean Dice,
        over the classes if there are several, becomes ``engine.state.metrics["test_mean_dice"]``.
 
@@ -55,13 +52,20 @@ class CaseMetrics:
             taken as the region maps themselves.
         output_dir: folder of the two CSV files, made if missing.
         class_names: names of the C foreground classes in the order of the channels. Default: "1", "2", ..., "C".
+        surface_tolerance: tolerance of the surface Dice, in mm.
 
     Raises:
-        ValueError: if `class_names` has another length than C, repeats a name or contains "all".
+        ValueError: if `class_names` has another length than C, repeats a name or contains "all", or if
+            `surface_tolerance` is not a positive number.
     """
 
     def __init__(
-        self, label_coding: Any, output_dir: str | os.PathLike, *, class_names: Sequence[str] | None = None
+        self,
+        label_coding: Any,
+        output_dir: str | os.PathLike,
+        *,
+        class_names: Sequence[str] | None = None,
+        surface_tolerance: float = 1.0,
     ) -> None:
         count = int(label_coding.num_classes)
         names = [str(name) for name in class_names] if class_names else [str(i + 1) for i in range(count)]
@@ -72,6 +76,7 @@ class CaseMetrics:
             )
         self.label_coding = label_coding
         self.class_names = names
+        self.surface_tolerance = checked_tolerance(surface_tolerance)
         self.output_dir = Path(output_dir)
         self.rows: list[dict] = []
         self.logger = logging.getLogger(__name__)
@@ -138,7 +143,7 @@ class CaseMetrics:
         # The last class of the summary is "all", or the only class.
         dice = [line["mean"] for line in summary if line["metric"] == "dice"]
         engine.state.metrics["test_mean_dice"] = dice[-1] if dice else float("nan")
-        self.logger.info("metrics of %d cases, in %s\n%s", self._case_count(), self.output_dir, _table(summary))
+        self.logger.info("metrics of %d cases, in %s\n%s", self._case_count(), self.output_dir, summary_table(summary))
 
     def _measure(self, item: Mapping) -> list[dict]:
         """Return the rows of one case, one per class."""
@@ -161,7 +166,8 @@ class CaseMetrics:
             {
                 "case": case,
                 "class": name,
-                **segmentation_metrics(prediction[i], reference[i], spacing=spacing),
+                **segmentation_metrics(prediction[i], reference[i], spacing=spacing, tolerance=self.surface_tolerance),
+                "surface_tolerance_mm": self.surface_tolerance,
                 "empty_prediction": bool(reference[i].any() and not prediction[i].any()),
             }
             for i, name in enumerate(self.class_names)
@@ -184,54 +190,6 @@ class CaseMetrics:
         return len({row["case"] for row in self.rows})
 
 
-def summarize(rows: Sequence[Mapping]) -> list[dict]:
-    """Summarise the rows of all cases by class and metric.
-
-    A NaN distance (one of the two masks is empty) does not enter the mean. A model that misses an object would thereby
-    look better, so that ``n`` and ``empty_predictions`` belong beside every mean distance.
-
-    Args:
-        rows: one per case and class, with ``case``, ``class``, the keys of `METRIC_NAMES`, and ``empty_prediction``
-            (bool: the prediction is empty while the reference is not).
-
-    Returns:
-        One dictionary per class and metric, classes in the order in which they appear, then, if there are several,
-        "all": every case is first averaged over its finite classes. Keys: ``class``; ``metric``; ``mean`` over the
-        finite values, None if there are none; ``std``, the sample standard deviation (ddof 1), None for fewer than
-        two values; ``n``, how many values were finite; ``empty_predictions``, the number of cases with an empty
-        prediction of the class ("all": of any class) while the reference was not empty.
-    """
-    classes = list(dict.fromkeys(row["class"] for row in rows))
-    groups = [(name, [[row] for row in rows if row["class"] == name]) for name in classes]
-    if len(classes) > 1:
-        by_case: dict[str, list[Mapping]] = {}
-        for row in rows:
-            by_case.setdefault(row["case"], []).append(row)
-        groups.append((ALL_CLASSES, list(by_case.values())))
-
-    summary = []
-    for name, cases in groups:
-        empty = sum(any(row["empty_prediction"] for row in case) for case in cases)
-        for metric in METRIC_NAMES:
-            finite = [_finite(row[metric] for row in case) for case in cases]
-            values = [statistics.fmean(value) for value in finite if value]
-            summary.append(
-                {
-                    "class": name,
-                    "metric": metric,
-                    "mean": statistics.fmean(values) if values else None,
-                    "std": statistics.stdev(values) if len(values) > 1 else None,
-                    "n": len(values),
-                    "empty_predictions": empty,
-                }
-            )
-    return summary
-
-
-def _finite(values) -> list[float]:
-    return [value for value in values if math.isfinite(value)]
-
-
 def _case_name(pred: MetaTensor) -> str:
     """Return the name of the image file without its suffix, or "image"."""
     source = pred.meta.get("filename_or_obj") or "image"
@@ -249,18 +207,3 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping], *, a
         if not append:
             writer.writeheader()
         writer.writerows(rows)
-
-
-def _table(summary: Sequence[Mapping]) -> str:
-    """Lay the summary out as text: one line per class, and per metric the mean ± std and, in brackets, n."""
-    lines = [["class", *METRIC_NAMES, "empty"]]
-    for start in range(0, len(summary), len(METRIC_NAMES)):
-        block = summary[start : start + len(METRIC_NAMES)]
-        lines.append([block[0]["class"], *(_cell(line) for line in block), str(block[0]["empty_predictions"])])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
-
-
-def _cell(line: Mapping) -> str:
-    mean = "-" if line["mean"] is None else f"{line['mean']:.4f}"
-    return mean + ("" if line["std"] is None else f" ± {line['std']:.4f}") + f" ({line['n']})"

@@ -1,18 +1,30 @@
-"""Inference: whole volumes through sliding windows, the maps beside the mask, and cases that fail alone."""
+"""Inference: whole volumes through sliding windows, the outputs beside the mask, and cases that fail alone."""
 
 from __future__ import annotations
 
-from .maps import SplitMapsd, WithDistance
+from .components import LargestComponentd
+from .continuing import unfinished
+from .maps import SplitMapsd, extra_maps, is_on
+from .predictor import Predictor, one_per_checkpoint
 from .tolerant import TolerantDataset, TolerantEvaluator, case_or_failure
+from .volumes import SaveVolumesd
 from .weights import WeightsCheckpointLoader
 from .windows import window_overlap
+from .writing import AtomicNibabelWriter
 
 __all__ = [
+    "AtomicNibabelWriter",
+    "LargestComponentd",
+    "Predictor",
+    "SaveVolumesd",
     "SplitMapsd",
     "TolerantDataset",
     "TolerantEvaluator",
     "WeightsCheckpointLoader",
-    "WithDistance",
     "case_or_failure",
+    "extra_maps",
+    "is_on",
+    "one_per_checkpoint",
+    "unfinished",
     "window_overlap",
 ]

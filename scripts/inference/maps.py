@@ -1,66 +1,52 @@
-"""Maps: runs a dual-task network so that its signed distance comes out beside the probability."""
+"""Maps: the further outputs of a predictor, by the names of the options that ask for them."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from torch import nn
 
-from scripts.networks.heads import STEEPNESS, foreground_probability
+from scripts.data import DataError
 
 
-class WithDistance(nn.Module):
-    """Wraps a network for sliding windows: probability and signed distance as 2C channels of one tensor.
-
-    Args:
-        network: has ``forward_heads`` with heads called ``logits...`` and ``distance...``; each kind is averaged.
-            Without the former the probability follows from the distance, as in the network's own evaluation mode.
-        enabled: False makes this a plain call of the network, whose distance heads then cost nothing.
+def is_on(name: str, value: bool | str) -> bool:
+    """Whether an option is switched on, be it by JSON (true) or on the command line ("true").
 
     Raises:
-        ValueError: on the first call, when the network has no distance head.
+        DataError: when it is neither true nor false; the text has its ``name``.
     """
+    if str(value).lower() not in ("true", "false"):
+        raise DataError(f"{name} is {value!r}; it is true or false.")
+    return str(value).lower() == "true"
 
-    def __init__(self, network: nn.Module, *, enabled: bool = True) -> None:
-        super().__init__()
-        self.network = network
-        self.enabled = enabled
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W, D) probability, or with ``enabled`` (B, 2C, H, W, D): C probabilities, then C distances."""
-        if not self.enabled:
-            return self.network(x)
-        heads = self.network.forward_heads(x)
-        logits = [head for name, head in heads.items() if name.startswith("logits")]
-        distance = [head for name, head in heads.items() if name.startswith("distance")]
-        if not distance:
-            raise ValueError(f"save_distance needs a distance head and the network has only {sorted(heads)}.")
-        num_classes = distance[0].shape[1]
-        # A network without a segmentation head segments by its distance.
-        probability = [foreground_probability(head, num_classes) for head in logits]
-        probability = probability or [torch.sigmoid(-STEEPNESS * head) for head in distance]
-        return torch.cat([torch.stack(probability).mean(0), torch.stack(distance).mean(0)], dim=1)
+def extra_maps(*, save_distance: bool | str, save_uncertainty: bool | str) -> list[str]:
+    """The names of the maps that are to be written beside the mask; none by default."""
+    wanted = {"distance": is_on("save_distance", save_distance)}
+    wanted["uncertainty"] = is_on("save_uncertainty", save_uncertainty)
+    return [name for name, on in wanted.items() if on]
 
 
 class SplitMapsd(MapTransform):
-    """Splits the 2C channels of :class:`WithDistance` into the key itself (probability) and "distance".
+    """Splits the channels of a :class:`Predictor` into the key itself (probability) and one key for each map.
 
     Args:
-        keys: of the (2C, H, W, D) tensor.
+        keys: of the ((1 + M)·C, H, W, D) tensor.
         num_classes: C.
+        maps: M names, in the order of the channels; they become keys.
     """
 
-    def __init__(self, keys: KeysCollection, num_classes: int) -> None:
+    def __init__(self, keys: KeysCollection, num_classes: int, maps: Sequence[str]) -> None:
         super().__init__(keys)
         self.num_classes = num_classes
+        self.maps = maps
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
-            result["distance"] = result[key][self.num_classes :]
-            result[key] = result[key][: self.num_classes]
+            result[key], *parts = result[key].split(self.num_classes)
+            result.update(zip(self.maps, parts))
         return result

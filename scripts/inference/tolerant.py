@@ -23,7 +23,10 @@ def innermost(error: BaseException) -> str:
     """The type and message of the error that started a chain, which is what the user can act on."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:  # MONAI's SaveImage quotes the error of its writer in full
+        return " ".join(text.splitlines()[-1].split())
+    return f"{type(error).__name__}: {' '.join(text.split())}"
 
 
 class TolerantDataset(Dataset):
@@ -68,7 +71,13 @@ class TolerantEvaluator(SupervisedEvaluator):
         super().__init__(**kwargs)
         # After the handlers that the base class attaches, so that they conclude before this ends the run with an error.
         self.add_event_handler(Events.STARTED, self._forget_failures)
+        self.add_event_handler(Events.GET_BATCH_STARTED, self._forget_previous_case)
         self.add_event_handler(Events.COMPLETED, self._conclude)
+
+    def run(self) -> None:
+        """Go through all cases; without any, because an earlier run has finished them, do nothing."""
+        if self.state.epoch_length:
+            super().run()
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> Any:
         if FAILURE in batchdata:
@@ -92,6 +101,10 @@ class TolerantEvaluator(SupervisedEvaluator):
                 writer.writerow(COLUMNS)
             writer.writerow([image, reason])
         logging.getLogger(__name__).error("%s failed: %s", image, reason)
+
+    def _forget_previous_case(self, engine: Engine) -> None:
+        # Else its image and maps would stay in memory while the next is read and segmented.
+        engine.state.batch = engine.state.output = None
 
     def _forget_failures(self, engine: Engine) -> None:
         self.failures = 0

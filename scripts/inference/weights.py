@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,32 @@ class WeightsCheckpointLoader(CheckpointLoader):
     switch off, so as not to overwrite the weights of a round.
 
     Args:
+        load_path: file of weights; a list of them for an ensemble.
+        load_dict: one name and the network to load into; for an ensemble a list of as many networks.
         kwargs: as in ``monai.handlers.CheckpointLoader``; weights of any floating precision fit.
 
     Raises:
-        ValueError: when the engine starts and the file is missing, is not a state dict, or belongs to another network.
+        ValueError: when there are not as many files as networks; when the engine starts and a file is missing, is not
+            a state dict, or belongs to another network.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(map_location="cpu", **kwargs)
+    def __init__(self, *, load_path: str | Sequence[str], load_dict: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(load_path=load_path, load_dict=load_dict, map_location="cpu", **kwargs)
+        ((name, networks),) = load_dict.items()
+        paths = [load_path] if isinstance(load_path, str) else list(load_path)
+        networks = list(networks) if isinstance(networks, (list, tuple)) else [networks]
+        if len(paths) != len(networks):
+            raise ValueError(
+                f"load_path has {len(paths)} file(s) and load_dict {len(networks)} network(s): give as many."
+            )
+        self.pairs = [(path, {name: network}) for path, network in zip(paths, networks)]
 
     def __call__(self, engine: Engine) -> None:
+        for path, targets in self.pairs:
+            self.load_path, self.load_dict = path, targets
+            self._load(engine)
+
+    def _load(self, engine: Engine) -> None:
         path = Path(self.load_path)
         if not path.is_file():
             raise ValueError(f"{path} does not exist: train first, or say where the weights are (ckpt_dir, ckpt_path).")

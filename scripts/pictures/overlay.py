@@ -7,53 +7,27 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.patheffects import Normal, Stroke
 
-# Okabe & Ito's colours, which those who see red and green alike tell apart too; the line style says it once more.
-REFERENCE = {"colour": "#F0E442", "style": "solid", "words": "reference: yellow, solid"}
+from .panels import (
+    PANEL_WIDTH,
+    REFERENCE,
+    check_volumes,
+    draw_contour,
+    draw_image,
+    grey_window,
+    new_figure,
+    slice_to_show,
+    write_png,
+)
+
 PHI = {"colour": "#56B4E9", "style": "dashed", "words": "decoder Phi: light blue, dashed"}
 PSI = {"colour": "#D55E00", "style": "dashdot", "words": "decoder Psi: red-orange, dash-dotted"}
 ZERO = {"colour": "#000000", "style": "solid", "words": "zero level of the distance: black, solid"}
 DISAGREEMENT = {"colour": "#CC79A7", "words": "not unanimous: pink area"}
-DPI = 130
-PANEL_WIDTH = 2.6  # inches
-
-
-def slice_to_show(mask: np.ndarray) -> int:
-    """Index along the last axis of ``mask`` (H, W, D), bool, with most voxels; the middle one where it is empty."""
-    areas = mask.sum(axis=(0, 1))
-    return int(areas.argmax()) if areas.any() else mask.shape[2] // 2
-
-
-def check_volumes(volumes: dict[str, np.ndarray | None]) -> None:
-    """Raises ValueError unless all ``volumes`` that are given have three axes and the shape of the first of them."""
-    wanted = next(iter(volumes.values())).shape
-    for name, volume in volumes.items():
-        if volume is not None and (volume.ndim != 3 or volume.shape != wanted):
-            raise ValueError(
-                f"{name} has the shape {volume.shape}; accepted is (H, W, D), the same for all, here {wanted}: "
-                "take one case and one channel, without the batch and channel axes."
-            )
-
-
-def draw_image(axes: Axes, image: np.ndarray, *, aspect: float, window: tuple[float, float], title: str) -> None:
-    """Shows a slice ``image`` (H, W) in grey, first axis to the right and second axis upwards."""
-    axes.imshow(image.T, cmap="gray", origin="lower", aspect=aspect, vmin=window[0], vmax=window[1])
-    axes.set_title(title, fontsize=9)
-    axes.set_axis_off()
-
-
-def draw_contour(axes: Axes, plane: np.ndarray, *, level: float, line: dict[str, str]) -> None:
-    """Draws where ``plane`` (H, W) crosses ``level``, and nothing where it never does (older matplotlib would warn)."""
-    plane = np.asarray(plane, dtype=float)
-    if plane.min() < level < plane.max():
-        lines = axes.contour(plane.T, levels=[level], colors=line["colour"], linestyles=line["style"], linewidths=1.4)
-        lines.set_path_effects([Stroke(linewidth=2.6, foreground="black"), Normal()])  # seen on bright blood too
 
 
 def draw_distance(figure: Figure, axes: Axes, distance: np.ndarray, *, aspect: float) -> None:
@@ -119,12 +93,10 @@ def overlay_figure(
     index = slice_to_show(shown)
     plane = {name: None if volume is None else volume[:, :, index] for name, volume in volumes.items()}
     aspect = spacing[1] / spacing[0]
-    window = tuple(np.percentile(plane["image"], (0.5, 99.5)))
+    window = grey_window(plane["image"])
 
-    # A Figure of our own with its own canvas: pyplot would keep it alive and switch the backend for everyone.
     height = PANEL_WIDTH * aspect * plane["image"].shape[1] / plane["image"].shape[0] + 1.0
-    figure = Figure(figsize=(6 * PANEL_WIDTH + 0.7, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6 * PANEL_WIDTH + 0.7, height)
     figure.suptitle(f"{title}, slice {index} of {image.shape[2]}", fontsize=11)
     panels = figure.subplots(1, 6)
     names = ("image", "reference" if reference is not None else "no reference", "decoder Phi", "decoder Psi")
@@ -141,8 +113,4 @@ def overlay_figure(
     disagreement[~plane["unanimity"].T.astype(bool)] = to_rgba(DISAGREEMENT["colour"], alpha=0.75)
     panels[5].imshow(disagreement, origin="lower", aspect=aspect)
     draw_legend(figure, with_reference=reference is not None)
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=DPI)
-    return path
+    return write_png(figure, path)

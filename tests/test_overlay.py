@@ -1,4 +1,4 @@
-"""Tests of scripts/demo/figure.py: the overlay figure of one case."""
+"""Tests of scripts/pictures/overlay.py: the overlay figure of one case."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from scripts.demo import figure
-from scripts.demo.figure import overlay_figure, slice_to_show
+from scripts.pictures import overlay, panels
+from scripts.pictures.overlay import overlay_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (20, 16, 6)
@@ -48,7 +48,7 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(picture.convert("RGB"))
 
 
-def panels(path: Path) -> np.ndarray:
+def without_legend(path: Path) -> np.ndarray:
     """The PNG at ``path`` without the legend, which holds every colour."""
     return pixels(path)[:-80]
 
@@ -63,8 +63,8 @@ def test_figure_is_a_png_of_130_dpi_with_every_colour_of_the_legend(drawn):
     assert drawn.name == "a.png"
     with Image.open(drawn) as picture:
         assert picture.info["dpi"] == pytest.approx((130, 130), abs=0.1)
-    for line in (figure.REFERENCE, figure.PHI, figure.PSI, figure.ZERO, figure.DISAGREEMENT):
-        assert count_colour(panels(drawn), line["colour"]) > 50, line["words"]
+    for line in (panels.REFERENCE, overlay.PHI, overlay.PSI, overlay.ZERO, overlay.DISAGREEMENT):
+        assert count_colour(without_legend(drawn), line["colour"]) > 50, line["words"]
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,11 @@ def test_the_same_arrays_give_the_same_picture(drawn, tmp_path):
 
 
 def test_without_a_reference_the_slice_is_that_of_the_prediction_and_no_reference_is_drawn(drawn, tmp_path):
-    without = panels(overlay_figure(**{**case(), "reference": None}, title="", path=tmp_path / "a.png"))
+    without = without_legend(overlay_figure(**{**case(), "reference": None}, title="", path=tmp_path / "a.png"))
     assert without.std() > 10
-    assert count_colour(panels(drawn), figure.REFERENCE["colour"]) > 100
-    assert count_colour(without, figure.REFERENCE["colour"]) == 0
-    assert count_colour(without, figure.PHI["colour"]) > 50
+    assert count_colour(without_legend(drawn), panels.REFERENCE["colour"]) > 100
+    assert count_colour(without, panels.REFERENCE["colour"]) == 0
+    assert count_colour(without, overlay.PHI["colour"]) > 50
 
 
 @pytest.mark.parametrize("value", [0, 1])
@@ -97,7 +97,7 @@ def test_empty_and_full_masks_are_drawn_without_a_warning(tmp_path, value, with_
         warnings.simplefilter("error")
         path = overlay_figure(**arrays, title="empty or full", path=tmp_path / "a.png")
     assert pixels(path).std() > 10
-    unanimity = panels(path)[:, -300:].astype(int)
+    unanimity = without_legend(path)[:, -300:].astype(int)
     reddish = unanimity[..., 0] - unanimity[..., 1] > 40
     assert (reddish.mean() > 0.5) == (value == 0)
 
@@ -106,28 +106,12 @@ def test_distance_map_is_white_at_its_zero_level_which_is_drawn():
     plane = np.linspace(-0.8, 0.4, 30).reshape(6, 5)
     own = Figure()
     axes = own.subplots()
-    figure.draw_distance(own, axes, plane, aspect=1.0)
+    overlay.draw_distance(own, axes, plane, aspect=1.0)
     (picture,), (contour,) = axes.images, axes.collections
     np.testing.assert_array_equal(picture.get_array(), plane.T)
     assert min(picture.to_rgba(0.0)) > 0.95
     assert list(contour.levels) == [0.0]
     assert [label.get_text() for label in own.axes[1].get_yticklabels()] == ["-1 inside", "0", "1 outside"]
-
-
-def test_contour_is_drawn_where_the_level_is_crossed_and_not_in_an_empty_plane():
-    axes = Figure().subplots()
-    figure.draw_contour(axes, np.zeros((4, 5)), level=0.5, line=figure.PHI)
-    assert len(axes.collections) == 0
-    figure.draw_contour(axes, np.eye(4, 5), level=0.5, line=figure.PHI)
-    assert len(axes.collections) == 1
-
-
-def test_slice_to_show_has_the_largest_area_or_is_the_middle_one():
-    mask = np.zeros((4, 4, 5), dtype=bool)
-    assert slice_to_show(mask) == 2
-    mask[0, 0, :] = True
-    mask[1:3, 1:3, 4] = True
-    assert slice_to_show(mask) == 4
 
 
 def test_spacing_sets_the_aspect_of_the_panels(drawn, tmp_path):
@@ -151,8 +135,8 @@ def test_a_wrong_shape_is_named(tmp_path, name, shape, message):
 
 def test_drawing_leaves_pyplot_and_the_backend_alone(tmp_path):
     code = (
-        "import sys; sys.path.insert(0, 'tests'); from test_figure import case; from pathlib import Path\n"
-        "from scripts.demo.figure import overlay_figure\n"
+        "import sys; sys.path.insert(0, 'tests'); from test_overlay import case; from pathlib import Path\n"
+        "from scripts.pictures.overlay import overlay_figure\n"
         f"overlay_figure(**case(), title='', path=Path({str(tmp_path / 'a.png')!r}))\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "import matplotlib; assert matplotlib.get_backend() == 'svg', matplotlib.get_backend()\n"

@@ -1,0 +1,124 @@
+"""Predictor: what the sliding window calls: one network or the mean of several, with chosen heads, maps and flips."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import chain, combinations
+
+import torch
+from torch import nn
+
+from scripts.networks.heads import foreground_probability
+from scripts.objectives.dbisl import DECODERS
+
+MAPS = ("distance", "uncertainty")
+
+
+class Predictor(nn.Module):
+    """Averages a prediction over networks and mirrored inputs; with the defaults a plain call of the network.
+
+    Every network sees the window once for each subset of ``flip_axes`` (eight times for three axes); what it predicts
+    is mirrored back, and the mean over networks and subsets is taken, so that n networks and k axes cost n·2^k calls.
+
+    Args:
+        networks: have ``forward_heads`` with heads called ``logits...`` and ``distance...``, of which those of a
+            decoder end in its name (``_phi``, ``_psi``). The defaults need no more than a call that returns
+            probabilities.
+        decoders: "both" for the mean of all heads of a kind, "phi" or "psi" for those of one decoder. The other
+            decoder is computed all the same.
+        maps: names of further outputs, in this order. "distance": signed distance, the mean of those heads.
+            "uncertainty": 1 where the heads do not vote unanimously for foreground or background (1 minus DBiSL's
+            Eq. 13), 0 elsewhere; averaged, the fraction of windows, networks and flips in which they did not.
+        flip_axes: spatial axes to mirror, 0 to 2, in the orientation of the preprocessing (right, anterior, superior).
+
+    Raises:
+        ValueError: when ``decoders``, ``maps`` or ``flip_axes`` is none of these; on the first call, when a network
+            lacks the heads that they need.
+
+    Example:
+        >>> Predictor([nn.Sigmoid()], flip_axes=[0, 1])(torch.zeros(1, 1, 4, 4, 4)).unique()
+        tensor([0.5000])
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        *,
+        decoders: str = "both",
+        maps: Sequence[str] = (),
+        flip_axes: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        if decoders not in ("both", *DECODERS):
+            raise ValueError(f"decoders is {decoders!r}; it is 'both', 'phi' or 'psi'.")
+        if any(name not in MAPS for name in maps):
+            raise ValueError(f"maps is {list(maps)}; there are {', '.join(MAPS)}.")
+        if not isinstance(flip_axes, (list, tuple)) or len({*flip_axes} & {0, 1, 2}) != len(flip_axes):
+            raise ValueError(f"flip_axes is {flip_axes}; it is a list of different axes out of 0, 1 and 2, or [].")
+        self.networks = nn.ModuleList(networks)
+        self.decoders = decoders
+        self.maps = tuple(maps)
+        # The window's first two axes are batch and channel.
+        axes = [axis + 2 for axis in flip_axes]
+        self.flips = list(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, (1 + M)·C, H, W, D): C probabilities in [0, 1], then C channels of each of the M ``maps``."""
+        total: torch.Tensor | None = None
+        for network in self.networks:
+            for axes in self.flips:
+                predicted = self._predict(network, x.flip(axes)).flip(axes) if axes else self._predict(network, x)
+                total = predicted if total is None else total + predicted
+        count = len(self.networks) * len(self.flips)
+        return total if count == 1 else total / count
+
+    def _predict(self, network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        if self.decoders == "both":
+            # What the network itself takes for its probability: the mean of its heads, or one of them.
+            probability = network(x)
+            if not self.maps:
+                return probability
+        heads = network.forward_heads(x)
+        logits, distance = self._chosen(heads, "logits"), self._chosen(heads, "distance")
+        if self.decoders != "both":
+            if not logits:
+                raise ValueError(
+                    f"decoders is {self.decoders!r} and the network has only {sorted(heads)}: set it to 'both'."
+                )
+            probability = torch.sigmoid(torch.stack(logits)).mean(0)
+        outputs = [probability]
+        for name in self.maps:
+            if name == "distance":
+                if not distance:
+                    raise ValueError(f"save_distance needs a distance head and the network has only {sorted(heads)}.")
+                outputs.append(torch.stack(distance).mean(0))
+            else:
+                outputs.append(self._uncertainty(logits, distance, num_classes=probability.shape[1]))
+        return torch.cat(outputs, dim=1)
+
+    def _uncertainty(
+        self, logits: list[torch.Tensor], distance: list[torch.Tensor], *, num_classes: int
+    ) -> torch.Tensor:
+        """1 where the heads do not all vote for foreground or all for background, (B, C, H, W, D)."""
+        votes = [foreground_probability(head, num_classes) > 0.5 for head in logits] + [head < 0 for head in distance]
+        if len(votes) < 2:
+            raise ValueError("save_uncertainty needs two heads that vote, and the network has only one.")
+        stacked = torch.stack(votes)
+        return (stacked.any(0) & ~stacked.all(0)).to(torch.float32)
+
+    def _chosen(self, heads: dict[str, torch.Tensor], kind: str) -> list[torch.Tensor]:
+        ending = "" if self.decoders == "both" else f"_{self.decoders}"
+        return [head for name, head in heads.items() if name.startswith(kind) and name.endswith(ending)]
+
+
+def one_per_checkpoint(network: nn.Module, ckpt_path: str | Sequence[str]) -> list[nn.Module]:
+    """``network`` itself for one path; for a list of paths, such as those of k folds, one copy more for each further.
+
+    Raises:
+        ValueError: when ``ckpt_path`` is an empty list.
+    """
+    count = len(ckpt_path) if isinstance(ckpt_path, (list, tuple)) else 1
+    if count == 0:
+        raise ValueError("ckpt_path is an empty list; give one file of weights, or a list of those to average.")
+    return [network, *(copy.deepcopy(network) for _ in range(count - 1))]

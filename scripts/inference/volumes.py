@@ -1,0 +1,82 @@
+"""Volumes: a table of how many millilitres of each class every case has."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from scripts.data import LabelCoding, case_name
+
+COLUMNS = ("case", "class", "voxels", "millilitres")
+
+
+class SaveVolumesd(MapTransform):
+    """Puts the volume of every class of a case into ``<output_dir>/volumes.csv``, one row per case and class.
+
+    A case that comes again replaces its rows; those of other cases stay, so that a run that goes on where an earlier
+    one stopped completes its table.
+
+    Args:
+        keys: of the decoded masks in the geometry of the original image, as MetaTensors: (1, H, W, D) label values
+            or, for overlapping regions, (C, H, W, D) of 0 and 1. The affine gives the volume of a voxel.
+        label_coding: says which of the two they are, and C.
+        output_dir: folder of the table, made if missing.
+        class_names: names of the C classes. Default: "1", "2", ..., "C".
+
+    Raises:
+        ValueError: when ``class_names`` has another length than C.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        label_coding: LabelCoding,
+        output_dir: str | Path,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(keys)
+        count = label_coding.num_classes
+        self.class_names = [str(name) for name in class_names or range(1, count + 1)]
+        if len(self.class_names) != count:
+            raise ValueError(f"class_names is {self.class_names}; there must be {count}, one for each class.")
+        self.label_coding = label_coding
+        self.path = Path(output_dir) / "volumes.csv"
+
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(data):
+            mask = data[key]
+            case = case_name(mask.meta["filename_or_obj"])
+            voxel = abs(torch.linalg.det(mask.affine[:3, :3].double()).item()) / 1000  # mm³ to ml
+            counts = [self._voxels(mask, c) for c in range(len(self.class_names))]
+            rows = [
+                {"case": case, "class": name, "voxels": count, "millilitres": round(count * voxel, 6)}
+                for name, count in zip(self.class_names, counts)
+            ]
+            self._replace(case, rows)
+        return dict(data)
+
+    def _voxels(self, mask: MetaTensor, c: int) -> int:
+        channel, value = (0, c + 1) if self.label_coding.regions is None else (c, 1)
+        return int((mask[channel] == value).sum())
+
+    def _replace(self, case: str, rows: list[dict[str, Any]]) -> None:
+        """Write the table anew, beside it and then over it, with ``rows`` instead of those of ``case``."""
+        others: list[dict[str, Any]] = []
+        if self.path.exists():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                others = [row for row in csv.DictReader(file) if row["case"] != case]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".csv.writing")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows([*others, *rows])
+        os.replace(temporary, self.path)

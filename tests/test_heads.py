@@ -1,0 +1,79 @@
+"""Tests of scripts/pictures/heads.py: every head of saved weights, drawn with a reference on the network's grid."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, blob, las, save
+from torch import nn
+
+from scripts.data import DataError
+from scripts.networks import DualTaskVNet, VNet
+from scripts.pictures import heads
+from scripts.pictures.heads import heads_figure, predict_heads
+
+SETTINGS = {
+    "in_channels": 1,
+    "num_classes": 2,
+    "class_names": ["lower", "upper"],
+    "base_filters": 2,
+    "patch_size": [16, 16, 16],
+    "stride": [8, 8, 8],
+}
+
+
+def trained(folder: Path, network: nn.Module, **settings: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    torch.save(network.state_dict(), folder / "model.pt")
+    (folder / "model.json").write_text(json.dumps({**SETTINGS, "spacing": None, **settings}))
+    return folder
+
+
+@pytest.fixture
+def case(tmp_path) -> tuple[str, str]:
+    image, label = blob((16, 16, 16), seed=0, num_classes=2)
+    affine = las((1.0, 1.0, 1.0))
+    return save(image, affine, tmp_path / "image.nii.gz"), save(label, affine, tmp_path / "label.nii.gz")
+
+
+def test_heads_are_those_of_the_saved_weights(tmp_path, case):
+    torch.manual_seed(0)
+    network = DualTaskVNet(num_classes=2, base_filters=2).eval()
+    image, found = predict_heads(trained(tmp_path / "models", network), case[0])
+    with torch.no_grad():
+        expected = network.forward_heads(image.as_tensor()[None])
+    assert found.keys() == expected.keys()
+    for name, head in expected.items():
+        torch.testing.assert_close(found[name], head[0], atol=1e-5, rtol=1e-4)
+
+
+def test_reference_is_drawn_on_the_grid_of_the_network_and_for_its_class(tmp_path, case, monkeypatch):
+    drawn = {}
+
+    def keep(*arrays, spacing, **rest):
+        drawn.update(zip(("image", "reference"), arrays), spacing=spacing)
+
+    monkeypatch.setattr(heads, "overlay_figure", keep)
+    network = DualTaskVNet(num_classes=2, base_filters=2)
+    models = trained(tmp_path / "models", network, spacing=[0.5, 0.5, 0.5])
+    heads_figure(models, *case, title="", path=tmp_path / "a.png", channel=1, values=[2])
+    assert drawn["image"].shape == drawn["reference"].shape == (31, 31, 31)
+    assert drawn["spacing"] == pytest.approx([0.5] * 3)
+    label = blob((16, 16, 16), seed=0, num_classes=2)[1][::-1]  # stored towards the left
+    assert np.array_equal(drawn["reference"][::2, ::2, ::2], label == 2)
+
+
+def test_a_network_without_the_heads_is_refused(tmp_path, case):
+    models = trained(tmp_path / "models", VNet(num_classes=2, base_filters=2))
+    overlay = str(ROOT / "configs" / "networks" / "vnet.json")
+    with pytest.raises(DataError, match=r"network without the head 'logits_phi'.*\['logits'\].*leave model_dir out"):
+        heads_figure(models, *case, title="", path=tmp_path / "a.png", overlays=[overlay])
+
+
+def test_a_folder_without_weights_is_named(tmp_path, case):
+    with pytest.raises(DataError, match=r"model\.pt does not exist: give the ckpt_dir of the training"):
+        predict_heads(tmp_path, case[0])

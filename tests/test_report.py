@@ -1,0 +1,276 @@
+"""Tests of scripts/evaluation/{results,figures,report}.py and scripts/pictures on a small finished evaluation."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from conftest import blob, las, oblique, run_process, save
+from ignite.engine import Engine
+from monai.data import MetaTensor
+from PIL import Image
+
+from scripts.data import DataError, LabelCoding
+from scripts.evaluation import CaseMetrics
+from scripts.evaluation.figures import draw_figures
+from scripts.evaluation.figures import main as write_figures
+from scripts.evaluation.report import html_report
+from scripts.evaluation.report import main as write_report
+from scripts.evaluation.results import EvaluationResults
+from scripts.pictures.distribution import distribution_figure
+
+# How far each prediction is shifted, in voxels: the last case is the best.
+SHIFTS = {"far": 5, "near": 2, "middle": 3, "exact": 0}
+
+
+def evaluate(folder: Path, *, num_classes: int = 2, regions=None, names=None) -> tuple[Path, Path]:
+    """A data set and the output folder of an evaluation of it, with shifted references as predictions."""
+    data, output = folder / "data", folder / "out"
+    coding = LabelCoding(num_classes, regions)
+    handler = CaseMetrics(coding, output, class_names=names or ["lower", "<b>upper</b>"][:num_classes])
+    entries, batches = [], []
+    for number, (case, shift) in enumerate(SHIFTS.items()):
+        image, label = blob((24, 22, 20), seed=number, num_classes=2)
+        affine = oblique((1.0, 1.2, 2.0)) if number == 0 else las((1.0, 1.2, 2.0))
+        entry = {"image": f"images/{case}.nii.gz", "label": f"labels/{case}.nii.gz"}
+        save(image, affine, data / entry["image"])
+        save(label, affine, data / entry["label"])
+        pred = np.roll(label, shift, axis=0)
+        tensors = [
+            MetaTensor(
+                torch.from_numpy(a.astype(np.int64))[None],
+                affine=torch.from_numpy(affine),
+                meta={"filename_or_obj": entry["image"]},
+            )
+            for a in (pred, label)
+        ]
+        if regions:
+            maps = coding.encode(tensors[0].as_tensor()[None])[0]
+            tensors[0] = MetaTensor(maps, meta=tensors[0].meta, affine=tensors[0].affine)
+            pred = maps.permute(1, 2, 3, 0).numpy().astype(np.uint8)
+        save(pred, affine, output / f"{case}_seg.nii.gz")
+        entries.append(entry)
+        batches.append([{"pred": tensors[0], "label": tensors[1]}])
+    (data / "dataset.json").write_text(json.dumps({"training": [], "test": entries}))
+    engine = Engine(lambda _, batch: batch)
+    handler.attach(engine)
+    engine.run(batches)
+    return data, output
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tuple[Path, Path]:
+    return evaluate(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def results(run) -> EvaluationResults:
+    return EvaluationResults(run[1], run[0])
+
+
+@pytest.fixture(scope="module")
+def figures(results) -> dict[str, bytes]:
+    return draw_figures(results)
+
+
+@pytest.fixture(scope="module")
+def html(results, figures) -> str:
+    return html_report(results, figures, title="A & B")
+
+
+# --- results ---
+
+
+def test_chosen_cases_are_those_of_lowest_middle_and_highest_dice(results):
+    assert results.chosen() == {"worst": "far", "median": "middle", "best": "exact"}
+    assert results.dice("exact") == 1 > results.dice("near") > results.dice("middle") > results.dice("far")
+
+
+def test_fewer_than_three_cases_are_shown_once_each(run):
+    results = EvaluationResults(run[1], run[0])
+    results.cases = ["near", "far"]
+    assert results.chosen() == {"worst": "far", "best": "near"}
+    results.cases = ["near"]
+    assert results.chosen() == {"worst": "near"}
+
+
+@pytest.mark.parametrize("case", ["far", "near"])
+def test_volumes_of_a_case_are_turned_alike_and_give_the_dice_of_the_table(results, case):
+    volumes = results.volumes(case)
+    assert volumes.reference.shape == volumes.prediction.shape == (2, *volumes.image.shape)
+    assert volumes.spacing == pytest.approx((1.0, 1.2, 2.0))
+    for channel, name in enumerate(results.classes):
+        a, b = volumes.prediction[channel], volumes.reference[channel]
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) == pytest.approx(results.value(case, name, "dice"))
+    # Bright inside the object: the image is turned as well.
+    assert volumes.image[volumes.reference.any(axis=0)].mean() > volumes.image.mean() + 50
+
+
+def test_first_axis_runs_to_the_patients_right(results, run):
+    stored = nibabel.load(run[0] / "labels" / "near.nii.gz")  # stored towards the left
+    assert np.array_equal(results.volumes("near").reference[0], np.asarray(stored.dataobj)[::-1] == 1)
+
+
+def test_overlapping_regions_are_read_as_maps(tmp_path):
+    data, output = evaluate(tmp_path, regions=[[1, 2], [2]], names=["whole", "upper"])
+    volumes = EvaluationResults(output, data, regions=[[1, 2], [2]]).volumes("exact")
+    assert np.array_equal(volumes.prediction, volumes.reference)
+    assert (volumes.reference[0] | volumes.reference[1]).sum() == volumes.reference[0].sum()
+    with pytest.raises(DataError, match="for overlapping regions give --regions"):
+        EvaluationResults(output, data).volumes("exact")
+
+
+def test_what_is_missing_is_named(run, tmp_path):
+    with pytest.raises(DataError, match=r"metrics\.csv does not exist: give the output_dir of an evaluation"):
+        EvaluationResults(tmp_path, run[0])
+    with pytest.raises(DataError, match="has no case elsewhere with a label"):
+        EvaluationResults(run[1], run[0]).paths("elsewhere")
+    with pytest.raises(DataError, match="regions has 1 entries"):
+        EvaluationResults(run[1], run[0], regions=[[1]])
+
+
+# --- report ---
+
+
+class Page(HTMLParser):
+    """Collects the rows of every table, the sources of images and whatever else a page loads."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.images: list[str] = []
+        self.loaded: list[str] = []
+        self.cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "tr":
+            self.rows.append([])
+        self.cell = tag in ("td", "th")
+        if self.cell:
+            self.rows[-1].append("")
+        if tag == "img":
+            self.images.append(attrs["src"])
+        elif "src" in attrs or tag in ("link", "script", "iframe"):
+            self.loaded.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.cell = False
+
+    def handle_data(self, data):
+        if self.cell:
+            self.rows[-1][-1] += data
+
+
+def test_report_loads_nothing_and_its_pictures_can_be_decoded(html):
+    page = Page(html)
+    assert page.loaded == [] and "http" not in html and "url(" not in html
+    assert len(page.images) == 5  # distribution, three cases, surfaces
+    for source in page.images:
+        kind, data = source.split(",")
+        assert kind == "data:image/png;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            assert picture.format == "PNG" and np.asarray(picture.convert("L")).std() > 5
+
+
+def test_report_has_the_figures_of_both_tables_and_escapes_names(html, run):
+    page = Page(html)
+    assert "<b>upper" not in html and "A &amp; B" in html
+    with (run[1] / "metrics_summary.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            row = next(r for r in page.rows if r[:2] == [line["class"], line["metric"]])
+            expected = [float(line[key]) for key in ("mean", "std")]
+            assert [float(cell) for cell in row[2:4]] == pytest.approx(expected, abs=5e-4)
+            assert row[4] == f"{float(line['ci95_low']):.3f} to {float(line['ci95_high']):.3f}"
+            assert row[5:] == [line["n"], line["empty_predictions"]]
+    cases = [row for row in page.rows if row[0] in SHIFTS]
+    assert [row[0] for row in cases] == [case for case in ("far", "middle", "near", "exact") for _ in range(2)]
+    assert {row[1] for row in cases} == {"lower", "<b>upper</b>"}
+    assert [float(cell) for cell in cases[-1][2:]] == [1, 1, 0, 0, 0, 0, 1]
+
+
+def test_results_of_an_older_version_without_the_new_columns_are_reported_too(tmp_path, figures):
+    data, output = evaluate(tmp_path, num_classes=1, names=["all of it"])
+    for name, dropped in (
+        ("metrics.csv", {"surface_dice", "surface_tolerance_mm"}),
+        ("metrics_summary.csv", {"ci95_low", "ci95_high"}),
+    ):
+        with (output / name).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        columns = [column for column in rows[0] if column not in dropped]
+        with (output / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+    page = Page(html_report(EvaluationResults(output, data), figures, title="old"))
+    row = next(row for row in page.rows if row[:2] == ["all of it", "dice"])
+    assert row[4] == "– to –" and float(row[2]) > 0
+
+
+def test_figures_differ_between_cases_and_show_reference_and_prediction(figures):
+    assert list(figures) == ["distribution", "slices_worst", "slices_median", "slices_best", "surfaces"]
+    assert len(set(figures.values())) == 5
+    pixels = np.asarray(Image.open(io.BytesIO(figures["slices_worst"])).convert("RGB")).astype(int)
+    above_legend = pixels[:-60]
+    for colour in ((0xF0, 0xE4, 0x42), (0xE6, 0x9F, 0x00), (0x56, 0xB4, 0xE9)):
+        assert (np.abs(above_legend - colour).max(axis=-1) < 15).sum() > 30
+
+
+def test_distribution_says_how_many_values_are_missing():
+    figure = distribution_figure({"hd95_mm": {"liver": [1.0, math.nan, 3.0, math.nan], "spleen": [math.nan] * 4}})
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["liver\n(2 missing)", "spleen\n(4 missing)"]
+    points = [collection.get_offsets()[:, 1].tolist() for collection in figure.axes[0].collections]
+    assert points == [[1.0, 3.0], []]
+
+
+# --- commands ---
+
+
+def test_commands_write_the_figures_and_the_report_and_say_where(run, figures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("scripts.evaluation.figures.draw_figures", lambda results: figures)
+    monkeypatch.setattr("scripts.evaluation.report.draw_figures", lambda results: figures)
+    write_figures(str(run[1]), str(run[0]), figures_dir=str(tmp_path / "new"))
+    assert {path.stem: path.read_bytes() for path in (tmp_path / "new").iterdir()} == figures
+    write_report(str(run[1]), str(run[0]), title="of a run")
+    assert "<h1>of a run</h1>" in (run[1] / "report.html").read_text(encoding="utf-8")
+    said = capsys.readouterr().out.split()
+    assert said[-1] == str(run[1] / "report.html")
+    assert sorted(said[:-1]) == sorted(str(path) for path in (tmp_path / "new").iterdir())
+
+
+@pytest.mark.long
+def test_command_draws_the_figures_of_a_run_as_a_process(run, tmp_path):
+    arguments = ["--output_dir", str(run[1]), "--dataset_dir", str(run[0]), "--figures_dir", str(tmp_path)]
+    finished = run_process([sys.executable, "-m", "scripts.evaluation.figures", *arguments])
+    assert finished.returncode == 0, finished.stderr
+    assert "surfaces.png" in [path.name for path in tmp_path.iterdir()]
+
+
+@pytest.mark.long
+def test_command_for_a_folder_without_an_evaluation_ends_in_one_line(tmp_path):
+    arguments = ["--output_dir", str(tmp_path), "--dataset_dir", str(tmp_path)]
+    finished = run_process([sys.executable, "-m", "scripts.evaluation.report", *arguments])
+    assert finished.returncode == 1 and "Traceback" not in finished.stderr
+    assert re.search(r"\nerror: .*metrics\.csv does not exist", finished.stderr)
+
+
+def test_inference_and_evaluation_work_where_matplotlib_is_not_installed():
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\nimport scripts.inference, scripts.evaluation, scripts.training"
+    )
+    finished = run_process([sys.executable, "-c", code])
+    assert finished.returncode == 0, finished.stderr
