@@ -356,9 +356,10 @@ def test_folder_in_which_nothing_is_brighter_than_its_intensity_window_is_report
     (tmp_path / "new").mkdir()
     good(tmp_path / "new" / "a.nii.gz")
     infer(workflow, tmp_path / "new", tmp_path / "masks", intensity_window=[5000, 6000])
-    assert "a.nii.gz is the same in every voxel, or everywhere outside intensity_window" in (
-        tmp_path / "masks" / "failures.csv"
-    ).read_text()
+    assert (
+        "a.nii.gz is the same in every voxel, or everywhere outside intensity_window"
+        in (tmp_path / "masks" / "failures.csv").read_text()
+    )
 
 
 # --- as real processes ---

@@ -129,7 +129,9 @@ def test_every_part_of_training_can_be_made_with_an_overlay(path, tiny, tmp_path
     assert len(transforms) >= 8
 
 
-@pytest.mark.parametrize("path", OVERLAYS + [ROOT / TRAIN, ROOT / EVALUATE, ROOT / INFERENCE, ROOT / PREFLIGHT], ids=name_of)
+@pytest.mark.parametrize(
+    "path", OVERLAYS + [ROOT / TRAIN, ROOT / EVALUATE, ROOT / INFERENCE, ROOT / PREFLIGHT], ids=name_of
+)
 def test_config_says_what_it_is(path):
     assert len(content(path)["about"]) > 20
 

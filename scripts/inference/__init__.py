@@ -6,8 +6,10 @@ from .maps import SplitMapsd, WithDistance
 from .tolerant import TolerantDataset, TolerantEvaluator, case_or_failure
 from .weights import WeightsCheckpointLoader
 from .windows import window_overlap
+from .writer import NiftiWriter
 
 __all__ = [
+    "NiftiWriter",
     "SplitMapsd",
     "TolerantDataset",
     "TolerantEvaluator",

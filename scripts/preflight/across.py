@@ -79,7 +79,7 @@ def network_shape(header: Header, spacing: Sequence[float] | None) -> tuple[int,
     if spacing is not None:
         target = np.asarray(spacing, dtype=float)
         target = np.where(np.isfinite(target) & (target > 0), target, edges)
-        shape = np.maximum(np.round((shape - 1) * edges / target) + 1, 1)
+        shape = np.maximum(np.round((shape - 1) * edges / target + 1), 1)
     return tuple(int(n) for n in shape)
 
 
