@@ -461,7 +461,7 @@ def test_inference_reports_the_broken_volume_and_fails_in_the_end(inferred):
     new, output, finished = inferred
     (failure,) = rows(output / "failures.csv")
     assert failure["case"] == str(new / "broken.nii.gz")
-    assert "broken.nii.gz is not a gzip file" in failure["reason"]
+    assert "broken.nii.gz is not a readable NIfTI file (not a gzip file although" in failure["reason"]
     assert not list(output.glob("broken*"))
     assert_ends_in_one_line(finished, f"1 of 4 cases failed; the others are complete. The reasons are in {output}")
 
