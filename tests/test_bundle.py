@@ -27,6 +27,7 @@ SCHEMA = ROOT.parent / "shared" / "reference" / "meta_schema_20240725.json"
 # Ids that a method may add: networks beside the one that is trained, with an optimiser of their own.
 BESIDE = {"discriminator", "discriminator_optimizer"}
 TRAIN, EVALUATE, INFERENCE = "configs/train.json", "configs/evaluate.json", "configs/inference.json"
+PREFLIGHT = "configs/preflight.json"
 
 
 def name_of(path: Path) -> str:
@@ -94,7 +95,11 @@ def test_config_is_json_without_duplicate_keys(path):
     assert isinstance(json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=refuse_duplicates), dict)
 
 
-@pytest.mark.parametrize("files", [[TRAIN], [TRAIN, EVALUATE], [INFERENCE]], ids=lambda files: Path(files[-1]).stem)
+@pytest.mark.parametrize(
+    "files",
+    [[TRAIN], [TRAIN, EVALUATE], [INFERENCE], [TRAIN, PREFLIGHT]],
+    ids=lambda files: Path(files[-1]).stem,
+)
 def test_every_reference_in_a_config_exists(files):
     parser = merged(*files)
     references = set(re.findall(r"@([A-Za-z_]\w*(?:(?:#|::)\w+)*)", json.dumps(parser.get())))
@@ -139,7 +144,9 @@ def test_every_part_of_training_can_be_made_with_an_overlay(path, tiny, tmp_path
     assert len(transforms) >= 8
 
 
-@pytest.mark.parametrize("path", OVERLAYS + [ROOT / TRAIN, ROOT / EVALUATE, ROOT / INFERENCE], ids=name_of)
+@pytest.mark.parametrize(
+    "path", OVERLAYS + [ROOT / TRAIN, ROOT / EVALUATE, ROOT / INFERENCE, ROOT / PREFLIGHT], ids=name_of
+)
 def test_config_says_what_it_is(path):
     assert len(content(path)["about"]) > 20
 
@@ -469,7 +476,7 @@ def test_inference_reports_the_broken_volume_and_fails_in_the_end(inferred):
     new, output, finished = inferred
     (failure,) = rows(output / "failures.csv")
     assert failure["case"] == str(new / "broken.nii.gz")
-    assert "broken.nii.gz is not a gzip file" in failure["reason"]
+    assert "broken.nii.gz is not a readable NIfTI file (not a gzip file although" in failure["reason"]
     assert not list(output.glob("broken*"))
     assert_ends_in_one_line(finished, f"1 of 4 cases failed; the others are complete. The reasons are in {output}")
 
@@ -486,8 +493,8 @@ def test_missing_dataset_json_ends_in_one_line_before_training(tmp_path):
 def test_wrong_number_of_channels_ends_in_one_line_before_training(tiny, tmp_path):
     finished = run_bundle("training", TRAIN, **small(tiny, tmp_path / "out", in_channels=2))
     assert_ends_in_one_line(finished, "has 1 channel(s) and the network takes 2: set in_channels to 1.")
-    assert "problem(s) in 3 cases" in finished.stderr  # all labeled ones at once
-    assert not (tmp_path / "out").exists()
+    assert "the preflight found 7 errors" in finished.stderr  # all labeled, unlabeled and validation cases at once
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["preflight.json", "preflight.txt"]
 
 
 @pytest.mark.long

@@ -15,6 +15,11 @@ AFFINE = las((1.0, 1.2, 2.0))
 ONE_CLASS = LabelCoding(1)
 
 
+def noise(shape) -> np.ndarray:
+    """An image (float32) that is not the same everywhere, which would be a fault of its own."""
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
 def make(folder: Path, *, name: str = "case", image=None, label=None, label_affine=AFFINE) -> dict[str, str]:
     """Writes a case, good unless told otherwise, and returns its entry."""
     good_image, good_label = blob(SHAPE, seed=0)
@@ -58,7 +63,7 @@ def test_labels_are_not_opened_without_a_label_coding(tmp_path):
     ids=["4D-of-one", "4D", "two-files", "3D-and-4D"],
 )
 def test_channels_are_counted_over_the_files_and_last_axes_of_a_case(tmp_path, shapes, channels):
-    images = [save(np.zeros(shape, np.float32), AFFINE, tmp_path / f"{i}.nii.gz") for i, shape in enumerate(shapes)]
+    images = [save(noise(shape), AFFINE, tmp_path / f"{i}.nii.gz") for i, shape in enumerate(shapes)]
     cases = [{**make(tmp_path), "image": images}]
     assert check(cases, in_channels=channels) == cases
     assert f"{images[0]} has {channels} channel(s)" in problems(cases, in_channels=channels + 1)
@@ -100,8 +105,8 @@ def test_text_that_is_called_nifti_is_named_as_unreadable(tmp_path, key):
 
 
 def test_truncated_label_is_named_with_the_remedy(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 2, (64, 64, 32)).astype(np.uint8)  # too large for one read
-    case = make(tmp_path, image=noise, label=noise)
+    voxels = np.random.default_rng(0).integers(0, 2, (64, 64, 32)).astype(np.uint8)  # too large for one read
+    case = make(tmp_path, image=voxels, label=voxels)
     content = Path(case["label"]).read_bytes()
     Path(case["label"]).write_bytes(content[: len(content) * 9 // 10])
     text = problems([case])
@@ -157,7 +162,7 @@ def test_all_problems_of_all_cases_come_in_one_message(tmp_path):
     missing, mirrored, colour, good = (make(tmp_path, name=name) for name in ("a", "b", "c", "d"))
     Path(missing["image"]).unlink()
     save(blob(SHAPE, seed=0)[1], np.diag([1.0, 1.2, 2.0, 1.0]), Path(mirrored["label"]))
-    save(np.zeros((*SHAPE, 3), np.float32), AFFINE, Path(colour["image"]))
+    save(noise((*SHAPE, 3)), AFFINE, Path(colour["image"]))
     save(np.full(SHAPE, 7, np.uint8), AFFINE, Path(colour["label"]))
     text = problems([missing, mirrored, colour, good])
     assert text.startswith("4 problem(s) in 4 cases:\n")

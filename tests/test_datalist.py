@@ -47,11 +47,14 @@ def test_case_name_is_the_file_name_without_its_suffix(path, name):
     assert case_name(path) == case_name(Path(path)) == name
 
 
-def test_images_in_lists_the_nifti_files_of_a_folder_by_name(tmp_path):
+def test_images_in_lists_what_is_called_nifti_in_a_folder_by_name(tmp_path):
     for name in ("b.nii.gz", "a.nii", "C.NII.GZ", "notes.txt", "d.nii.gz.part"):
         (tmp_path / name).touch()
+    # Listed, so that they are reported as cases that failed and not passed over in silence.
     (tmp_path / "folder.nii.gz").mkdir()
-    assert images_in(tmp_path) == [{"image": str(tmp_path / name)} for name in ("C.NII.GZ", "a.nii", "b.nii.gz")]
+    (tmp_path / "loop.nii.gz").symlink_to(tmp_path / "loop.nii.gz")
+    expected = ("C.NII.GZ", "a.nii", "b.nii.gz", "folder.nii.gz", "loop.nii.gz")
+    assert images_in(tmp_path) == [{"image": str(tmp_path / name)} for name in expected]
 
 
 def test_images_in_names_the_folder_and_the_argument_when_there_is_none_or_it_is_empty(tmp_path):

@@ -130,6 +130,7 @@ class Cases:
         if CASES[index] in self.broken:
             raise RuntimeError("applying transform") from self.error
         volume = torch.full((1, 4, 4, 4), float(index))
+        volume[0, 0, 0, :2] += torch.tensor([1.0, -1.0])  # the mean stays; an image of one value would be refused
         return {"image": MetaTensor(volume, meta={"filename_or_obj": self.data[index]["image"]})}
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from .checks import DataError, check_cases
+from .checks import check_cases
 from .datalist import Datalist, case_name, images_in
 from .label_coding import LabelCoding
+from .nifti import NiftiReader
+from .problems import DataError, Problem
 from .stream import crop_stream
 from .transforms import DecodeProbabilitiesd, EncodeLabelsd, PreGeneratedMapd
 
@@ -14,7 +16,9 @@ __all__ = [
     "DecodeProbabilitiesd",
     "EncodeLabelsd",
     "LabelCoding",
+    "NiftiReader",
     "PreGeneratedMapd",
+    "Problem",
     "case_name",
     "check_cases",
     "crop_stream",

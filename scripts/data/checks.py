@@ -1,13 +1,16 @@
-"""Checks: finds what is wrong with the cases of a run before it starts, all of it in one message."""
+"""Checks: finds what is wrong with the files of a case, for the preflight and for every data set that is made."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel
 import numpy as np
+
+from .contents import Contents, File, Finding, inspect, inspect_once
+from .nifti import Header
+from .problems import DataError, Problem
 
 if TYPE_CHECKING:
     from .label_coding import LabelCoding
@@ -16,10 +19,13 @@ if TYPE_CHECKING:
 AFFINE_TOLERANCE = 0.5
 # More problems than this are counted, not listed.
 LISTED_PROBLEMS = 20
-
-
-class DataError(ValueError):
-    """The user's data or its description is at fault; the message names the file, the value and the remedy."""
+# Voxel sizes of header and affine, or of sform and qform, may differ by this fraction.
+SPACING_TOLERANCE = 0.01
+# Voxels thinner or thicker than this, in mm, are probably in another unit.
+LEAST_SPACING, MOST_SPACING = 0.01, 50.0
+# A label with more unexpected values than this is probably an image.
+MANY_VALUES = 50
+THREADS = 8
 
 
 def check_cases(
@@ -27,7 +33,8 @@ def check_cases(
 ) -> list[dict[str, Any]]:
     """Returns ``cases`` unchanged if the files of all of them can be used.
 
-    Every image is read once, which finds truncated files; labels only of the cases that have a label key.
+    Every file is read once, labels only of cases whose labels are used, and none that the preflight of this process has
+    read already. Warnings are left to the preflight.
 
     Args:
         cases: dictionaries with "image" (a path, or a list of one path per modality) and possibly "label".
@@ -35,12 +42,25 @@ def check_cases(
         label_coding: defines the label values that may occur; None to leave labels unread.
 
     Raises:
-        DataError: naming every file that is missing, cannot be read, or does not have the expected number of
-            channels; and every label that is not on its image's grid or has unexpected values.
+        DataError: naming every file that is missing, cannot be read, or cannot be what it is given as
+            (docs/preflight.md lists what is checked).
     """
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda case: _problems(case, in_channels, label_coding), cases))
-    problems = [problem for case_problems in found for problem in case_problems]
+
+    # Threads, since clients call this where no process may be started; decompression runs outside Python's lock.
+    def in_threads(files: list[File]) -> list[Finding]:
+        with ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(inspect, files))
+
+    files = [file for case in cases for file in files_of(case, with_label=label_coding is not None)]
+    found = inspect_once(files, inspect_all=in_threads)
+    of_cases = (
+        case_problems(
+            case, found, in_channels=in_channels, label_coding=label_coding, with_label=label_coding is not None
+        )
+        for case in cases
+    )
+    # A file that is used twice is reported once.
+    problems = list(dict.fromkeys(str(p) for of_case in of_cases for p in of_case if p.level == "error"))
     if problems:
         more = f"\n  and {len(problems) - LISTED_PROBLEMS} more" if len(problems) > LISTED_PROBLEMS else ""
         listed = "\n  ".join(problems[:LISTED_PROBLEMS])
@@ -48,80 +68,151 @@ def check_cases(
     return cases
 
 
-def _problems(case: dict[str, Any], in_channels: int, label_coding: LabelCoding | None) -> list[str]:
-    problems = []
-    files = case["image"] if isinstance(case["image"], list) else [case["image"]]
-    images = []
-    for path in files:
-        opened = _open(path)
-        if isinstance(opened, str):
-            problems.append(opened)
-        elif len(opened.shape) not in (3, 4):
-            problems.append(f"{path} has shape {opened.shape}: images are 3D, or 4D with the channels last.")
-        elif unreadable := _unreadable(path, opened):
-            problems.append(unreadable)
+def images_of(case: Mapping[str, Any]) -> list[str]:
+    """The image files of a case, one per modality."""
+    return list(case["image"]) if isinstance(case["image"], (list, tuple)) else [case["image"]]
+
+
+def files_of(case: Mapping[str, Any], *, with_label: bool) -> list[File]:
+    """The files of a case to inspect."""
+    files = [(path, False) for path in images_of(case)]
+    return [*files, (case["label"], True)] if with_label and "label" in case else files
+
+
+def case_problems(
+    case: Mapping[str, Any],
+    found: Mapping[File, Finding],
+    *,
+    in_channels: int | None,
+    label_coding: LabelCoding | None,
+    with_label: bool,
+) -> list[Problem]:
+    """Errors and warnings of one case, from what was found in its files.
+
+    Args:
+        case: see :func:`check_cases`.
+        found: what :func:`~scripts.data.contents.inspect` says of its files.
+        in_channels: channels that the network takes; None if that is not known.
+        label_coding: defines the label values that may occur; None if they are not known.
+        with_label: whether the case must have a label.
+    """
+    paths = images_of(case)
+    findings = [found[path, False] for path in paths]
+    problems = [finding for finding in findings if isinstance(finding, Problem)]
+    images = [finding for finding in findings if isinstance(finding, Contents)]
+    for image in images:
+        problems += _header_problems(image.header) + _intensity_problems(image)
+    if len(images) == len(paths):
+        problems += _modality_problems(images)
+        channels = sum(image.header.shape[3] if len(image.header.shape) == 4 else 1 for image in images)
+        if in_channels is not None and channels != in_channels:
+            what = f"has {channels} channel(s) and the network takes {in_channels}"
+            problems.append(Problem("channels", paths[0], what, f"set in_channels to {channels}"))
+    if with_label and "label" not in case:
+        remedy = "add it, or move the case"
+        problems.append(Problem("label", paths[0], "has no label in dataset.json and needs one", remedy))
+    elif with_label:
+        label = found[case["label"], True]
+        if isinstance(label, Problem):
+            problems.append(label)
         else:
-            images.append(opened)
-    if problems:
-        return problems
-    channels = sum(image.shape[3] if len(image.shape) == 4 else 1 for image in images)
-    if channels != in_channels:
-        problems.append(
-            f"{files[0]} has {channels} channel(s) and the network takes {in_channels}: set in_channels to {channels}."
-        )
-    if label_coding is not None:
-        if "label" in case:
-            problems.extend(_label_problems(case["label"], images[0], files[0], label_coding))
-        else:
-            problems.append(f"{files[0]} has no label in dataset.json and needs one: add it, or move the case.")
+            problems += _label_problems(label, images[0].header if images else None, label_coding)
     return problems
 
 
-def _label_problems(path: str, image: Any, image_path: str, label_coding: LabelCoding) -> list[str]:
-    label = _open(path)
-    if isinstance(label, str):
-        return [label]
-    shape = image.shape[:3]
-    if label.shape[:3] != shape or label.shape[3:] not in ((), (1,)):
-        return [f"{path} has shape {label.shape} and its image {image_path} has {shape}: they must be equal."]
-    offset = np.abs(_corners(label.affine, shape) - _corners(image.affine, shape)).max()
-    if offset > AFFINE_TOLERANCE * np.linalg.norm(image.affine[:3, :3], axis=0).min():
-        return [
-            f"{path} lies up to {offset:.1f} mm away from its image {image_path} by their affines: "
-            "resample the label onto the image, or copy the image's header to it."
-        ]
-    if unreadable := _unreadable(path, label):
-        return [unreadable]
-    values = np.unique(np.asanyarray(label.dataobj))
-    unexpected = [value for value in values.tolist() if value not in label_coding.values]
-    if unexpected:
-        return [
-            f"{path} has label values {unexpected[:5]} and {label_coding.values} are expected: "
-            "set num_classes to the number of foreground classes, or renumber the labels."
-        ]
+def _header_problems(header: Header) -> list[Problem]:
+    problems = []
+
+    def warn(check: str, what: str, remedy: str) -> None:
+        problems.append(Problem(check, header.path, what, remedy, level="warning"))
+
+    spacing = header.spacing
+    rounded = tuple(float(f"{edge:.4g}") for edge in spacing)
+    if header.units in (1, 3):
+        unit = {1: "metres", 3: "micrometres"}[header.units]
+        warn("spacing", f"gives its voxel size in {unit}, which is read as mm", "write it in mm")
+    elif spacing.min() < LEAST_SPACING or spacing.max() > MOST_SPACING:
+        warn("spacing", f"has voxels of {rounded} mm", "check the unit of its header, which must be mm")
+    if header.sform_code <= 0 and header.qform_code <= 0:
+        warn("orientation", "does not say how it lies (sform_code and qform_code are 0)", "make sure that it is RAS")
+    elif header.sform_code > 0 and header.qform is not None:
+        shape = header.shape[:3]
+        offset = np.abs(corners(header.affine, shape) - corners(header.qform, shape)).max()
+        if offset > AFFINE_TOLERANCE * spacing.min():
+            what = f"has an sform and a qform that lie {offset:.1f} mm apart; the sform is used, as in nibabel"
+            warn("orientation", what, "make them equal if other programs show it elsewhere")
+    if header.sform_code > 0 and not np.allclose(np.abs(header.pixdim), spacing, rtol=SPACING_TOLERANCE):
+        what = f"has pixdim {header.pixdim} and voxels of {rounded} mm by its sform; the sform is used"
+        warn("spacing", what, "correct the one that is wrong")
+    return problems
+
+
+def _intensity_problems(image: Contents) -> list[Problem]:
+    path = image.header.path
+    if image.not_finite:
+        what = f"has {image.not_finite} voxels that are NaN or infinite"
+        return [Problem("intensities", path, what, "replace them, for example by the value of the background")]
+    if image.minimum == image.maximum:
+        what = f"is {image.minimum:g} in every voxel"
+        return [Problem("intensities", path, what, "export it again, or take the case out of dataset.json")]
     return []
 
 
-def _corners(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _modality_problems(images: list[Contents]) -> list[Problem]:
+    first = images[0].header
+    for other in (image.header for image in images[1:]):
+        if other.shape[:3] != first.shape[:3] or not np.allclose(other.affine, first.affine, rtol=1e-4, atol=1e-3):
+            what = f"is not on the grid of {first.path} (shapes {other.shape} and {first.shape})"
+            return [Problem("affine", other.path, what, "resample the modalities of a case to one grid")]
+    return []
+
+
+def _label_problems(label: Contents, image: Header | None, label_coding: LabelCoding | None) -> list[Problem]:
+    header = label.header
+    problems = []
+    if image is not None:
+        shape = image.shape[:3]
+        if header.shape[:3] != shape or header.shape[3:] not in ((), (1,)):
+            what = f"has shape {header.shape} and its image {image.path} has {shape}"
+            return [Problem("shape", header.path, what, "they must be equal; check that they are of the same case")]
+        offset = np.abs(corners(header.affine, shape) - corners(image.affine, shape)).max()
+        if offset > AFFINE_TOLERANCE * image.spacing.min():
+            what = f"lies up to {offset:.1f} mm away from its image {image.path} by their affines"
+            remedy = "resample the label onto the image, or copy the image's header to it"
+            problems.append(Problem("affine", header.path, what, remedy))
+    return problems + _value_problems(label, label_coding)
+
+
+def _value_problems(label: Contents, label_coding: LabelCoding | None) -> list[Problem]:
+    path = label.header.path
+    if label.not_finite:
+        what = f"has {label.not_finite} voxels that are NaN or infinite"
+        return [Problem("label values", path, what, "replace them by 0 or their class")]
+    broken = [value for value in label.values if value != round(value)]
+    if broken:
+        what = f"has label values {broken[:5]}, which are not whole numbers"
+        return [
+            Problem(
+                "label values", path, what, "resample labels by nearest neighbour, and check that it is not the image"
+            )
+        ]
+    allowed = label_coding.values if label_coding else None
+    unexpected = [int(v) for v in label.values if (v < 0 if allowed is None else v not in allowed)]
+    if unexpected:
+        expected = "none below 0 is" if allowed is None else f"{allowed} are"
+        what = f"has label values {unexpected[:5]} and {expected} expected"
+        remedy = "set num_classes to the number of foreground classes, or renumber the labels"
+        if len(unexpected) > MANY_VALUES:
+            what += f", and has {len(unexpected) - 5} more"
+            remedy = "check in dataset.json that image and label are not swapped"
+        return [Problem("label values", path, what, remedy)]
+    if not any(label.values):
+        remedy = "check it, and take the case out if its object was not drawn"
+        return [Problem("empty label", path, "has no foreground voxel", remedy, level="warning")]
+    return []
+
+
+def corners(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Positions (3, 8), mm, of the eight corner voxels of a volume."""
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1)
-    return affine[:3, :3] @ corners + affine[:3, 3:]
-
-
-def _unreadable(path: str, volume: Any) -> str | None:
-    """What keeps the voxels of an opened file from being read, as a sentence; None if nothing does."""
-    try:
-        np.asanyarray(volume.dataobj)
-    except Exception as error:  # a truncated archive raises any of several types
-        return f"{path} cannot be read ({type(error).__name__}: {error}): copy the file again."
-    return None
-
-
-def _open(path: str) -> Any:
-    """The opened image, its voxels not yet read, or the problem as a sentence."""
-    if not Path(path).is_file():
-        return f"{path} does not exist: correct dataset.json or dataset_dir."
-    try:
-        return nibabel.load(path)
-    except Exception as error:  # nibabel raises any of several types for a damaged header
-        return f"{path} is not a readable NIfTI file ({type(error).__name__}: {error})."
+    grid = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1)
+    return affine[:3, :3] @ grid + affine[:3, 3:]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .checks import DataError
+from .problems import DataError
 
 Case = dict[str, Any]
 LISTS = ("training", "unlabeled", "validation", "test")
@@ -34,7 +34,8 @@ def images_in(directory: str | Path) -> list[Case]:
     folder = Path(directory)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: give the folder of your NIfTI images as --input_dir.")
-    files = sorted(f for f in folder.iterdir() if f.is_file() and f.name.lower().endswith(NIFTI_SUFFIXES))
+    # Not only regular files: a broken link or a folder of that name is to be reported as a case that failed.
+    files = sorted(f for f in folder.iterdir() if f.name.lower().endswith(NIFTI_SUFFIXES))
     if not files:
         raise DataError(f"{folder} holds no .nii.gz or .nii file: give the folder of your images as --input_dir.")
     return [{"image": str(f)} for f in files]

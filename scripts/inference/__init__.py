@@ -10,11 +10,11 @@ from .tolerant import TolerantDataset, TolerantEvaluator, case_or_failure
 from .volumes import SaveVolumesd
 from .weights import WeightsCheckpointLoader
 from .windows import window_overlap
-from .writing import AtomicNibabelWriter
+from .writer import NiftiWriter
 
 __all__ = [
-    "AtomicNibabelWriter",
     "LargestComponentd",
+    "NiftiWriter",
     "Predictor",
     "SaveVolumesd",
     "SplitMapsd",

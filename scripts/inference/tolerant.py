@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +16,42 @@ from monai.engines import SupervisedEvaluator
 from torch.utils.data import Dataset
 
 from scripts.data import DataError
+from scripts.errors import chain
 
 FAILURE = "failure"
 COLUMNS = ("case", "reason")
 
 
 def innermost(error: BaseException) -> str:
-    """The type and message of the error that started a chain, which is what the user can act on."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = str(error).strip()
-    if "Traceback (most recent call last)" in text:  # MONAI's SaveImage quotes the error of its writer in full
-        return " ".join(text.splitlines()[-1].split())
-    return f"{type(error).__name__}: {' '.join(text.split())}"
+    """What the user can act on: our own error in a chain if there is one, else the one that started it."""
+    causes = list(chain(error))
+    error = next((cause for cause in causes if isinstance(cause, DataError)), causes[-1])
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if "Traceback (most recent call last)" in text:  # MONAI's writer puts the whole of it into its own message
+        text = str(error).strip().splitlines()[-1]
+    return f"{text}: shorten the name of the input" if os.strerror(errno.ENAMETOOLONG) in text else text
+
+
+def check_image(image: torch.Tensor, path: Any, *, in_channels: int | None = None) -> None:
+    """Raises for a preprocessed image (C, H, W, D) of which no network can make a sensible mask.
+
+    Raises:
+        DataError: when it does not have ``in_channels`` channels, is NaN or infinite somewhere or one value everywhere.
+    """
+    if in_channels is not None and image.shape[0] != in_channels:
+        raise DataError(
+            f"{path} has {image.shape[0]} channel(s) and the network takes {in_channels}: "
+            "save the volume that it was trained on as a file of its own."
+        )
+    if not torch.isfinite(image).all():
+        raise DataError(
+            f"{path} has voxels that are NaN or infinite: replace them, for example by the value of the background."
+        )
+    if image.min() == image.max():
+        raise DataError(
+            f"{path} is the same in every voxel, or everywhere outside intensity_window: "
+            "export it again, or check that it is the modality that the network was trained on."
+        )
 
 
 class TolerantDataset(Dataset):
@@ -34,19 +59,24 @@ class TolerantDataset(Dataset):
 
     Args:
         dataset: a MONAI dataset of dictionaries with an "image".
+        in_channels: channels that an image must have; None for any number.
     """
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, *, in_channels: int | None = None) -> None:
         self.dataset = dataset
+        self.in_channels = in_channels
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self.dataset.data[index]["image"]
         try:
-            return self.dataset[index]
+            item = self.dataset[index]
+            check_image(item["image"], path, in_channels=self.in_channels)
+            return item
         except Exception as error:  # whatever a reader or transform raises concerns this case alone
-            return {FAILURE: innermost(error), "image": self.dataset.data[index]["image"]}
+            return {FAILURE: innermost(error), "image": path}
 
 
 def case_or_failure(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -95,7 +125,7 @@ class TolerantEvaluator(SupervisedEvaluator):
         self.failures += 1
         self.failures_path.parent.mkdir(parents=True, exist_ok=True)
         new = not self.failures_path.exists()
-        with self.failures_path.open("a", newline="", encoding="utf-8") as file:
+        with self.failures_path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(COLUMNS)

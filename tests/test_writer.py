@@ -1,4 +1,4 @@
-"""Tests of scripts/inference/writing.py: a file appears whole, and a failure leaves nothing."""
+"""Tests of scripts/inference/writer.py: a file appears whole, and a failure leaves nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from conftest import oblique
 from monai.data import MetaTensor
 from monai.transforms import SaveImage
 
-WRITER = "scripts.inference.AtomicNibabelWriter"
+WRITER = "scripts.inference.NiftiWriter"
 
 
 def volume(*, name: str = "a.nii.gz") -> MetaTensor:

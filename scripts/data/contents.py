@@ -1,0 +1,120 @@
+"""Contents: reads the voxels of a file once and keeps what the checks of a data set need to know of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .nifti import Header, open_nifti, stored_voxels, unreadable
+from .problems import FileError, Problem
+
+# Voxels that are looked at together; bounds the memory beside that of the file itself.
+CHUNK = 1 << 22
+# A file with more distinct values than this is not a label.
+MOST_VALUES = 1000
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A usable file: its header and what its voxels are.
+
+    Args:
+        header: see :class:`~scripts.data.nifti.Header`.
+        not_finite: number of voxels that are NaN or infinite as float32, the type that the network takes.
+        minimum, maximum: of the finite voxels; NaN if there is none.
+        digest: the same for two files if and only if they have the same shape and, as float32, the same voxels.
+        values: distinct values of a label in ascending order, cut off behind :data:`MOST_VALUES`; () for an image.
+    """
+
+    header: Header
+    not_finite: int
+    minimum: float
+    maximum: float
+    digest: str
+    values: tuple[float, ...]
+
+
+File = tuple[str, bool]  # a path, and whether it is a label
+Finding = Contents | Problem
+# What was found in this process, so that no file is read twice while it does not change.
+_found: dict[tuple[File, int, int], Finding] = {}
+
+
+def inspect(file: File) -> Finding:
+    """Reads a file; returns a problem instead of raising, so that it can run in another process."""
+    path, is_label = file
+    try:
+        header, opened = open_nifti(path)
+        try:
+            scaling = float(opened.dataobj.slope), float(opened.dataobj.inter)
+            return _contents(header, stored_voxels(opened, path), scaling, is_label=is_label)
+        except MemoryError as error:
+            raise FileError(
+                Problem("memory", path, f"with shape {header.shape} does not fit into memory", "free some, or cut it")
+            ) from error
+        except Exception as error:  # a truncated archive raises any of several types
+            raise unreadable(path, error) from error
+    except FileError as error:
+        return error.problem
+
+
+def inspect_once(
+    files: Iterable[File], *, inspect_all: Callable[[list[File]], Iterable[Finding]]
+) -> dict[File, Finding]:
+    """:func:`inspect` of every file, but only of those which have not been inspected or have changed since.
+
+    Args:
+        files: paths, and whether each is a label.
+        inspect_all: applies :func:`inspect` to a list of files, in parallel or not, and keeps the order.
+    """
+    files = list(dict.fromkeys(files))
+    versions = {file: _version(file) for file in files}
+    new = [file for file in files if versions[file] not in _found]
+    findings = dict(zip(new, inspect_all(new))) if new else {}
+    for file, finding in findings.items():
+        if versions[file] is not None:
+            _found[versions[file]] = finding
+    return {file: findings[file] if file in findings else _found[versions[file]] for file in files}
+
+
+def _version(file: File) -> tuple[File, int, int] | None:
+    try:
+        status = os.stat(file[0])
+    except (OSError, ValueError):
+        return None
+    return file, status.st_size, status.st_mtime_ns
+
+
+def _contents(header: Header, stored: np.ndarray, scaling: tuple[float, float], *, is_label: bool) -> Contents:
+    slope, intercept = scaling
+    scaled = scaling != (1.0, 0.0)
+    digest = hashlib.blake2b(repr(header.shape).encode(), digest_size=16)
+    not_finite, minimum, maximum, values = 0, np.inf, -np.inf, set()
+    flat = stored.reshape(-1, order="F")
+    for start in range(0, flat.size, CHUNK):
+        part = flat[start : start + CHUNK]
+        with np.errstate(over="ignore", invalid="ignore"):
+            numbers = (part * slope + intercept if scaled else part).astype(np.float32)
+        digest.update(numbers)
+        finite = np.isfinite(numbers)
+        not_finite += int(numbers.size - finite.sum())
+        minimum = min(minimum, float(numbers.min(where=finite, initial=np.inf)))
+        maximum = max(maximum, float(numbers.max(where=finite, initial=-np.inf)))
+        if is_label and len(values) <= MOST_VALUES:
+            # Labels come in long runs of one value, whose first voxels are few to sort.
+            first = np.ones(numbers.size, bool)
+            np.not_equal(numbers[1:], numbers[:-1], out=first[1:])
+            values.update(np.unique(numbers[first]).tolist())
+    none = minimum > maximum
+    return Contents(
+        header=header,
+        not_finite=not_finite,
+        minimum=np.nan if none else minimum,
+        maximum=np.nan if none else maximum,
+        digest=digest.hexdigest(),
+        values=tuple(sorted(v for v in values if np.isfinite(v))[:MOST_VALUES]),
+    )

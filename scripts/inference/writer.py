@@ -1,0 +1,41 @@
+"""Writer: saves a map in all three axes of its image, completely or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from monai.config import NdarrayOrTensor
+from monai.data import NibabelWriter
+
+
+class NiftiWriter(NibabelWriter):
+    """MONAI's NIfTI writer for ``SaveImaged(writer=...)``, with two differences.
+
+    It drops only the last axis of a single channel, where MONAI's drops all trailing axes of extent 1 and so the third
+    axis of a volume of one slice.
+
+    It writes under another name, ``.writing-<process>.nii.gz`` in the same folder, and then renames. A run that is
+    killed, or a disk that fills up, therefore never leaves half a file under the name of a mask; a killed process may
+    leave the other name behind.
+    """
+
+    def set_data_array(
+        self, data_array: NdarrayOrTensor, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **kwargs: Any
+    ) -> None:
+        super().set_data_array(data_array, channel_dim=channel_dim, squeeze_end_dims=False, **kwargs)
+        if squeeze_end_dims and self.data_obj.ndim == 4 and self.data_obj.shape[-1] == 1:
+            self.data_obj = self.data_obj[..., 0]
+
+    def write(self, filename: str | os.PathLike, verbose: bool = False, **kwargs: Any) -> None:
+        """Write to ``filename``, which ends in .nii or .nii.gz; an older file of that name is replaced."""
+        path = Path(filename)
+        # nibabel compresses by the ending. Short, since the name of a case may be as long as a file name can be.
+        ending = ".nii.gz" if path.name.endswith(".gz") else ".nii"
+        temporary = path.with_name(f".writing-{os.getpid()}{ending}")
+        try:
+            super().write(temporary, verbose=verbose, **kwargs)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)

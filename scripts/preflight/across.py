@@ -1,0 +1,167 @@
+"""Across: what is wrong with cases only in view of each other or of the settings: copies, classes, patch, spacing."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from scripts.data import LabelCoding, Problem
+from scripts.data.checks import images_of
+from scripts.data.contents import Contents, File, Finding
+from scripts.data.nifti import Header
+
+Lists = Mapping[str, Sequence[Mapping[str, Any]]]
+# A voxel size that differs from the median by this factor is pointed out.
+UNUSUAL_SPACING = 2.0
+# The two lists of training; a copy in both is no leak.
+TRAINING = ("labeled", "unlabeled")
+# Names of files that a problem lists.
+NAMED = 3
+
+
+def images(lists: Lists, found: Mapping[File, Finding]) -> list[tuple[str, Contents]]:
+    """The usable image files of all cases, with the list that each is in."""
+    files = [(name, path) for name, cases in lists.items() for case in cases for path in images_of(case)]
+    usable = [(name, found[path, False]) for name, path in files]
+    return [(name, image) for name, image in usable if isinstance(image, Contents)]
+
+
+def copy_problems(lists: Lists, found: Mapping[File, Finding]) -> list[Problem]:
+    """Images with the same voxels: an error where they are trained on and tested with, else a warning.
+
+    The voxels are compared, not the files, so another compression or data type does not hide a copy; flipping,
+    resampling or cropping does.
+    """
+    copies: dict[str, list[tuple[str, str]]] = {}
+    for name, image in images(lists, found):
+        if image.minimum != image.maximum:  # constant images have been reported as that
+            copies.setdefault(image.digest, []).append((name, image.header.path))
+    problems = []
+    for same in copies.values():
+        first_name, first = same[0]
+        for name, path in same[1:]:
+            sides = {"training" if side in TRAINING else side for side in (first_name, name)}
+            what = f"({name}) has the same voxels as {first} ({first_name})"
+            if len(sides) > 1:
+                remedy = "take one out: results on cases that were trained on, or chosen by, say nothing"
+                problems.append(Problem("copies", path, what, remedy))
+            else:
+                problems.append(Problem("copies", path, what, "take one out if that is not meant", level="warning"))
+    return problems
+
+
+def class_problems(lists: Lists, found: Mapping[File, Finding], label_coding: LabelCoding | None) -> list[Problem]:
+    """Foreground that no labeled case has: an error if there is none at all, a warning for a single value."""
+    labels = [found.get((case["label"], True)) for case in lists.get("labeled", ()) if "label" in case]
+    usable = [label for label in labels if isinstance(label, Contents)]
+    if not usable or len(usable) < len(labels):
+        return []  # without all of them nothing can be said
+    values = {int(value) for label in usable for value in label.values}
+    file = "labeled"
+    if not values - {0}:
+        what = f"cases ({len(usable)}) have no foreground voxel at all"
+        return [Problem("classes", file, what, "put cases with foreground first in 'training', or raise num_labeled")]
+    missing = [value for value in (label_coding.values if label_coding else []) if value and value not in values]
+    what = f"cases ({len(usable)}) have no voxel of the label values {missing}"
+    remedy = "put cases that have them first in 'training', or raise num_labeled"
+    return [Problem("classes", file, what, remedy, level="warning")] if missing else []
+
+
+def network_shape(header: Header, spacing: Sequence[float] | None) -> tuple[int, ...]:
+    """Shape (3,) of a volume as the network sees it: RAS axes, resampled to ``spacing`` (mm) if it is given."""
+    axes = np.argsort(nibabel.io_orientation(header.affine)[:, 0])
+    shape, edges = np.array(header.shape[:3])[axes], header.spacing[axes]
+    if spacing is not None:
+        target = np.asarray(spacing, dtype=float)
+        target = np.where(np.isfinite(target) & (target > 0), target, edges)
+        shape = np.maximum(np.round((shape - 1) * edges / target + 1), 1)
+    return tuple(int(n) for n in shape)
+
+
+def patch_problems(
+    lists: Lists, found: Mapping[File, Finding], patch_size: Sequence[int] | None, spacing: Sequence[float] | None
+) -> list[Problem]:
+    """One warning that names the volumes smaller than the patch, which are padded with zeros."""
+    if not patch_size:
+        return []
+    shapes = {image.header.path: network_shape(image.header, spacing) for _, image in images(lists, found)}
+    small = {path: shape for path, shape in shapes.items() if any(n < p for n, p in zip(shape, patch_size))}
+    if not small:
+        return []
+    least = tuple(int(n) for n in np.min(list(small.values()), axis=0))
+    what = f"in at least one axis smaller than patch_size {list(patch_size)} (least {least}) and padded with zeros"
+    remedy = "lower patch_size, in multiples of 16, if that is much of them"
+    return [Problem("patch", _named(list(small), len(shapes)), f"{_is(small)} {what}", remedy, level="warning")]
+
+
+def spacing_problems(lists: Lists, found: Mapping[File, Finding], spacing: Sequence[float] | None) -> list[Problem]:
+    """One warning that names volumes whose voxels are unlike the others', unless all are resampled anyway."""
+    headers = [image.header for _, image in images(lists, found)]
+    if spacing is not None or not headers:
+        return []
+    edges = np.array([header.spacing[np.argsort(nibabel.io_orientation(header.affine)[:, 0])] for header in headers])
+    median = np.median(edges, axis=0)
+    factor = np.maximum(edges / median, median / edges).max(axis=1)
+    unusual = [header.path for header, much in zip(headers, factor) if much > UNUSUAL_SPACING]
+    if not unusual:
+        return []
+    rounded = [float(f"{edge:.3g}") for edge in median]
+    what = f"{_is(unusual)} of another voxel size than the median {rounded} mm by a factor above {UNUSUAL_SPACING:g}"
+    remedy = f'resample all: --spacing "{rounded}"'
+    return [Problem("spacing", _named(unusual, len(headers)), what, remedy, level="warning")]
+
+
+def overview(lists: Lists, found: Mapping[File, Finding]) -> dict[str, Any]:
+    """What a reader wants to see at a glance: counts, ranges of shape and spacing, orientations, label values."""
+    headers = [image.header for _, image in images(lists, found)]
+    labels = [finding for (_, is_label), finding in found.items() if is_label and isinstance(finding, Contents)]
+    facts: dict[str, Any] = {"cases": {name: len(cases) for name, cases in lists.items()}, "files": len(found)}
+    if headers:
+        shapes = np.array([header.shape[:3] for header in headers])
+        edges = np.array([header.spacing for header in headers]).round(4)
+        facts["shape"] = [shapes.min(0).tolist(), "to", shapes.max(0).tolist()]
+        facts["spacing (mm)"] = [edges.min(0).tolist(), "to", edges.max(0).tolist()]
+        codes = Counter("".join(nibabel.aff2axcodes(header.affine)) for header in headers)
+        facts["orientation"] = dict(codes.most_common())
+    if labels:
+        facts["label values"] = sorted({int(value) for label in labels for value in label.values})[:20]
+    return facts
+
+
+def cache_bytes(lists: Lists, found: Mapping[File, Finding], spacing: Sequence[float] | None) -> int:
+    """Bytes of the training and validation cases as the data sets cache them: float32 on the network's grid."""
+    total = 0
+    for name, cases in lists.items():
+        if name == "test":
+            continue
+        for case in cases:
+            usable = [found[path, False] for path in images_of(case)]
+            usable = [image.header for image in usable if isinstance(image, Contents)]
+            channels = sum(header.shape[3] if len(header.shape) == 4 else 1 for header in usable)
+            if usable:
+                volume = int(np.prod([float(n) for n in network_shape(usable[0], spacing)]))
+                total += 4 * volume * (channels + (name != "unlabeled" and "label" in case))
+    return total
+
+
+def mask_bytes(cases: Sequence[Mapping[str, Any]], found: Mapping[File, Finding]) -> int:
+    """Bytes of the masks of ``cases``, uint8, not counting on their compression."""
+    shapes = [image.header.shape[:3] for _, image in images({"test": cases}, found)]
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _is(files: Any) -> str:
+    return "is" if len(files) == 1 else "are"
+
+
+def _named(files: Sequence[str], among: int) -> str:
+    """A file, or how many of how many with the names of the first."""
+    if len(files) == 1:
+        return files[0]
+    more = ", ..." if len(files) > NAMED else ""
+    return f"{len(files)} of {among} images ({', '.join(files[:NAMED])}{more})"

@@ -1,0 +1,181 @@
+"""Preflight: reads all files of a data set in parallel, judges them, and ends a run that would fail or mislead."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from scripts.data import DataError, Datalist, LabelCoding, Problem
+from scripts.data.checks import case_problems, files_of
+from scripts.data.contents import File, Finding, inspect, inspect_once
+from scripts.data.machine import free_memory, processors, total_memory
+
+from . import across
+from .machine import disk_problems, memory_problems
+from .report import SHOWN, Report
+
+# A process is started for this many files; for fewer its start would take longer than they do.
+FILES_PER_PROCESS = 24
+# Files that a process gets at once.
+CHUNK = 4
+
+
+class Preflight:
+    """Checks of the cases that a training uses and of the machine that it runs on; docs/preflight.md lists them.
+
+    Every file is read once, and what was found is remembered in this process: the data sets of the training that
+    follows do not read it again for their own checks. Label files of unlabeled cases are never opened.
+
+    What the arguments leave as None is not known and therefore not checked, so that a data set can be looked at before
+    there are settings for it.
+
+    Args:
+        dataset_dir: folder of dataset.json.
+        output_dir: gets preflight.json and preflight.txt.
+        splits: see :class:`~scripts.data.Datalist`.
+        num_labeled: the first cases of the training list that are labeled; None for all of them that have a label.
+        labeled_batch_size: labeled crops in a batch, for which there must be as many cases.
+        unlabeled_batch_size: 0 leaves the unlabeled cases unread, as the training does.
+        in_channels: channels that the network takes.
+        label_coding: defines the label values that may occur.
+        patch_size: in voxels.
+        spacing: mm, to which the volumes are resampled.
+        workers: processes that read; None for one per core, fewer for few files.
+        start_method: of the processes, as in ``multiprocessing.get_context``; None for the system's own.
+
+    Example:
+        >>> Preflight(dataset_dir="data", output_dir="outputs", num_labeled=4).run()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset_dir: str | Path,
+        output_dir: str | Path,
+        splits: Mapping[str, Sequence[int]] | None = None,
+        num_labeled: int | None = None,
+        labeled_batch_size: int = 1,
+        unlabeled_batch_size: int = 1,
+        in_channels: int | None = None,
+        label_coding: LabelCoding | None = None,
+        patch_size: Sequence[int] | None = None,
+        spacing: Sequence[float] | None = None,
+        workers: int | None = None,
+        start_method: str | None = None,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.in_channels = in_channels
+        self.label_coding = label_coding
+        self.patch_size = patch_size
+        self.spacing = spacing
+        self.workers = workers
+        self.start_method = start_method
+        datalist = Datalist(dataset_dir, splits=splits)
+        self.lists = self._lists(datalist, num_labeled, labeled_batch_size, unlabeled_batch_size)
+        if not any(self.lists.values()):
+            raise DataError(f"{datalist.path} lists no case: add some to 'training' (docs/data.md says how).")
+
+    def report(self, *, test_stops: bool = True) -> Report:
+        """Reads and judges everything.
+
+        Args:
+            test_stops: False makes errors of the test cases' files warnings, for a training, which does not use them.
+        """
+        cases = [(name, case) for name, cases in self.lists.items() for case in cases]
+        files = [file for name, case in cases for file in files_of(case, with_label=name != "unlabeled")]
+        found = inspect_once(files, inspect_all=self._inspect_all)
+        problems: dict[Problem, None] = {}  # ordered, and a file that is used twice is reported once
+        for name, case in cases:
+            for problem in case_problems(
+                case,
+                found,
+                in_channels=self.in_channels,
+                label_coding=self.label_coding,
+                with_label=name != "unlabeled",
+            ):
+                # The Decathlon's test cases come without labels, and masks can be made of them.
+                if name == "test" and (problem.check == "label" or not test_stops):
+                    problem = dataclasses.replace(problem, level="warning")
+                problems.setdefault(problem)
+        for problem in (
+            *across.copy_problems(self.lists, found),
+            *across.class_problems(self.lists, found, self.label_coding),
+            *across.patch_problems(self.lists, found, self.patch_size, self.spacing),
+            *across.spacing_problems(self.lists, found, self.spacing),
+        ):
+            problems.setdefault(problem)
+        cache, free = across.cache_bytes(self.lists, found, self.spacing), free_memory()
+        masks = across.mask_bytes(self.lists["test"], found)
+        machine = [
+            *memory_problems(cache, free=free, total=total_memory()),
+            *disk_problems(self.output_dir, masks=masks),
+        ]
+        overview = across.overview(self.lists, found)
+        overview["cache (GB)"] = round(cache / 1e9, 3)
+        overview["free memory (GB)"] = "unknown" if free is None else round(free / 1e9, 3)
+        return Report(overview=overview, problems=[*problems, *machine])
+
+    def run(self, *, test_stops: bool = True) -> Report:
+        """Prints the report, writes it to ``output_dir``, and raises if there is an error in it.
+
+        Args:
+            test_stops: see :meth:`report`.
+
+        Raises:
+            DataError: when an error was found, or when the report cannot be written.
+        """
+        report = self.report(test_stops=test_stops)
+        print(report.text(shown=SHOWN), flush=True)
+        path = report.write(self.output_dir)
+        if report.errors:
+            count = len(report.errors)
+            raise DataError(
+                f"the preflight found {count} error{'s' if count > 1 else ''}, all listed in {path}; "
+                f"the first: {report.errors[0]}"
+            )
+        return report
+
+    def _inspect_all(self, files: list[File]) -> list[Finding]:
+        workers = self.workers
+        if workers is None:
+            workers = min(processors(), len(files) // FILES_PER_PROCESS)
+        if workers <= 1:
+            return self._with_bar(map(inspect, files), len(files))
+        context = multiprocessing.get_context(self.start_method)
+        try:
+            with ProcessPoolExecutor(workers, mp_context=context) as pool:
+                return self._with_bar(pool.map(inspect, files, chunksize=CHUNK), len(files))
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"one of the {workers} processes that read the files was killed, probably for want of memory: "
+                "read them one at a time with --preflight_checks#workers 1."
+            ) from error
+
+    @staticmethod
+    def _with_bar(findings: Iterable[Finding], total: int) -> list[Finding]:
+        return list(tqdm(findings, total=total, desc="preflight", unit="file", mininterval=0.5, dynamic_ncols=True))
+
+    @staticmethod
+    def _lists(
+        datalist: Datalist, num_labeled: int | None, labeled_batch_size: int, unlabeled_batch_size: int
+    ) -> dict[str, list[dict[str, Any]]]:
+        if num_labeled is None:
+            labeled = [case for case in datalist.training if "label" in case]
+            others = [{"image": case["image"]} for case in datalist.training if "label" not in case]
+            unlabeled = others + datalist.unlabeled(len(datalist.training))
+        else:
+            labeled = datalist.labeled(num_labeled, batch_size=labeled_batch_size)
+            unlabeled = datalist.unlabeled(num_labeled) if unlabeled_batch_size else []
+        return {
+            "labeled": labeled,
+            "unlabeled": unlabeled,
+            "validation": datalist.validation,
+            "test": datalist.test,
+        }
