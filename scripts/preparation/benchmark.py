@@ -90,7 +90,7 @@ def padded_box(
     return tuple(slice(int(a), int(b)) for a, b in zip(first, end))
 
 
-def crop(array: np.ndarray, affine: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
+def cut(array: np.ndarray, affine: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
     """The part of ``array`` (H, W, D) in ``box`` and its affine (4, 4), so that every voxel stays where it was."""
     moved = affine.copy()
     moved[:3, 3] += affine[:3, :3] @ [s.start for s in box]

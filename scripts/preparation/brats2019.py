@@ -13,7 +13,7 @@ import numpy as np
 from scripts.data import DataError
 from scripts.errors import print_briefly
 
-from .benchmark import available, bounding_box, case_list, check_choice, check_output, crop, write_benchmark
+from .benchmark import available, bounding_box, case_list, check_choice, check_output, cut, write_benchmark
 from .volumes import check_label, load_volume, renumber
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
@@ -86,7 +86,7 @@ def prepare_case(
     if crop_to_brain:
         brain = np.any([image != 0 for image in images], axis=0)
         box = tuple(slice(int(a), int(b)) for a, b in zip(*bounding_box(brain)))
-        cropped = [crop(array, affine, box) for array in (*images, label)]
+        cropped = [cut(array, affine, box) for array in (*images, label)]
         *images, label = (array for array, _ in cropped)
         affine = cropped[0][1]
     return images, label, affine

@@ -13,7 +13,7 @@ import numpy as np
 from scripts.data import DataError
 from scripts.errors import print_briefly
 
-from .benchmark import available, case_list, check_choice, check_output, crop, padded_box, write_benchmark
+from .benchmark import available, case_list, check_choice, check_output, cut, padded_box, write_benchmark
 from .volumes import load_volume
 
 IMAGE, LABEL = "lgemri.nrrd", "laendo.nrrd"
@@ -85,7 +85,7 @@ def prepare_scan(
         before, after = rng.integers(*MARGIN, size=(2, 2))
         box = padded_box(label, minimum=(*PATCH, 0), before=(*before, 0), after=(*after, 0))
         box = (*box[:2], slice(0, image.shape[2]))
-        image, cropped = crop(image, affine, box)
+        image, cropped = cut(image, affine, box)
         label, affine = label[box], cropped
     return [image], label, affine
 

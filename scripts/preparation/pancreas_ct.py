@@ -18,7 +18,7 @@ from tqdm import tqdm
 from scripts.data import DataError
 from scripts.errors import print_briefly
 
-from .benchmark import available, case_list, check_choice, check_output, crop, padded_box, write_benchmark
+from .benchmark import available, case_list, check_choice, check_output, cut, padded_box, write_benchmark
 from .orientation import FLIPS, contrasts, flip, to_axes_of
 from .volumes import check_label, dicom_folders, load_volume
 
@@ -149,7 +149,7 @@ def prepare_scan(
     image, label, affine = resample(np.clip(image, *WINDOW).astype(np.float32), label, affine)
     if crop_to_reference:
         box = padded_box(label, minimum=(PATCH,) * 3, before=(MARGIN,) * 3, after=(MARGIN,) * 3)
-        image, cropped = crop(image, affine, box)
+        image, cropped = cut(image, affine, box)
         label, affine = label[box], cropped
     return [image], label, affine
 

@@ -89,7 +89,7 @@ def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Reads a NIfTI or NRRD file, or the folder of a DICOM series.
 
     Returns:
-        array (H, W, D), or (H, W, D, channels) of a 4D NIfTI file, in the type of the file; of scaled NIfTI and of DICOM
+        array (H, W, D), or (H, W, D, channels) of a 4D NIfTI file, in the type of a NIfTI file; of scaled NIfTI, NRRD and DICOM
         float, for CT in HU. affine (4, 4), float64, mm, voxel to RAS.
 
     Raises:
@@ -104,7 +104,7 @@ def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         source = folder
     elif path.name.lower().endswith(NRRD_SUFFIXES):
         need_package("nrrd", "pynrrd", path)
-        reader, source = lambda: NrrdReader(dtype=None), path
+        reader, source = lambda: NrrdReader(), path
     else:
         return _load_nifti(path)
     try:
