@@ -34,7 +34,9 @@ def touch(folder: Path, *names: str) -> Path:
     return folder
 
 
-def write_pairs(folder: Path, names: list[str], *, image: str = "{}.nii.gz", label: str = "{}.nii.gz") -> dict[str, str]:
+def write_pairs(
+    folder: Path, names: list[str], *, image: str = "{}.nii.gz", label: str = "{}.nii.gz"
+) -> dict[str, str]:
     """Writes NIfTI pairs under the given patterns and returns the arguments image_dir and label_dir."""
     for seed, name in enumerate(names):
         voxels, mask = blob(SHAPES[seed % len(SHAPES)], seed=seed)
@@ -195,9 +197,7 @@ def many(count: int, *, scans: int = 2, without: int = 3) -> list[CaseFiles]:
 
 
 def divide(cases, *, seed=0, labeled=None, validation=2, test=3, pattern="^P[0-9]+"):
-    return split_cases(
-        cases, labeled=labeled, validation=validation, test=test, seed=seed, patient_pattern=pattern
-    )
+    return split_cases(cases, labeled=labeled, validation=validation, test=test, seed=seed, patient_pattern=pattern)
 
 
 def patients(cases: list[CaseFiles]) -> set[str]:
@@ -205,7 +205,9 @@ def patients(cases: list[CaseFiles]) -> set[str]:
 
 
 def names(split) -> dict[str, list[str]]:
-    return {role: [case.name for case in getattr(split, role)] for role in ("labeled", "unlabeled", "validation", "test")}
+    return {
+        role: [case.name for case in getattr(split, role)] for role in ("labeled", "unlabeled", "validation", "test")
+    }
 
 
 def test_split_depends_on_the_seed_and_the_names_alone():
@@ -282,7 +284,11 @@ def test_nifti_stays_where_it_is_and_unlabeled_entries_have_no_label_key(tmp_pat
     arguments = write_pairs(tmp_path / "original", [f"c{n}" for n in range(10)])
     save(blob(SHAPES[0], seed=77)[0], las(SPACING), tmp_path / "more" / "extra.nii.gz")
     path = make_dataset(
-        **arguments, output_dir=str(tmp_path / "set"), unlabeled_dir=str(tmp_path / "more"), labeled=3, class_names=["blob"]
+        **arguments,
+        output_dir=str(tmp_path / "set"),
+        unlabeled_dir=str(tmp_path / "more"),
+        labeled=3,
+        class_names=["blob"],
     )
     assert [file.name for file in (tmp_path / "set").rglob("*")] == ["dataset.json"]
     lists = content(path)

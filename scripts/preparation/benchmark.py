@@ -41,7 +41,9 @@ def available(lists: Mapping[str, Sequence[str]], found: Iterable[str], where: P
     for role, names in lists.items():
         missing = [name for name in names if name not in found]
         if missing:
-            print(f"{len(missing)} of the {len(names)} {role} cases are not in {where}: {', '.join(missing[:LISTED])} ...")
+            print(
+                f"{len(missing)} of the {len(names)} {role} cases are not in {where}: {', '.join(missing[:LISTED])} ..."
+            )
     return kept
 
 
@@ -79,9 +81,7 @@ def bounding_box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array(first), np.array(end)
 
 
-def padded_box(
-    mask: np.ndarray, *, minimum: Sequence[int], before: Sequence[int], after: Sequence[int]
-) -> Box:
+def padded_box(mask: np.ndarray, *, minimum: Sequence[int], before: Sequence[int], after: Sequence[int]) -> Box:
     """The box around ``mask`` (H, W, D), widened to ``minimum`` and by margins, all in voxels, within the volume."""
     first, end = bounding_box(mask)
     short = np.maximum(np.asarray(minimum) - (end - first), 0)

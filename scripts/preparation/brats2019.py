@@ -1,6 +1,6 @@
 """BraTS 2019: prepares the challenge's training set: FLAIR and whole tumour, or four modalities and three regions.
 
-    python -m scripts.preparation.brats2019 --input_dir MICCAI_BraTS_2019_Data_Training --output_dir data/brats2019
+python -m scripts.preparation.brats2019 --input_dir MICCAI_BraTS_2019_Data_Training --output_dir data/brats2019
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def choose_spacing(cases: Sequence[Fingerprint]) -> tuple[list[float] | None, st
 
 
 def guess_modality(cases: Sequence[Fingerprint], declared: Sequence[str]) -> tuple[str, str]:
-    """"ct" or "mr", from what dataset.json declares for the channels, or else from the darkest voxels."""
+    """ "ct" or "mr", from what dataset.json declares for the channels, or else from the darkest voxels."""
     if declared and any(declared) and not all(name.isdigit() for name in declared):
         is_ct = [name.strip().lower().startswith("ct") for name in declared]
         if all(is_ct) or not any(is_ct):
@@ -158,14 +158,12 @@ def choose_network(
     )
 
 
-def _patch_reason(
-    patch: Sequence[int], volume: np.ndarray, target: np.ndarray, *, device: str, memory: float
-) -> str:
+def _patch_reason(patch: Sequence[int], volume: np.ndarray, target: np.ndarray, *, device: str, memory: float) -> str:
     shares = " x ".join(f"{100 * p / t:.0f}" for p, t in zip(patch, target / MARGIN))
     if np.all(np.asarray(patch) >= np.asarray(volume) - STEP / 2):
         limit = "the whole volume"
     elif device == "cpu" and prod(patch) > CPU_PATCH_VOXELS / 2:
-        limit = f"at most 64 x 64 x 64 voxels on a CPU, where time is short before memory is"
+        limit = "at most 64 x 64 x 64 voxels on a CPU, where time is short before memory is"
     else:
         limit = f"as large as {memory / 1e9:.1f} GB allow"
     return f"{limit}; {shares} % of the object's median extent"

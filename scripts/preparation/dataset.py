@@ -1,6 +1,6 @@
 """Data set: writes dataset.json for a folder of images and a folder of labels, and converts what is not NIfTI.
 
-    python -m scripts.preparation.dataset --image_dir images --label_dir labels --output_dir data --labeled 10
+python -m scripts.preparation.dataset --image_dir images --label_dir labels --output_dir data --labeled 10
 """
 
 from __future__ import annotations
@@ -168,7 +168,12 @@ def convert(case: CaseFiles, root: Path, *, with_label: bool, label_map: Mapping
 
 
 def check_grid(
-    shape: Sequence[int], affine: np.ndarray, first_shape: Sequence[int], first_affine: np.ndarray, path: Path, first: Path
+    shape: Sequence[int],
+    affine: np.ndarray,
+    first_shape: Sequence[int],
+    first_affine: np.ndarray,
+    path: Path,
+    first: Path,
 ) -> None:
     """Raises DataError unless a volume has the shape and, up to rounding, the affine of the first."""
     if tuple(shape) != tuple(first_shape):
@@ -216,7 +221,12 @@ def summary(split: Split) -> str:
     """The counts of a split, in words."""
     text = ", ".join(
         f"{len(getattr(split, name))} {word}"
-        for name, word in (("labeled", "labeled"), ("unlabeled", "unlabeled"), ("validation", "validation"), ("test", "test"))
+        for name, word in (
+            ("labeled", "labeled"),
+            ("unlabeled", "unlabeled"),
+            ("validation", "validation"),
+            ("test", "test"),
+        )
     )
     if split.left_out:
         text += f"; {len(split.left_out)} unlabeled scans of validation or test patients are left out"

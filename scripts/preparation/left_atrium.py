@@ -1,6 +1,6 @@
 """Left atrium: prepares the 2018 Atrial Segmentation Challenge's scans as the benchmark has them, or whole.
 
-    python -m scripts.preparation.left_atrium --input_dir "2018_UTAH_MICCAI/Training Set" --output_dir data/left_atrium
+python -m scripts.preparation.left_atrium --input_dir "2018_UTAH_MICCAI/Training Set" --output_dir data/left_atrium
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 
 import torch
@@ -17,9 +18,9 @@ from scripts.objectives import DBiSLObjective
 FLOAT = 4  # bytes
 # Maps of full resolution, in units of base_filters, that the backward pass holds beside what the forward pass kept:
 # gradients, and the convolutions' rearranged copies. Measured on the CPU, as are the two constants below.
-WORKING_MAPS = 13
+WORKING_MAPS = 16
 # Floats per voxel and class that the objective keeps for its nine terms.
-OBJECTIVE_MAPS = 18
+OBJECTIVE_MAPS = 22
 # Python with its libraries; and, unmeasured, a CUDA context with its libraries' workspace.
 BASE_BYTES = {"cpu": 0.65e9, "gpu": 1.5e9}
 # Of weights, their gradients and the momentum, and one temporary copy in the optimizer's step.
@@ -47,6 +48,14 @@ def stored_maps() -> float:
     return total + 2  # dropout before the heads of both decoders
 
 
+@lru_cache
+def parameter_count(in_channels: int, num_classes: int, base_filters: int) -> int:
+    """Parameters of DualTaskVNet; none is allocated."""
+    with torch.device("meta"):
+        network = DualTaskVNet(in_channels, num_classes, base_filters)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 def training_bytes(
     *,
     patch_size: Sequence[int],
@@ -70,9 +79,7 @@ def training_bytes(
         num_classes: foreground classes.
         device: "cpu" or "gpu", for what the process takes before the first iteration.
     """
-    with torch.device("meta"):
-        network = DualTaskVNet(in_channels, num_classes, base_filters)
-    parameters = sum(p.numel() for p in network.parameters())
+    parameters = parameter_count(in_channels, num_classes, base_filters)
     maps = base_filters * (stored_maps() + WORKING_MAPS) + OBJECTIVE_MAPS * num_classes + in_channels
     return BASE_BYTES[device] + FLOAT * (crops * prod(patch_size) * maps + COPIES_OF_WEIGHTS * parameters)
 

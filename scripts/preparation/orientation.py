@@ -44,9 +44,7 @@ def contrast(image: np.ndarray, label: np.ndarray) -> float:
     inside = label > 0
     if not inside.any():
         return 0.0
-    around = tuple(
-        slice(max(0, int(ax.min()) - SHELL), int(ax.max()) + SHELL + 1) for ax in np.nonzero(inside)
-    )
+    around = tuple(slice(max(0, int(ax.min()) - SHELL), int(ax.max()) + SHELL + 1) for ax in np.nonzero(inside))
     image, inside = image[around].astype(np.float64), inside[around]
     shell = ndimage.binary_dilation(inside, iterations=SHELL) & ~inside
     if not shell.any():

@@ -1,6 +1,6 @@
 """Pancreas-CT: prepares the archive's DICOM series and NIfTI labels as the benchmark has them, or whole.
 
-    python -m scripts.preparation.pancreas_ct --input_dir Pancreas-CT --output_dir data/pancreas_ct
+python -m scripts.preparation.pancreas_ct --input_dir Pancreas-CT --output_dir data/pancreas_ct
 """
 
 from __future__ import annotations

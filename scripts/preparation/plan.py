@@ -1,6 +1,6 @@
 """Plan: reads a data set and writes a data overlay for training: patch, spacing, intensities, batch, and why.
 
-    python -m scripts.preparation.plan --dataset_dir data --output plan.json --memory_gb 16 --device cpu
+python -m scripts.preparation.plan --dataset_dir data --output plan.json --memory_gb 16 --device cpu
 """
 
 from __future__ import annotations
@@ -83,7 +83,11 @@ def make_plan(
         regions=regions,
         max_iterations=max_iterations,
     )
-    overlay = {"about": f"Planned for {datalist.path.parent.resolve().name}. " + " ".join(reasons), "num_labeled": num_labeled, **overlay}
+    overlay = {
+        "about": f"Planned for {datalist.path.parent.resolve().name}. " + " ".join(reasons),
+        "num_labeled": num_labeled,
+        **overlay,
+    }
     if splits:
         overlay["splits"] = splits
     path = Path(str(output))

@@ -148,7 +148,9 @@ def check_series(folder: Path) -> None:
     try:
         slices = [pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags) for path in files]
     except Exception as error:
-        raise DataError(f"{folder} has a damaged DICOM file ({type(error).__name__}: {error}): export it again.") from None
+        raise DataError(
+            f"{folder} has a damaged DICOM file ({type(error).__name__}: {error}): export it again."
+        ) from None
     series = {str(s.get("SeriesInstanceUID")) for s in slices}
     if len(series) > 1:
         raise DataError(f"{folder} holds {len(series)} DICOM series: keep one of them, or move each to its own folder.")
