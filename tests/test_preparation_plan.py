@@ -164,7 +164,7 @@ def test_stored_maps_are_those_that_autograd_keeps():
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_predicted_memory_is_the_measured_peak(configuration):
     predicted = training_bytes(**configuration, crops=4) - BASE_BYTES["cpu"]
-    assert predicted == pytest.approx(added_bytes(configuration), rel=0.15)
+    assert predicted == pytest.approx(added_bytes(configuration), rel=0.25)
 
 
 # --- plans ---

@@ -27,6 +27,8 @@ BATCHES = ((2, 2), (1, 1))
 # On a CPU time runs out long before memory.
 CPU_PATCH_VOXELS = 64**3
 SMALL_PATCH_VOXELS = 64**3
+# Part of the memory that a prediction may fill: measured peaks were up to a tenth above theirs.
+USABLE_MEMORY = 0.85
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def choose_network(
 
         def fits(patch: Sequence[int]) -> bool:
             too_slow = device == "cpu" and prod(patch) > CPU_PATCH_VOXELS
-            return not too_slow and predicted(patch) <= memory
+            return not too_slow and predicted(patch) <= USABLE_MEMORY * memory
 
         patch = largest_patch(volume, target, fits=fits)
         useful = min(SMALL_PATCH_VOXELS, prod(np.minimum(volume, np.maximum(target, STEP))) / 2)
@@ -154,7 +156,7 @@ def choose_network(
             choice = NetworkChoice(patch, filters, batch, predicted(patch))
             return choice, _patch_reason(patch, volume, target, device=device, memory=memory)
     raise DataError(
-        f"memory_gb is {memory / 1e9:.1f} and the smallest training needs {predicted([STEP] * 3) / 1e9:.1f}: raise it."
+        f"memory_gb is {memory / 1e9:.1f} and the smallest training needs {predicted([STEP] * 3) / USABLE_MEMORY / 1e9:.1f}: raise it."
     )
 
 
@@ -174,6 +176,7 @@ def choose_foreground_crops(volume: np.ndarray, patch: Sequence[int]) -> tuple[f
     covered = float(prod(np.minimum(patch, volume)) / prod(volume))
     if covered < COVERED:
         return FOREGROUND_CROPS, (
-            f"a crop covers {covered:.0%} of a volume, so many random ones would miss the object; unlabeled crops stay random"
+            f"a crop covers {covered:.0%} of a volume, so many would miss the object; "
+            "unlabeled crops stay random"
         )
     return 0, f"random crops: each covers {covered:.0%} of a volume"

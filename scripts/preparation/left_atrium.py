@@ -24,9 +24,9 @@ MARGIN = (10, 20)  # drawn from 10 ... 19
 def make_left_atrium(*, input_dir: str, output_dir: str, crop: str = "reference", seed: int = 0) -> Path:
     """Writes the 80 training scans in canonical order and the 20 test scans.
 
-    Intensities are z-scored over the whole scan and label 255 becomes 1, as in the benchmark. Its crop in x and y is the
-    box around the reference, widened to 112 and by 10 to 19 voxels on each side, drawn at random; its draws are not
-    known, so those here, from ``seed`` and the case's name, are others.
+    Intensities are z-scored over the whole scan and label 255 becomes 1, as in the benchmark. Its crop in x and y is
+    the box around the reference, widened to 112 and by 10 to 19 voxels on each side, drawn at random; its draws are
+    not known, so those here, from ``seed`` and the case's name, are others.
 
     Args:
         input_dir: folder with one folder per scan, with lgemri.nrrd and laendo.nrrd, at any depth.

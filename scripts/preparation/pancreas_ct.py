@@ -34,7 +34,7 @@ AXES = ("first", "second", "third")
 
 
 def make_pancreas_ct(*, input_dir: str, output_dir: str, crop: str = "reference") -> Path:
-    """Writes the 62 training scans in the benchmark's order and the 20 test scans, 1 mm isotropic, in HU of [-125, 275].
+    """Writes the 62 training scans in the benchmark's order and the 20 test scans, at 1 mm, in HU of [-125, 275].
 
     The labels lie on the voxels of the series, but whether the two headers agree on the direction of the axes cannot
     be relied on. So the label is first brought into the image's axes by the headers, and then all eight mirror images
@@ -128,8 +128,8 @@ def find_mirroring(cases: list[tuple[Path, Path]]) -> tuple[bool, bool, bool]:
     axes = " and ".join(f"the {AXES[axis]}" for axis in range(3) if mirrored[axis])
     action = f"labels are mirrored along {axes} axis of the image" if axes else "the headers are followed"
     print(
-        f"orientation: {action} (contrast {mean[best]:.2f}, by the headers {mean[0]:.2f}, of the other mirror images at "
-        f"most {np.delete(mean, [0, best]).max():.2f}; largest in {agreeing} of {len(cases)} cases)."
+        f"orientation: {action} (contrast {mean[best]:.2f}, by the headers {mean[0]:.2f}, of the other mirror images "
+        f"at most {np.delete(mean, [0, best]).max():.2f}; largest in {agreeing} of {len(cases)} cases)."
     )
     return mirrored
 

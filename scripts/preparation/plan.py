@@ -207,8 +207,8 @@ def count_classes(cases: Sequence[Fingerprint]) -> int:
         raise DataError("the labels of all labeled cases are empty: a plan needs at least one with foreground.")
     if values != list(range(1, len(values) + 1)):
         raise DataError(
-            f"the labeled cases have the label values {values}; classes are 1, 2, ... without a gap: renumber them with "
-            "--label_map of scripts.preparation.dataset, or give --regions."
+            f"the labeled cases have the label values {values}; classes are 1, 2, ... without a gap: renumber them "
+            "with --label_map of scripts.preparation.dataset, or give --regions."
         )
     return len(values)
 

@@ -89,8 +89,8 @@ def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Reads a NIfTI or NRRD file, or the folder of a DICOM series.
 
     Returns:
-        array (H, W, D), or (H, W, D, channels) of a 4D NIfTI file, in the type of a NIfTI file; of scaled NIfTI, NRRD and DICOM
-        float, for CT in HU. affine (4, 4), float64, mm, voxel to RAS.
+        array (H, W, D), or (H, W, D, channels) of a 4D NIfTI file, in the type of a NIfTI file; of scaled NIfTI,
+        NRRD and DICOM float, for CT in HU. affine (4, 4), float64, mm, voxel to RAS.
 
     Raises:
         DataError: when the file cannot be read or is not a volume, a package that reads the format is missing, or the
@@ -167,8 +167,8 @@ def check_series(folder: Path) -> None:
         raise DataError(f"{folder} holds a single slice; expected is a series of at least two.")
     if np.abs(steps - np.median(steps)).max() > SLICE_TOLERANCE * abs(np.median(steps)):
         raise DataError(
-            f"{folder} has slices {np.abs(steps).min():.2f} to {np.abs(steps).max():.2f} mm apart in the order of their "
-            "InstanceNumber: some are missing or belong to another series; export it again."
+            f"{folder} has slices {np.abs(steps).min():.2f} to {np.abs(steps).max():.2f} mm apart in the order of "
+            "their InstanceNumber: some are missing or belong to another series; export it again."
         )
 
 
