@@ -26,7 +26,8 @@ FILTERS = {"cpu": (8,), "gpu": (16, 8)}
 BATCHES = ((2, 2), (1, 1))
 # On a CPU time runs out long before memory.
 CPU_PATCH_VOXELS = 64**3
-SMALL_PATCH_VOXELS = 64**3
+# A smaller patch than this is only accepted with the fewest filters and crops.
+SMALL_PATCH_VOXELS = 48**3
 # Part of the memory that a prediction may fill: measured peaks were up to a tenth above theirs.
 USABLE_MEMORY = 0.85
 
@@ -156,7 +157,8 @@ def choose_network(
             choice = NetworkChoice(patch, filters, batch, predicted(patch))
             return choice, _patch_reason(patch, volume, target, device=device, memory=memory)
     raise DataError(
-        f"memory_gb is {memory / 1e9:.1f} and the smallest training needs {predicted([STEP] * 3) / USABLE_MEMORY / 1e9:.1f}: raise it."
+        f"memory_gb is {memory / 1e9:.1f} and the smallest training needs "
+        f"{predicted([STEP] * 3) / USABLE_MEMORY / 1e9:.1f}: raise it."
     )
 
 
@@ -176,7 +178,6 @@ def choose_foreground_crops(volume: np.ndarray, patch: Sequence[int]) -> tuple[f
     covered = float(prod(np.minimum(patch, volume)) / prod(volume))
     if covered < COVERED:
         return FOREGROUND_CROPS, (
-            f"a crop covers {covered:.0%} of a volume, so many would miss the object; "
-            "unlabeled crops stay random"
+            f"a crop covers {covered:.0%} of a volume, so many would miss the object; " "unlabeled crops stay random"
         )
     return 0, f"random crops: each covers {covered:.0%} of a volume"

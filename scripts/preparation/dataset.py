@@ -95,8 +95,9 @@ def make_dataset(
     header = {
         "name": root.resolve().name,
         "description": f"split by patient with seed {seed}",
-        "modality": {str(i): str(name) for i, name in enumerate(modalities or range(len(cases[0].images)))},
     }
+    if modalities:
+        header["modality"] = {str(i): str(name) for i, name in enumerate(modalities)}
     if class_names:
         header["labels"] = {str(i): str(name) for i, name in enumerate(["background", *class_names])}
     written = []
