@@ -130,7 +130,7 @@ def test_every_part_of_training_can_be_made_with_an_overlay(path, tiny, tmp_path
     objective = parser.get_parsed_content("objective")
     parser.get_parsed_content("optimizer")
     transforms = parser.get_parsed_content("train#preprocessing").transforms
-    image = torch.randn(4, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(4, parser["in_channels"], 16, 16, 16, generator=torch.Generator().manual_seed(0))
     heads = network(image)
     label = torch.zeros(2, 1, 16, 16, 16)
     label[:, :, 4:9, 4:9, 4:9] = 1

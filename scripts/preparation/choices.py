@@ -1,0 +1,183 @@
+"""Choices: the rules by which a plan follows from the fingerprints, each with its reason in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from scripts.data import DataError
+
+from .fingerprint import PERCENTILES, Fingerprint
+from .memory import training_bytes
+
+STEP = 16  # patches are multiples of it, since the network halves the resolution four times
+EQUAL_SPACING = 0.01  # relative
+# A CT scanner's air is -1000 HU; no other modality goes that far below 0.
+CT_LOW = -200
+SKULL_STRIPPED = 0.3  # part of voxels that are exactly 0
+MARGIN = 1.5  # patch over object
+# Random crops are left alone as long as they cover this part of a volume.
+COVERED = 0.25
+FOREGROUND_CROPS = 0.5
+FILTERS = {"cpu": (8,), "gpu": (16, 8)}
+BATCHES = ((2, 2), (1, 1))
+# On a CPU time runs out long before memory.
+CPU_PATCH_VOXELS = 64**3
+# A smaller patch than this is only accepted with the fewest filters and crops.
+SMALL_PATCH_VOXELS = 48**3
+# Part of the memory that a prediction may fill: measured peaks were up to a tenth above theirs.
+USABLE_MEMORY = 0.85
+
+
+@dataclass(frozen=True)
+class NetworkChoice:
+    """Patch, filters and batch that fit the memory."""
+
+    patch_size: list[int]
+    base_filters: int
+    batch: tuple[int, int]  # labeled, unlabeled crops
+    memory: float  # bytes
+
+
+def choose_spacing(cases: Sequence[Fingerprint]) -> tuple[list[float] | None, str]:
+    """The median spacing, mm, or None where all volumes have the same."""
+    spacings = np.array([case.spacing for case in cases])
+    median = np.median(spacings, axis=0)
+    text = " x ".join(f"{value:.3g}" for value in median)
+    if np.abs(spacings / median - 1).max() <= EQUAL_SPACING:
+        return None, f"no resampling: all volumes have {text} mm"
+    low, high = (" x ".join(f"{value:.3g}" for value in edge) for edge in (spacings.min(axis=0), spacings.max(axis=0)))
+    return [round(float(v), 4) for v in median], f"the median, {text} mm; volumes range from {low} to {high} mm"
+
+
+def guess_modality(cases: Sequence[Fingerprint], declared: Sequence[str]) -> tuple[str, str]:
+    """ "ct" or "mr", from what dataset.json declares for the channels, or else from the darkest voxels."""
+    if declared and any(declared) and not all(name.isdigit() for name in declared):
+        is_ct = [name.strip().lower().startswith("ct") for name in declared]
+        if all(is_ct) or not any(is_ct):
+            return ("ct" if all(is_ct) else "mr"), f"dataset.json says {', '.join(declared)}"
+    low = float(np.median([case.low for case in cases]))
+    is_ct = low <= CT_LOW
+    return ("ct" if is_ct else "mr"), f"the darkest {PERCENTILES[0]} % of voxels lie below {low:.0f}, " + (
+        "which only CT has" if is_ct else f"and in CT below {CT_LOW}"
+    )
+
+
+def choose_intensity(cases: Sequence[Fingerprint], modality: str) -> tuple[list[int] | None, bool, str]:
+    """Intensity window, whether the z-score leaves zeros out, and why."""
+    if modality == "ct":
+        inside = np.concatenate([case.foreground for case in cases])
+        low, high = np.percentile(inside, PERCENTILES)
+        window = [int(np.floor(low / 5) * 5), int(np.ceil(high / 5) * 5)]
+        if window[0] == window[1]:
+            window[1] += 5
+        return window, False, f"HU of the labeled foreground, percentiles {PERCENTILES}; then a z-score"
+    zeros = float(np.median([case.zeros for case in cases]))
+    if zeros >= SKULL_STRIPPED:
+        return None, True, f"z-score over the voxels that are not 0, since {zeros:.0%} are (skull-stripped, or masked)"
+    return None, False, "z-score over the whole volume"
+
+
+def volume_shape(cases: Sequence[Fingerprint], spacing: Sequence[float] | None) -> np.ndarray:
+    """Median shape (3,) of the volumes in voxels of ``spacing``, mm, or of their own."""
+    return np.median([case.shape * (case.spacing / spacing if spacing else 1) for case in cases], axis=0)
+
+
+def object_shape(cases: Sequence[Fingerprint], spacing: Sequence[float] | None) -> np.ndarray:
+    """Median shape (3,) of the box around the foreground of the labeled cases, in voxels of ``spacing`` or their own.
+
+    Raises:
+        DataError: when no labeled case has any foreground.
+    """
+    shapes = [case.extent / (spacing or case.spacing) for case in cases if case.extent is not None]
+    if not shapes:
+        raise DataError("the labels of all labeled cases are empty: a plan needs at least one with foreground.")
+    return np.median(shapes, axis=0)
+
+
+def largest_patch(volume: np.ndarray, target: np.ndarray, *, fits: object) -> list[int] | None:
+    """The largest patch that ``fits`` accepts: at first the volume, then shortened where it exceeds ``target`` most.
+
+    Args:
+        volume: (3,) voxels.
+        target: (3,) voxels that the patch should at least have, for its proportions.
+        fits: of a patch, whether it may be used.
+
+    Returns:
+        Multiples of ``STEP``, or None when the smallest does not fit.
+    """
+    patch = [max(STEP, int(n / STEP + 0.5) * STEP) for n in volume]
+    while not fits(patch):
+        shrinkable = [axis for axis in range(3) if patch[axis] > STEP]
+        if not shrinkable:
+            return None
+        patch[max(shrinkable, key=lambda axis: (patch[axis] / target[axis], patch[axis]))] -= STEP
+    return patch
+
+
+def choose_network(
+    volume: np.ndarray, target: np.ndarray, *, memory: float, device: str, in_channels: int, num_classes: int
+) -> tuple[NetworkChoice, str]:
+    """Patch, filters and batch: as many filters and crops as a patch of useful size leaves memory for.
+
+    Args:
+        volume: median shape (3,), voxels.
+        target: shape (3,) that the patch should have, voxels.
+        memory: bytes for the training.
+        device: "cpu" or "gpu".
+        in_channels: channels of the image.
+        num_classes: foreground classes.
+
+    Raises:
+        DataError: when the smallest network and patch does not fit.
+    """
+    for filters, batch in [(f, b) for b in BATCHES for f in FILTERS[device]]:
+
+        def predicted(patch: Sequence[int], filters: int = filters, batch: tuple[int, int] = batch) -> float:
+            return training_bytes(
+                patch_size=patch,
+                crops=sum(batch),
+                base_filters=filters,
+                in_channels=in_channels,
+                num_classes=num_classes,
+                device=device,
+            )
+
+        def fits(patch: Sequence[int]) -> bool:
+            too_slow = device == "cpu" and prod(patch) > CPU_PATCH_VOXELS
+            return not too_slow and predicted(patch) <= USABLE_MEMORY * memory
+
+        patch = largest_patch(volume, target, fits=fits)
+        useful = min(SMALL_PATCH_VOXELS, prod(np.minimum(volume, np.maximum(target, STEP))) / 2)
+        last = (filters, batch) == (FILTERS[device][-1], BATCHES[-1])
+        if patch is not None and (prod(patch) >= useful or last):
+            choice = NetworkChoice(patch, filters, batch, predicted(patch))
+            return choice, _patch_reason(patch, volume, target, device=device, memory=memory)
+    raise DataError(
+        f"memory_gb is {memory / 1e9:.1f} and the smallest training needs "
+        f"{predicted([STEP] * 3) / USABLE_MEMORY / 1e9:.1f}: raise it."
+    )
+
+
+def _patch_reason(patch: Sequence[int], volume: np.ndarray, target: np.ndarray, *, device: str, memory: float) -> str:
+    shares = " x ".join(f"{100 * p / t:.0f}" for p, t in zip(patch, target / MARGIN))
+    if np.all(np.asarray(patch) >= np.asarray(volume) - STEP / 2):
+        limit = "the whole volume"
+    elif device == "cpu" and prod(patch) > CPU_PATCH_VOXELS / 2:
+        limit = "at most 64 x 64 x 64 voxels on a CPU, where time is short before memory is"
+    else:
+        limit = f"as large as {memory / 1e9:.1f} GB allow"
+    return f"{limit}; {shares} % of the object's median extent"
+
+
+def choose_foreground_crops(volume: np.ndarray, patch: Sequence[int]) -> tuple[float, str]:
+    """The part of labeled crops that are centred on the foreground; unlabeled crops are random in any case."""
+    covered = float(prod(np.minimum(patch, volume)) / prod(volume))
+    if covered < COVERED:
+        return FOREGROUND_CROPS, (
+            f"a crop covers {covered:.0%} of a volume, so many would miss the object; " "unlabeled crops stay random"
+        )
+    return 0, f"random crops: each covers {covered:.0%} of a volume"

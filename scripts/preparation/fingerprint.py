@@ -1,0 +1,101 @@
+"""Fingerprint: what a plan has to know of every volume: grid, intensities, and of labeled cases the foreground."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel
+import numpy as np
+from tqdm import tqdm
+
+from scripts.data import DataError
+
+from .benchmark import bounding_box
+from .volumes import load_volume
+
+SAMPLES = 100_000  # voxels of a volume whose intensities are looked at
+PERCENTILES = (0.5, 99.5)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """One case, its axes in RAS order, as the network sees it.
+
+    Attributes:
+        shape: (3,) voxels.
+        spacing: (3,) mm.
+        channels: of the image.
+        low, high: the percentiles ``PERCENTILES`` of the first channel.
+        zeros: part of the first channel's voxels that are 0, [0, 1].
+        extent: (3,) mm of the box around the foreground; None without a label, or with an empty one.
+        label_values: that occur; empty without a label.
+        foreground: sampled intensities of the first channel in the foreground; empty without.
+    """
+
+    shape: np.ndarray
+    spacing: np.ndarray
+    channels: int
+    low: float
+    high: float
+    zeros: float
+    extent: np.ndarray | None
+    label_values: tuple[int, ...]
+    foreground: np.ndarray
+
+
+def read_fingerprint(case: Mapping[str, Any]) -> Fingerprint:
+    """Reads the image, and the label if the case has that key.
+
+    Raises:
+        DataError: when a file cannot be read, or the label is not on the image's grid.
+    """
+    files = case["image"] if isinstance(case["image"], list) else [case["image"]]
+    array, affine = load_volume(files[0])
+    # Of further files only the number of channels counts; their voxels are not read.
+    channels = (array.shape[3] if array.ndim == 4 else 1) + sum(_channels(path) for path in files[1:])
+    first = array[..., 0] if array.ndim == 4 else array
+    axes = np.argsort(nibabel.io_orientation(affine)[:, 0])  # array axis of each RAS axis
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    sample = _sample(first)
+    extent, values, foreground = None, (), np.empty(0)
+    if "label" in case:
+        label, _ = load_volume(case["label"])
+        if label.shape != first.shape:
+            raise DataError(f"{case['label']} has shape {label.shape} and its image {first.shape}: they must be equal.")
+        values = tuple(int(value) for value in np.unique(label))
+        if (label > 0).any():
+            start, end = bounding_box(label > 0)
+            extent = ((end - start) * spacing)[axes]
+            foreground = _sample(first[label > 0])
+    return Fingerprint(
+        shape=np.array(first.shape)[axes],
+        spacing=spacing[axes],
+        channels=channels,
+        low=float(np.percentile(sample, PERCENTILES[0])),
+        high=float(np.percentile(sample, PERCENTILES[1])),
+        zeros=float(np.mean(sample == 0)),
+        extent=extent,
+        label_values=values,
+        foreground=foreground,
+    )
+
+
+def read_fingerprints(cases: Sequence[Mapping[str, Any]]) -> list[Fingerprint]:
+    """:func:`read_fingerprint` of every case, several at a time, with a progress bar."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(tqdm(pool.map(read_fingerprint, cases), total=len(cases), desc="volumes"))
+
+
+def _channels(path: str) -> int:
+    shape = nibabel.load(path).shape
+    return shape[3] if len(shape) == 4 else 1
+
+
+def _sample(array: np.ndarray) -> np.ndarray:
+    """About ``SAMPLES`` voxels of ``array``, evenly spread in memory, as float64."""
+    flat = array.ravel(order="K")
+    return flat[:: max(1, flat.size // SAMPLES)].astype(np.float64)

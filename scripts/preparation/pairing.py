@@ -1,0 +1,132 @@
+"""Pairing: which files of two folders are the channels of one case and its label, by their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.data import DataError
+
+from .volumes import volume_name, volumes_in
+
+# What people append to a case's name for its label, or for its image.
+LABEL_SUFFIX = re.compile(r"[_\-.](seg|segmentation|label|labels|labelmap|mask|gt|manual)$", re.IGNORECASE)
+IMAGE_SUFFIX = re.compile(r"[_\-.](img|image|scan|volume|ct|mr|mri)$", re.IGNORECASE)
+CHANNEL_SUFFIX = re.compile(r"_(\d{4})$")  # nnU-Net: case_0000, case_0001, ...
+LISTED = 5
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of one case: one image per channel, in order, and the label if there is one."""
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+
+
+def find_cases(
+    image_dir: str | Path,
+    label_dir: str | Path | None = None,
+    *,
+    modalities: Sequence[str] | None = None,
+    argument: str = "--image_dir",
+) -> list[CaseFiles]:
+    """The cases of a folder of images and a folder of labels, sorted by name.
+
+    Layouts, recognised by the names:
+    - equal names: ``imagesTr/a.nii.gz`` and ``labelsTr/a.nii.gz`` (Decathlon), or a DICOM folder ``a``;
+    - nnU-Net: ``a_0000.nii.gz``, ``a_0001.nii.gz``, ... are the channels of case ``a``;
+    - suffixes: ``a_seg``, ``a-label``, ``a_mask``, ... belong to ``a`` or ``a_image``, also within one folder;
+    - ``modalities``: ``a_flair``, ``a_t1``, ... are the channels of ``a`` in the order in which they are given.
+
+    Args:
+        image_dir: folder of the images.
+        label_dir: folder of the labels, which may be the same; None where there are none.
+        modalities: suffixes of the channels of a case.
+        argument: that gave ``image_dir``, for the messages.
+
+    Raises:
+        DataError: when a label has no image, two files claim the same place, or a case lacks a channel.
+    """
+    images = volumes_in(image_dir, argument=argument)
+    labels: list[Path] = []
+    if label_dir is not None:
+        labels = volumes_in(label_dir, argument="--label_dir")
+        if Path(str(image_dir)).resolve() == Path(str(label_dir)).resolve():
+            labels = [path for path in labels if LABEL_SUFFIX.search(volume_name(path))]
+            images = [path for path in images if path not in labels]
+    if not images:
+        raise DataError(f"{argument} {image_dir} holds labels alone: give the folder of the images.")
+    by_name = group_channels(images, labels, modalities)
+    matched = match_labels(set(by_name), labels)
+    return [CaseFiles(name, by_name[name], matched.get(name)) for name in sorted(by_name)]
+
+
+def group_channels(
+    images: Sequence[Path], labels: Sequence[Path], modalities: Sequence[str] | None
+) -> dict[str, tuple[Path, ...]]:
+    """The image files of every case by its name, in the order of the channels."""
+    names = [volume_name(path) for path in images]
+    if modalities:
+        order = {str(suffix): position for position, suffix in enumerate(modalities)}
+        parts = [name.rpartition("_") for name in names]
+        unknown = [str(path) for path, (case, _, suffix) in zip(images, parts) if not case or suffix not in order]
+        if unknown:
+            raise DataError(
+                f"{unknown[0]} does not end in _ and one of the modalities {', '.join(order)}: correct --modalities."
+            )
+        keys = [(case, order[suffix]) for case, _, suffix in parts]
+    elif is_nnunet(names, {volume_name(path) for path in labels}):
+        keys = [(CHANNEL_SUFFIX.sub("", name), int(name[-4:])) for name in names]
+    else:
+        keys = [(name, 0) for name in names]
+    count = len(modalities) if modalities else 1 + max(channel for _, channel in keys)
+    cases: dict[str, dict[int, Path]] = {}
+    for (case, channel), path in zip(keys, images):
+        channels = cases.setdefault(case, {})
+        if channel in channels:
+            raise DataError(f"{channels[channel]} and {path} are the same channel of case {case!r}: remove one.")
+        channels[channel] = path
+    for case, channels in cases.items():
+        if missing := sorted(set(range(count)) - set(channels)):
+            what = modalities[missing[0]] if modalities else f"{missing[0]:04d}"
+            raise DataError(f"case {case!r} has no image {what} and others have {count}: add it, or remove the case.")
+    return {case: tuple(channels[i] for i in range(count)) for case, channels in cases.items()}
+
+
+def is_nnunet(names: Sequence[str], label_names: set[str]) -> bool:
+    """Whether image names end in nnU-Net's channel number; a number that labels repeat is part of the name."""
+    if not all(CHANNEL_SUFFIX.search(name) for name in names) or label_names & set(names):
+        return False
+    return not label_names or bool(label_names & {CHANNEL_SUFFIX.sub("", name) for name in names})
+
+
+def match_labels(cases: set[str], labels: Sequence[Path]) -> dict[str, Path]:
+    """The label of every case that has one, by the case's name."""
+    stems: dict[str, list[str]] = {}
+    for case in cases:
+        stems.setdefault(IMAGE_SUFFIX.sub("", case), []).append(case)
+    matched: dict[str, Path] = {}
+    homeless = []
+    for path in labels:
+        name = volume_name(path)
+        stem = LABEL_SUFFIX.sub("", name)
+        candidates = [name] if name in cases else [stem] if stem in cases else stems.get(stem, [])
+        if not candidates:
+            homeless.append(path)
+            continue
+        if len(candidates) > 1:
+            raise DataError(f"{path} could belong to {' or '.join(sorted(candidates))}: rename one of the images.")
+        if candidates[0] in matched:
+            raise DataError(f"{matched[candidates[0]]} and {path} are both labels of {candidates[0]!r}: remove one.")
+        matched[candidates[0]] = path
+    if homeless:
+        listed = ", ".join(str(path) for path in homeless[:LISTED])
+        raise DataError(
+            f"{len(homeless)} of {len(labels)} labels have no image ({listed}); images are called "
+            f"{', '.join(sorted(cases)[:LISTED])}: names must be equal, or differ by a suffix such as _seg or _label."
+        )
+    return matched

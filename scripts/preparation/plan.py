@@ -1,0 +1,274 @@
+"""Plan: reads a data set and writes a data overlay for training: patch, spacing, intensities, batch, and why.
+
+python -m scripts.preparation.plan --dataset_dir data --output plan.json --memory_gb 16 --device cpu
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fire
+import numpy as np
+import torch
+
+from scripts.data import DataError, Datalist
+from scripts.errors import print_briefly
+
+from . import choices
+from .fingerprint import Fingerprint, read_fingerprints
+from .memory import FLOAT, seconds_per_iteration
+
+DEVICES = ("cpu", "gpu")
+DEFAULT_ITERATIONS = 17_000  # of configs/train.json
+MODALITIES = ("ct", "mr")
+
+
+def make_plan(
+    *,
+    dataset_dir: str,
+    output: str,
+    memory_gb: float | None = None,
+    device: str | None = None,
+    num_labeled: int | None = None,
+    splits: dict[str, Sequence[int]] | None = None,
+    spacing: Sequence[float] | None = None,
+    modality: str | None = None,
+    regions: Sequence[Sequence[int]] | None = None,
+    max_iterations: int | None = None,
+) -> Path:
+    """Writes the overlay and prints one line per choice.
+
+    Images of the training cases are read, and labels of the labeled ones alone; validation and test cases are not.
+
+    Args:
+        dataset_dir: folder of dataset.json.
+        output: file to write, for ``--config_file "['configs/train.json','plan.json']"``.
+        memory_gb: of the GPU, or of the machine for training on the CPU; by default what is there, on a CPU half of it.
+        device: "cpu" or "gpu"; by default whether there is a GPU.
+        num_labeled: labeled cases; by default all training cases up to the first without a label.
+        splits: as in the config, for a dataset.json whose training list holds all cases.
+        spacing: mm, instead of the median.
+        modality: "ct" or "mr", instead of the guess.
+        regions: as in the config, for overlapping regions.
+        max_iterations: as in the config.
+
+    Returns:
+        The path of the overlay.
+
+    Raises:
+        DataError: when the data set or an argument cannot be used.
+    """
+    device, memory = resources(device, memory_gb)
+    if modality not in (None, *MODALITIES):
+        raise DataError(f"modality is {modality!r}; it must be one of {', '.join(MODALITIES)}.")
+    datalist = Datalist(dataset_dir, splits=splits)
+    if num_labeled is None:
+        num_labeled = next(
+            (n for n, case in enumerate(datalist.training) if "label" not in case), len(datalist.training)
+        )
+    labeled = datalist.labeled(num_labeled)
+    cases = read_fingerprints([*labeled, *datalist.unlabeled(num_labeled)])
+    header = json.loads(datalist.path.read_text(encoding="utf-8"))
+    overlay, reasons = plan(
+        cases,
+        header,
+        device=device,
+        memory=memory,
+        spacing=spacing,
+        modality=modality,
+        regions=regions,
+        max_iterations=max_iterations,
+    )
+    overlay = {
+        "about": f"Planned for {datalist.path.parent.resolve().name}. " + " ".join(reasons),
+        "num_labeled": num_labeled,
+        **overlay,
+    }
+    if splits:
+        overlay["splits"] = splits
+    path = Path(str(output))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(overlay, indent=4, ensure_ascii=False), encoding="utf-8")
+    print("\n".join(reasons))
+    return path
+
+
+def resources(device: str | None, memory_gb: float | None) -> tuple[str, float]:
+    """The device, "cpu" or "gpu", and the bytes to plan for.
+
+    Raises:
+        DataError: when an argument is out of range, or the memory of a GPU that is not here is not given.
+    """
+    if device is None:
+        device = "gpu" if torch.cuda.is_available() else "cpu"
+    if device not in DEVICES:
+        raise DataError(f"device is {device!r}; it must be one of {', '.join(DEVICES)}.")
+    if memory_gb is None:
+        if device == "gpu":
+            if not torch.cuda.is_available():
+                raise DataError("there is no GPU here to ask for its memory: give --memory_gb.")
+            return device, float(torch.cuda.get_device_properties(0).total_memory)
+        return device, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 if hasattr(os, "sysconf") else 8e9
+    if isinstance(memory_gb, bool) or not isinstance(memory_gb, (int, float)) or memory_gb <= 0:
+        raise DataError(f"memory_gb is {memory_gb!r}; it must be a positive number.")
+    return device, memory_gb * 1e9
+
+
+def plan(
+    cases: Sequence[Fingerprint],
+    header: dict[str, Any],
+    *,
+    device: str,
+    memory: float,
+    spacing: Sequence[float] | None = None,
+    modality: str | None = None,
+    regions: Sequence[Sequence[int]] | None = None,
+    max_iterations: int | None = None,
+) -> tuple[dict[str, Any], list[str]]:
+    """The ids of the overlay, and the reasons, one line each.
+
+    Args:
+        cases: the labeled and the unlabeled ones; only the former have a foreground.
+        header: the content of dataset.json, for names of classes and channels.
+        device: "cpu" or "gpu".
+        memory: bytes.
+        spacing: see :func:`make_plan`, as the others.
+        modality: see there.
+        regions: see there.
+        max_iterations: see there.
+
+    Raises:
+        DataError: when the label values are not 1 ... n, or the channels differ.
+    """
+    reasons = []
+    channels = sorted({case.channels for case in cases})
+    if len(channels) > 1:
+        raise DataError(f"volumes have {channels} channels; all need the same number.")
+    num_classes = len(regions) if regions else count_classes(cases)
+    names = class_names(header, num_classes) if not regions else None
+    reasons.append(f"num_classes {num_classes}: label values of the labeled cases.")
+    if spacing is None:
+        spacing, reason = choices.choose_spacing(cases)
+    else:
+        spacing, reason = [float(value) for value in spacing], "as given"
+    reasons.append(f"spacing {spacing}: {reason}.")
+    if modality is None:
+        modality, reason = choices.guess_modality(cases, declared_modalities(header))
+        reasons.append(f"modality {modality.upper()}: {reason}.")
+    window, nonzero, reason = choices.choose_intensity(cases, modality)
+    reasons.append(f"intensity_window {window}: {reason}.")
+    volume, target = choices.volume_shape(cases, spacing), choices.object_shape(cases, spacing) * choices.MARGIN
+    target = np.minimum(target, volume)
+    network, reason = choices.choose_network(
+        volume, target, memory=memory, device=device, in_channels=channels[0], num_classes=num_classes
+    )
+    reasons.append(f"patch_size {network.patch_size}: {reason}.")
+    stride = [n // 2 for n in network.patch_size]
+    reasons.append(f"stride {stride}: half the patch, so that every voxel is seen eight times.")
+    share, reason = choices.choose_foreground_crops(volume, network.patch_size)
+    reasons.append(f"foreground_crops {share}: {reason}.")
+    reasons.append(
+        f"base_filters {network.base_filters}, batch {network.batch[0]} + {network.batch[1]}: predicted peak "
+        f"{network.memory / 1e9:.1f} GB of {memory / 1e9:.1f} GB ({device.upper()})."
+    )
+    reasons.append(cache_line(cases, spacing, network.memory if device == "cpu" else 0.0, memory, device=device))
+    reasons.append(hours_line(network, channels[0], num_classes, max_iterations or DEFAULT_ITERATIONS, device=device))
+    overlay = {
+        "in_channels": channels[0],
+        "num_classes": num_classes,
+        "class_names": names,
+        "regions": regions,
+        "spacing": spacing,
+        "intensity_window": window,
+        "normalize_nonzero": nonzero,
+        "patch_size": network.patch_size,
+        "stride": stride,
+        "foreground_crops": share,
+        "base_filters": network.base_filters,
+        "labeled_batch_size": network.batch[0],
+        "unlabeled_batch_size": network.batch[1],
+        **({"max_iterations": max_iterations} if max_iterations else {}),
+    }
+    return overlay, reasons
+
+
+def count_classes(cases: Sequence[Fingerprint]) -> int:
+    """The largest label value.
+
+    Raises:
+        DataError: when there is none but 0, or one below it does not occur.
+    """
+    values = sorted({value for case in cases for value in case.label_values} - {0})
+    if not values:
+        raise DataError("the labels of all labeled cases are empty: a plan needs at least one with foreground.")
+    if values != list(range(1, len(values) + 1)):
+        raise DataError(
+            f"the labeled cases have the label values {values}; classes are 1, 2, ... without a gap: renumber them "
+            "with --label_map of scripts.preparation.dataset, or give --regions."
+        )
+    return len(values)
+
+
+def class_names(header: dict[str, Any], num_classes: int) -> list[str] | None:
+    """Names of the classes from "labels" of dataset.json, value to name or, as in nnU-Net, name to value."""
+    labels = header.get("labels")
+    if not isinstance(labels, dict):
+        return None
+    if not all(str(key).isdigit() for key in labels):
+        labels = {str(value): name for name, value in labels.items()}
+    names = [labels.get(str(value)) for value in range(1, num_classes + 1)]
+    return names if all(isinstance(name, str) for name in names) else None
+
+
+def declared_modalities(header: dict[str, Any]) -> list[str]:
+    """The channels' names in "modality" or "channel_names" of dataset.json; empty where there are none."""
+    found = header.get("modality") or header.get("channel_names")
+    return [str(name) for name in found.values()] if isinstance(found, dict) else []
+
+
+def cache_line(
+    cases: Sequence[Fingerprint], spacing: Sequence[float] | None, used: float, memory: float, *, device: str
+) -> str:
+    """What the cached training volumes take, and the remedy where that is too much."""
+    size = 0.0
+    for case in cases:
+        voxels = np.prod(case.shape * (case.spacing / spacing if spacing else 1))
+        size += FLOAT * voxels * (case.channels + bool(case.label_values))
+    text = f"cache: the training volumes take {size / 1e9:.1f} GB of the machine's memory besides"
+    if device == "cpu" and used + size > memory:
+        rate = max(0.0, (memory - used) / size)
+        text += (
+            f", more than there is: add --train#dataset#cache_rate {rate:.1f} "
+            f"--train#unlabeled_dataset#cache_rate {rate:.1f}, or give a coarser --spacing"
+        )
+    return text + "."
+
+
+def hours_line(
+    network: choices.NetworkChoice, in_channels: int, num_classes: int, iterations: int, *, device: str
+) -> str:
+    """The predicted hours, where the device is here to be timed."""
+    if device == "gpu" and not torch.cuda.is_available():
+        return f"hours: not predicted, since there is no GPU here to time; {iterations} iterations."
+    seconds = seconds_per_iteration(
+        patch_size=network.patch_size,
+        labeled=network.batch[0],
+        unlabeled=network.batch[1],
+        base_filters=network.base_filters,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        device="cuda" if device == "gpu" else "cpu",
+    )
+    text = f"hours: {seconds * iterations / 3600:.1f} for {iterations} iterations at {seconds:.2f} s, timed here"
+    if device == "cpu" and seconds * iterations > 24 * 3600:
+        text += f"; --max_iterations {int(12 * 3600 / seconds / 100) * 100 or 100} would take half a day"
+    return text + "."
+
+
+if __name__ == "__main__":
+    print_briefly()
+    fire.Fire(make_plan)

@@ -1,0 +1,215 @@
+"""Volumes: finds NIfTI, NRRD and DICOM volumes in a folder, reads them with MONAI's readers and writes NIfTI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from monai.data import ImageReader, NrrdReader, PydicomReader
+
+from scripts.data import DataError
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+NRRD_SUFFIXES = (".seg.nrrd", ".nrrd")  # the longer first: it is a part of the name, too
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+# Slices of one series may be this fraction of their distance off a regular grid, for rounding in their headers.
+SLICE_TOLERANCE = 0.1
+SPACES = ("left-posterior-superior", "right-anterior-superior", "lps", "ras")
+
+
+def volume_name(path: Path) -> str:
+    """File name without its suffix; of a DICOM series, the folder's name."""
+    for suffix in (*NIFTI_SUFFIXES, *NRRD_SUFFIXES):
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def is_nifti(path: Path) -> bool:
+    return path.name.lower().endswith(NIFTI_SUFFIXES)
+
+
+def volumes_in(folder: str | Path, *, argument: str) -> list[Path]:
+    """The volumes of a folder, sorted: NIfTI and NRRD files, and each subfolder that holds one DICOM series.
+
+    Hidden files are left out. A subfolder is searched to any depth, so that the folders of study and series that
+    archives hand out need not be moved; a series is known by the name of its first-level folder.
+
+    Args:
+        folder: to look in.
+        argument: the name of the command's argument that gave the folder, for the messages.
+
+    Raises:
+        DataError: when the folder is missing or holds no volume, or a subfolder holds more than one DICOM series.
+    """
+    folder = Path(str(folder))
+    if not folder.is_dir():
+        raise DataError(f"{argument} is {str(folder)!r}, which is not a folder: give an existing one.")
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            if series := dicom_folders(path):
+                if len(series) > 1:
+                    raise DataError(
+                        f"{path} holds DICOM files in {len(series)} folders ({series[0]}, {series[1]}, ...): "
+                        "keep one series per case."
+                    )
+                found.append(path)
+        elif path.name.lower().endswith((*NIFTI_SUFFIXES, *NRRD_SUFFIXES)):
+            found.append(path)
+    if not found:
+        raise DataError(
+            f"{argument} {folder} holds no volume: expected are .nii.gz, .nii and .nrrd files, or subfolders with one "
+            "DICOM series each."
+        )
+    return found
+
+
+def dicom_folders(folder: Path) -> list[Path]:
+    """The folders at and below ``folder`` that hold DICOM files, sorted."""
+    return sorted({path.parent for path in folder.rglob("*") if is_dicom(path)})
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its suffix or, where it has none, by the mark behind its preamble of 128 bytes."""
+    if path.name.startswith(".") or not path.is_file() or path.name == "DICOMDIR":
+        return False
+    if path.suffix and not path.suffix[1:].isdigit():
+        return path.suffix.lower() in DICOM_SUFFIXES
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a NIfTI or NRRD file, or the folder of a DICOM series.
+
+    Returns:
+        array (H, W, D), or (H, W, D, channels) of a 4D NIfTI file, in the type of a NIfTI file; of scaled NIfTI,
+        NRRD and DICOM float, for CT in HU. affine (4, 4), float64, mm, voxel to RAS.
+
+    Raises:
+        DataError: when the file cannot be read or is not a volume, a package that reads the format is missing, or the
+            slices of a series do not lie on one regular grid.
+    """
+    path = Path(path)
+    if path.is_dir():
+        (folder,) = dicom_folders(path)
+        check_series(folder)
+        reader: Callable[[], ImageReader] = lambda: PydicomReader(fname_regex=None)  # noqa: E731
+        source = folder
+    elif path.name.lower().endswith(NRRD_SUFFIXES):
+        need_package("nrrd", "pynrrd", path)
+        reader, source = lambda: NrrdReader(), path
+    else:
+        return _load_nifti(path)
+    try:
+        opened = reader()
+        array, meta = opened.get_data(opened.read(source))
+    except Exception as error:  # the readers raise any of several types
+        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}): export it again.") from error
+    if array.ndim != 3:
+        raise DataError(f"{path} has shape {array.shape}; expected is one volume of three dimensions.")
+    if str(meta.get("space", "RAS")).lower() not in SPACES:
+        raise DataError(f"{path} is in the space {meta['space']!r}; known are {', '.join(SPACES[:2])}: convert it.")
+    return np.asarray(array), np.asarray(meta["affine"], dtype=np.float64)
+
+
+def _load_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        volume = nibabel.load(path)
+        array = np.asanyarray(volume.dataobj)
+    except Exception as error:  # nibabel raises any of several types
+        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}): copy the file again.") from error
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
+    if array.ndim not in (3, 4):
+        raise DataError(f"{path} has shape {array.shape}; expected is a volume, or channels of it in a fourth axis.")
+    return array, volume.affine
+
+
+def need_package(module: str, package: str, path: Path) -> None:
+    """Raises DataError unless an optional ``module`` can be imported."""
+    if find_spec(module) is None:
+        raise DataError(f"{path} needs the Python package {package}: pip install {package}.")
+
+
+def check_series(folder: Path) -> None:
+    """Raises DataError unless the DICOM files of a folder are one series of evenly spaced slices of one size."""
+    need_package("pydicom", "pydicom", folder)
+    import pydicom
+
+    tags = ["SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns", "InstanceNumber"]
+    files = [path for path in sorted(folder.iterdir()) if is_dicom(path)]
+    try:
+        slices = [pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags) for path in files]
+    except Exception as error:
+        raise DataError(
+            f"{folder} has a damaged DICOM file ({type(error).__name__}: {error}): export it again."
+        ) from None
+    series = {str(s.get("SeriesInstanceUID")) for s in slices}
+    if len(series) > 1:
+        raise DataError(f"{folder} holds {len(series)} DICOM series: keep one of them, or move each to its own folder.")
+    missing = [tag for tag in tags[1:] if any(tag not in s for s in slices)]
+    if missing:
+        raise DataError(f"{folder} has slices without {', '.join(missing)}: export it as a CT or MR series.")
+    if len({(s.Rows, s.Columns, *map(float, s.ImageOrientationPatient)) for s in slices}) > 1:
+        raise DataError(f"{folder} has slices of several sizes or orientations: remove the localizers.")
+    row, column = np.reshape([float(v) for v in slices[0].ImageOrientationPatient], (2, 3))
+    normal = np.cross(row, column)
+    ordered = sorted(slices, key=lambda s: int(s.InstanceNumber))
+    steps = np.diff([np.dot(normal, [float(v) for v in s.ImagePositionPatient]) for s in ordered])
+    if len(steps) == 0:
+        raise DataError(f"{folder} holds a single slice; expected is a series of at least two.")
+    if np.abs(steps - np.median(steps)).max() > SLICE_TOLERANCE * abs(np.median(steps)):
+        raise DataError(
+            f"{folder} has slices {np.abs(steps).min():.2f} to {np.abs(steps).max():.2f} mm apart in the order of "
+            "their InstanceNumber: some are missing or belong to another series; export it again."
+        )
+
+
+def check_label(label: np.ndarray, path: Path) -> np.ndarray:
+    """``label`` (H, W, D) as uint8.
+
+    Raises:
+        DataError: when it is not 3D, or has values that are no integers from 0 to 255.
+    """
+    if label.ndim != 3:
+        raise DataError(f"{path} has shape {label.shape}; a label is one volume of three dimensions.")
+    values = np.unique(label)
+    if not np.isin(values, np.arange(256)).all():
+        odd = values[~np.isin(values, np.arange(256))][:5].tolist()
+        raise DataError(f"{path} has label values {odd}; expected are integers from 0 to 255.")
+    return label.astype(np.uint8)
+
+
+def renumber(label: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:
+    """``label`` (H, W, D), uint8, with every value that ``mapping`` names replaced."""
+    table = np.arange(256, dtype=np.uint8)
+    for value, new in mapping.items():
+        table[int(value)] = int(new)
+    return table[label]
+
+
+def save_volume(array: np.ndarray, affine: np.ndarray, path: Path) -> Path:
+    """Writes ``array`` (H, W, D) as NIfTI with ``affine`` (4, 4), mm, in qform and sform; returns ``path``.
+
+    Floats are stored as float32, whole numbers within int16 as int16, which halves the files of CT and MR.
+    """
+    if array.dtype.kind == "f" and np.array_equal(array, np.rint(array)) and np.abs(array).max() < 2**15:
+        array = array.astype(np.int16)
+    elif array.dtype.kind == "f" or array.dtype.itemsize > 2:
+        array = array.astype(np.float32)
+    elif array.dtype == bool:
+        array = array.astype(np.uint8)
+    volume = nibabel.Nifti1Image(array, affine)
+    volume.header.set_xyzt_units("mm")
+    volume.set_qform(affine, code="scanner")
+    volume.set_sform(affine, code="scanner")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(volume, path)
+    return path
