@@ -19,7 +19,7 @@ class WithDistance(nn.Module):
         enabled: False makes this a plain call of the network, whose distance heads then cost nothing.
 
     Raises:
-        ValueError: on the first call, when the network has no distance head.
+        ValueError: on the first call, when the network has no distance head, or is an export that has no heads at all.
     """
 
     def __init__(self, network: nn.Module, *, enabled: bool = True) -> None:
@@ -31,7 +31,13 @@ class WithDistance(nn.Module):
         """(B, C, H, W, D) probability, or with ``enabled`` (B, 2C, H, W, D): C probabilities, then C distances."""
         if not self.enabled:
             return self.network(x)
-        heads = self.network.forward_heads(x)
+        forward_heads: Any = getattr(self.network, "forward_heads", None)
+        if forward_heads is None:
+            raise ValueError(
+                f"save_distance needs the distance heads, which a {type(self.network).__name__} does not have: "
+                "use model.pt or TorchScript."
+            )
+        heads = forward_heads(x)
         logits = [head for name, head in heads.items() if name.startswith("logits")]
         distance = [head for name, head in heads.items() if name.startswith("distance")]
         if not distance:
