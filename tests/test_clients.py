@@ -158,7 +158,14 @@ def test_monai_label_trains_on_its_labeled_studies(bundle, elsewhere, tmp_path):
     cases = labeled_cases(tmp_path / "studies")
     task = BundleTrainTask(str(bundle), conf={})
     assert task.is_valid()
-    request = {"model": NAME, "max_epochs": 1, "device": "cpu", "pretrained": True, "val_split": 0.3, "tracking": "None"}
+    request = {
+        "model": NAME,
+        "max_epochs": 1,
+        "device": "cpu",
+        "pretrained": True,
+        "val_split": 0.3,
+        "tracking": "None",
+    }
     assert task(request, SimpleNamespace(datalist=lambda: cases)) == {}
     assert_trained_from_the_weights_beside_it(bundle, before)
     # A second training goes on from there and does not find itself finished.
@@ -302,7 +309,9 @@ def test_upload_of_a_used_bundle_takes_the_bundle_and_nothing_that_using_it_left
             calls["repo"] = arguments
 
         def upload_folder(self, *, repo_id: str, folder_path: str, ignore_patterns: list[str]) -> str:
-            files = sorted(path.relative_to(folder_path).as_posix() for path in Path(folder_path).rglob("*") if path.is_file())
+            files = sorted(
+                path.relative_to(folder_path).as_posix() for path in Path(folder_path).rglob("*") if path.is_file()
+            )
             calls["files"] = list(hub.utils.filter_repo_objects(files, ignore_patterns=ignore_patterns))
             return repo_id
 

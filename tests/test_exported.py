@@ -1,4 +1,4 @@
-"""Tests of scripts/inference/exported.py, configs/export and configs/runtimes: exports by one command, and their use."""
+"""Tests of scripts/inference/exported.py, configs/export and configs/runtimes: exports and inference from them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ def test_torchscript_gives_the_networks_probabilities_at_any_batch_and_extent(bu
     network = make(build)
     path = tmp_path / "model.ts"
     convert_to_torchscript(
-        network, filename_or_obj=str(path), use_trace=use_trace, inputs=[image((1, 1, 16, 16, 16))] if use_trace else None
+        network,
+        filename_or_obj=str(path),
+        use_trace=use_trace,
+        inputs=[image((1, 1, 16, 16, 16))] if use_trace else None,
     )
     assert_near(load_torchscript(path)(image()), network(image()), FLOAT32_TOLERANCE)
 
@@ -162,7 +165,9 @@ def shipped() -> torch.nn.Module:
     ids=["script", "trace", "half"],
 )
 @torch.no_grad()
-def test_ckpt_export_of_the_shipped_weights_gives_their_probabilities(shipped, monkeypatch, tmp_path, options, tolerance):
+def test_ckpt_export_of_the_shipped_weights_gives_their_probabilities(
+    shipped, monkeypatch, tmp_path, options, tolerance
+):
     monkeypatch.chdir(ROOT)
     monai.bundle.ckpt_export(**{"config_file": INFERENCE, "filepath": str(tmp_path / "model.ts"), **options})
     shape = (2, 1, 48, 32, 16)
@@ -171,7 +176,9 @@ def test_ckpt_export_of_the_shipped_weights_gives_their_probabilities(shipped, m
     extra = {"metadata.json": "", "inference.json": ""}
     torch.jit.load(tmp_path / "model.ts", _extra_files=extra)
     assert json.loads(extra["metadata.json"])["network_data_format"]
-    assert json.loads(extra["inference.json"])["network_def"] == json.loads((ROOT / INFERENCE).read_text())["network_def"]
+    assert (
+        json.loads(extra["inference.json"])["network_def"] == json.loads((ROOT / INFERENCE).read_text())["network_def"]
+    )
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""Tests of scripts/release: the zip has what a user needs and nothing else, is reproducible, and runs where it lands."""
+"""Tests of scripts/release: the zip has what a user needs and nothing else, is reproducible, and runs anywhere."""
 
 from __future__ import annotations
 
@@ -188,6 +188,9 @@ def test_unpacking_an_archive_never_writes_outside_its_folder(tmp_path):
     (tmp_path / "inner" / "target").mkdir(parents=True)
     with pytest.raises(ValueError):
         monai.bundle.download(
-            name="bundle", bundle_dir=str(tmp_path / "inner" / "target"), url=(tmp_path / "evil.zip").as_uri(), progress=False
+            name="bundle",
+            bundle_dir=str(tmp_path / "inner" / "target"),
+            url=(tmp_path / "evil.zip").as_uri(),
+            progress=False,
         )
     assert not list(tmp_path.rglob("escaped.txt"))

@@ -18,7 +18,13 @@ METADATA = CONFIGS / "metadata.json"
 SCHEMA = ROOT.parent / "shared" / "reference" / "meta_schema_20240725.json"
 ZOO_FILES = ("LICENSE", "large_files.yml", "configs/metadata.json", "configs/inference.json", "configs/train.json")
 # The headings of the zoo's template for docs/README.md that a reader looks for.
-CARD_HEADINGS = ("# Model Overview", "## Data", "## Training configuration", "## Performance", "## MONAI Bundle Commands")
+CARD_HEADINGS = (
+    "# Model Overview",
+    "## Data",
+    "## Training configuration",
+    "## Performance",
+    "## MONAI Bundle Commands",
+)
 
 
 def metadata() -> dict:
@@ -70,7 +76,14 @@ def test_metadata_keeps_to_the_fields_of_the_schema_that_it_names():
 
 def test_network_takes_and_gives_what_the_metadata_says(monkeypatch):
     monkeypatch.chdir(ROOT)
-    arguments = {"net_id": "network_def", "config_file": "configs/inference.json", "device": "cpu", "n": 1, "p": 1, "any": 1}
+    arguments = {
+        "net_id": "network_def",
+        "config_file": "configs/inference.json",
+        "device": "cpu",
+        "n": 1,
+        "p": 1,
+        "any": 1,
+    }
     monai.bundle.verify_net_in_out(meta_file=str(METADATA), **arguments)
     # The check can fail:
     with pytest.raises(ValueError, match="channel number"):
@@ -81,7 +94,9 @@ def test_network_exports_to_torchscript_by_scripting(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     path = tmp_path / "model.ts"
     monai.bundle.ckpt_export(net_id="network_def", config_file="configs/inference.json", filepath=str(path))
-    network, extra, _ = monai.bundle.load("", bundle_dir=str(tmp_path), model_file="model.ts", load_ts_module=True, device="cpu")
+    network, extra, _ = monai.bundle.load(
+        "", bundle_dir=str(tmp_path), model_file="model.ts", load_ts_module=True, device="cpu"
+    )
     assert extra["network_data_format"]
     with torch.no_grad():
         assert network(torch.zeros(1, 1, 16, 16, 16)).shape == (1, 1, 16, 16, 16)
@@ -124,7 +139,10 @@ def test_train_evaluate_and_infer_with_shrunken_configs(zoo, tiny, tmp_path):
     save(blob(SHAPES[0], seed=1)[0], las((1.0, 1.2, 2.0)), tmp_path / "new" / "case.nii.gz")
     settings = json.loads((model.parent / "model.json").read_text())
     settings.update(
-        input_dir=str(tmp_path / "new"), output_dir=str(tmp_path / "masks"), ckpt_path=str(model), device=overrides["device"]
+        input_dir=str(tmp_path / "new"),
+        output_dir=str(tmp_path / "masks"),
+        ckpt_path=str(model),
+        device=overrides["device"],
     )
     check_workflow(zoo(tmp_path, "inference.json", workflow_type="infer", **settings))
     assert (tmp_path / "masks" / "case_seg.nii.gz").is_file()
