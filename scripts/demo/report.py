@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import fire
 import nibabel
@@ -36,7 +37,7 @@ def predict_heads(model_dir: Path, image_path: Path) -> tuple[torch.Tensor, dict
     image = parser.get_parsed_content("preprocessing")({"image": str(image_path)})["image"].as_tensor()
     windows = SlidingWindowInferer(roi_size=parser["patch_size"], overlap=0.5)
     with torch.no_grad():
-        heads = windows(image[None], network.forward_heads)
+        heads: Any = windows(image[None], network.forward_heads)
     return image[0], {name: head[0] for name, head in heads.items()}
 
 

@@ -24,7 +24,7 @@ class WeightsCheckpointLoader(CheckpointLoader):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(map_location="cpu", **kwargs)
+        super().__init__(**{"map_location": "cpu", **kwargs})
 
     def __call__(self, engine: Engine) -> None:
         path = Path(self.load_path)
