@@ -42,7 +42,7 @@ def make(build=DualTaskVNet, *, filters: int = 2) -> torch.nn.Module:
 def assert_near(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
     assert actual.dtype == torch.float32 and actual.shape == expected.shape
     assert (actual - expected).abs().max() < tolerance
-    assert expected.std() > 5 * tolerance  # else any constant would do
+    assert expected.std() > 3 * tolerance  # else any constant would do
 
 
 def legacy_onnx(network: torch.nn.Module, path: Path) -> Path:
