@@ -7,7 +7,7 @@ DEMO := outputs/demo
 # make demo DEMO_ITERATIONS=20 is the smallest that goes through every step.
 DEMO_ITERATIONS ?= 200
 
-.PHONY: demo test test-all lint bench install
+.PHONY: demo test test-all lint coverage bench bundle install
 
 install: $(VENV)/installed
 
@@ -34,6 +34,13 @@ test-all: install
 lint: install
 	$(PY) -m black --check --line-length 120 scripts tests benchmarks
 	$(PY) -m ruff check scripts tests benchmarks
+	$(PY) -m mypy
+
+coverage: install
+	$(PY) -m pytest -q -m "not long" --cov --cov-report=term tests
 
 bench: install
 	$(PY) -m benchmarks.run
+
+bundle: install
+	$(PY) -m scripts.release.bundle

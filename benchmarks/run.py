@@ -9,6 +9,7 @@ bundle's trainer against a bare PyTorch loop over the same network, objective an
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import platform
@@ -92,7 +93,7 @@ def transform_rows(repeats: int) -> list[dict[str, Any]]:
         times["scipy"].append(seconds(lambda: scipy_transform(masks)))
         for name, build in TRANSFORMS.items():
             operator = build()
-            times[name].append(seconds(lambda operator=operator: forward_backward(operator, masks)))
+            times[name].append(seconds(functools.partial(forward_backward, operator, masks)))
     reference = median(times["scipy"])
     return [
         {

@@ -9,6 +9,7 @@ map -> mask (DBiSL Table 7).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import fire
@@ -16,12 +17,13 @@ import nibabel
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
+from torch import nn
 
 from scripts.data import Datalist
 from scripts.distance import CascadedDistance, ExactDistance, SegmentationToDistance
 
 PATCH = (112, 112, 80)
-TRANSFORMS = {
+TRANSFORMS: dict[str, Callable[[], nn.Module]] = {
     "cascade, s = 3": lambda: CascadedDistance(3),
     "cascade, s = 5": lambda: CascadedDistance(5),
     "cascade, s = 7": lambda: CascadedDistance(7),
@@ -31,7 +33,7 @@ TRANSFORMS = {
 
 def central_patch(path: str | Path) -> torch.Tensor:
     """The middle of a label as (1, 1, 112, 112, 80), 0 or 1."""
-    label = np.asarray(nibabel.load(path).dataobj) > 0
+    label = nibabel.nifti1.load(path).get_fdata() > 0
     starts = [max(0, (extent - size) // 2) for extent, size in zip(label.shape, PATCH)]
     return torch.tensor(label[tuple(slice(a, a + size) for a, size in zip(starts, PATCH))]).float()[None, None]
 

@@ -52,18 +52,27 @@ class Datalist:
         dataset_dir: folder of dataset.json.
         splits: cuts a training list that holds all cases, for data sets that come without the other lists:
             ``{"training": [0, 56], "validation": [56, 64], "test": [64, 80]}`` with half-open ranges of positions.
+        optional: without a dataset.json the lists are empty, and only asking for labeled or required cases is an
+            error: clients such as MONAI Label bring the labeled cases of a training themselves.
 
     Raises:
         DataError: when dataset.json is missing, is not JSON or does not have this form, or when a range of ``splits``
             lies outside the list or overlaps another.
     """
 
-    def __init__(self, dataset_dir: str | Path, *, splits: Mapping[str, Sequence[int]] | None = None) -> None:
+    def __init__(
+        self,
+        dataset_dir: str | Path,
+        *,
+        splits: Mapping[str, Sequence[int]] | None = None,
+        optional: bool = False,
+    ) -> None:
         self.folder = Path(dataset_dir)
         self.path = self.folder / "dataset.json"
-        content = self._read()
+        self.missing = optional and not self.path.is_file()
+        content = {} if self.missing else self._read()
         lists = {name: self._cases(content, name) for name in LISTS}
-        if splits:
+        if splits and not self.missing:
             lists.update(self._cut(lists["training"], splits))
         self.training = lists["training"]
         self.validation = lists["validation"]
@@ -76,6 +85,8 @@ class Datalist:
         Raises:
             DataError: when there are fewer, or fewer than a batch of ``batch_size`` needs, or one has no label.
         """
+        if self.missing:
+            raise self._missing_file()
         if num_labeled > len(self.training):
             raise DataError(
                 f"num_labeled is {num_labeled} and {self.path} lists {len(self.training)} training cases: "
@@ -107,6 +118,8 @@ class Datalist:
         Raises:
             DataError: when it is empty, or two images have the same file name.
         """
+        if self.missing:
+            raise self._missing_file()
         cases = getattr(self, name)
         if not cases:
             raise DataError(f"{self.path} has no list {name!r}: add one, or cut it from 'training' with splits.")
@@ -123,14 +136,17 @@ class Datalist:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise DataError(
-                f"{self.path} does not exist: set dataset_dir to a folder with a dataset.json (docs/data.md says how)."
-            ) from None
+            raise self._missing_file() from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{self.path} is not valid JSON ({error}): correct the file.") from None
         if not isinstance(content, dict):
             raise DataError(f"{self.path} must be an object with a list 'training' of cases.")
         return content
+
+    def _missing_file(self) -> DataError:
+        return DataError(
+            f"{self.path} does not exist: set dataset_dir to a folder with a dataset.json (docs/data.md says how)."
+        )
 
     def _cases(self, content: dict[str, Any], name: str) -> list[Case]:
         entries = content.get(name, [])

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -35,13 +36,11 @@ VESSELS = (
 # A shape is a level: (H, W, D), float64, negative inside, in mm close to the surface.
 
 
-def superellipsoid(
-    points: np.ndarray, *, centre: Sequence[float], semi_axes: Sequence[float], exponent: float = 2.0
-) -> np.ndarray:
+def superellipsoid(points: np.ndarray, *, centre: ArrayLike, semi_axes: ArrayLike, exponent: float = 2.0) -> np.ndarray:
     """Level (H, W, D) of sum |x_i / a_i|^exponent = 1 at ``points`` (3, H, W, D); exponent 2 is an ellipsoid."""
-    centre, semi_axes = (np.reshape(v, (3, 1, 1, 1)) for v in (centre, semi_axes))
-    radius = (np.abs((points - centre) / semi_axes) ** exponent).sum(axis=0) ** (1.0 / exponent)
-    return (radius - 1.0) * semi_axes.min()
+    middle, radii = (np.reshape(v, (3, 1, 1, 1)) for v in (centre, semi_axes))
+    radius = (np.abs((points - middle) / radii) ** exponent).sum(axis=0) ** (1.0 / exponent)
+    return (radius - 1.0) * radii.min()
 
 
 def tube(points: np.ndarray, *, path: np.ndarray, radii: np.ndarray) -> np.ndarray:
@@ -56,7 +55,7 @@ def tube(points: np.ndarray, *, path: np.ndarray, radii: np.ndarray) -> np.ndarr
     return level
 
 
-def curve(start: Sequence[float], bend: Sequence[float], end: Sequence[float], *, count: int = 7) -> np.ndarray:
+def curve(start: ArrayLike, bend: ArrayLike, end: ArrayLike, *, count: int = 7) -> np.ndarray:
     """Quadratic Bezier curve (count, 3) from ``start`` to ``end``, drawn towards ``bend``."""
     t = np.linspace(0.0, 1.0, count)[:, None]
     return (1 - t) ** 2 * np.asarray(start) + 2 * t * (1 - t) * np.asarray(bend) + t**2 * np.asarray(end)
@@ -127,8 +126,8 @@ def distractors(points: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
     """Level (H, W, D) of everything that is filled with the atrium's blood but is not the atrium."""
     levels = []
     for centre, semi_axes in CHAMBERS:
-        centre, semi_axes = rng.normal(centre, 1.0), semi_axes * rng.uniform(0.85, 1.2, 3)
-        levels.append(superellipsoid(points, centre=centre, semi_axes=semi_axes, exponent=rng.uniform(2.0, 2.8)))
+        moved, sized = rng.normal(centre, 1.0), semi_axes * rng.uniform(0.85, 1.2, 3)
+        levels.append(superellipsoid(points, centre=moved, semi_axes=sized, exponent=rng.uniform(2.0, 2.8)))
     for *corners, radius in VESSELS:
         path = curve(*(rng.normal(corner, 1.0) for corner in corners))
         levels.append(tube(points, path=path, radii=np.full(len(path), radius * rng.uniform(0.8, 1.2))))

@@ -48,13 +48,11 @@ def minimise_squared_distance(
         The minima (N, H, W, D), infinite in volumes without a finite f; and the flat index (N, H, W, D), int64, into
         the H*W*D voxels of the minimising y, or None.
     """
-    source = None
-    if with_source:
-        source = torch.arange(f[0].numel(), device=f.device).reshape(f.shape[1:]).expand(f.shape)
+    source = torch.arange(f[0].numel(), device=f.device).reshape(f.shape[1:]).expand(f.shape) if with_source else None
     for axis in (3, 2, 1):
         f, arg = _minimise_along(f.transpose(axis, 3), spacing[axis - 1], with_source=with_source)
         f = f.transpose(axis, 3)
-        if with_source:
+        if source is not None and arg is not None:
             source = source.gather(axis, arg.transpose(axis, 3))
     return f, source
 
@@ -138,6 +136,7 @@ class GeneralizedDistance(nn.Module):
         price = diagonal_squared * torch.clamp(1 - 2 * p, min=0) ** 2
         with torch.no_grad():
             _, source = minimise_squared_distance(price, self.spacing, with_source=True)
+            assert source is not None
             squared_length = self._squared_length(source)
         squared = squared_length.to(price) + price.flatten(1).gather(1, source.flatten(1)).reshape(p.shape)
         # The square root has no finite derivative at zero, where nothing may flow.
@@ -149,4 +148,5 @@ class GeneralizedDistance(nn.Module):
         _, height, width, depth = source.shape
         grid = torch.meshgrid(*(torch.arange(n, device=source.device) for n in source.shape[1:]), indexing="ij")
         found = (source // (width * depth), source // depth % width, source % depth)
-        return sum(((x - y).double() * s) ** 2 for x, y, s in zip(grid, found, self.spacing))
+        squares = [((x - y).double() * s) ** 2 for x, y, s in zip(grid, found, self.spacing)]
+        return squares[0] + squares[1] + squares[2]

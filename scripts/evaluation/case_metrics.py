@@ -107,7 +107,9 @@ class CaseMetrics:
             )
         self.rows = []
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        (self.output_dir / "metrics_summary.csv").unlink(missing_ok=True)
+        # Removing metrics.csv as well keeps a link that somebody left there from being written through.
+        for name in ("metrics.csv", "metrics_summary.csv"):
+            (self.output_dir / name).unlink(missing_ok=True)
         _write_csv(self.output_dir / "metrics.csv", CASE_COLUMNS, [])
 
     def __call__(self, engine: Engine) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from .components import LargestComponentd
 from .continuing import unfinished
+from .exported import HalfPrecision, OnnxNetwork, load_torchscript
 from .maps import SplitMapsd, extra_maps, is_on
+from .outputs import contained_name
 from .predictor import Predictor, one_per_checkpoint
 from .tolerant import TolerantDataset, TolerantEvaluator, case_or_failure
 from .volumes import SaveVolumesd
@@ -13,8 +15,10 @@ from .windows import window_overlap
 from .writer import NiftiWriter
 
 __all__ = [
+    "HalfPrecision",
     "LargestComponentd",
     "NiftiWriter",
+    "OnnxNetwork",
     "Predictor",
     "SaveVolumesd",
     "SplitMapsd",
@@ -22,8 +26,10 @@ __all__ = [
     "TolerantEvaluator",
     "WeightsCheckpointLoader",
     "case_or_failure",
+    "contained_name",
     "extra_maps",
     "is_on",
+    "load_torchscript",
     "one_per_checkpoint",
     "unfinished",
     "window_overlap",

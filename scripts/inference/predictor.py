@@ -79,7 +79,13 @@ class Predictor(nn.Module):
             probability = network(x)
             if not self.maps:
                 return probability
-        heads = network.forward_heads(x)
+        forward_heads = getattr(network, "forward_heads", None)
+        if forward_heads is None:
+            raise ValueError(
+                f"maps and single decoders need the heads, which a {type(network).__name__} does not have: "
+                "use model.pt or TorchScript, or switch save_distance, save_uncertainty and decoders off."
+            )
+        heads = forward_heads(x)
         logits, distance = self._chosen(heads, "logits"), self._chosen(heads, "distance")
         if self.decoders != "both":
             if not logits:

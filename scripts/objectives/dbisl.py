@@ -7,15 +7,20 @@ The nine terms below are the summands of the three losses; lambda and beta are t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .losses import dice_loss, masked_mean, segmentation_loss
+from .losses import dice_loss, masked_mean, segmentation_loss, total
 from .objective import Objective, Weight
 from .reference_map import reference_map
+
+if TYPE_CHECKING:
+    from scripts.data import LabelCoding
+    from scripts.distance import SegmentationToDistance
 
 DECODERS = ("phi", "psi")
 
@@ -73,8 +78,8 @@ class DBiSLObjective(Objective):
 
     def __init__(
         self,
-        label_coding: Callable,
-        segmentation_to_distance: nn.Module,
+        label_coding: LabelCoding,
+        segmentation_to_distance: SegmentationToDistance,
         distance_to_segmentation: nn.Module,
         weights: Mapping[str, Weight] | None = None,
         *,
@@ -119,9 +124,9 @@ class DBiSLObjective(Objective):
         """Eq. 6."""
         terms, labeled = {}, len(label)
         if self.active("supervised_segmentation"):
-            terms["supervised_segmentation"] = sum(segmentation_loss(head[:labeled], label) for head in logits)
+            terms["supervised_segmentation"] = total(segmentation_loss(head[:labeled], label) for head in logits)
         if self.active("supervised_distance"):
-            terms["supervised_distance"] = sum(F.mse_loss(head[:labeled], reference_map) for head in distance)
+            terms["supervised_distance"] = total(F.mse_loss(head[:labeled], reference_map) for head in distance)
         return terms
 
     def _intra_task_consistency(self, probability, distance) -> dict[str, torch.Tensor]:
@@ -145,10 +150,10 @@ class DBiSLObjective(Objective):
         valid = valid.unflatten(0, (len(DECODERS), -1))[..., None, None, None]
         if self.active("supervised_s2r"):
             errors = (seen[:, :labeled] - reference_map) ** 2
-            terms["supervised_s2r"] = sum(map(masked_mean, errors, valid[:, :labeled]))
+            terms["supervised_s2r"] = total(map(masked_mean, errors, valid[:, :labeled]))
         if self.active("consistency_s2r"):
             errors = (seen - distance) ** 2
-            terms["consistency_s2r"] = sum(map(masked_mean, errors, valid))
+            terms["consistency_s2r"] = total(map(masked_mean, errors, valid))
         return terms
 
     def _distance_to_segmentation_terms(self, probability, distance, label) -> dict[str, torch.Tensor]:
@@ -158,7 +163,7 @@ class DBiSLObjective(Objective):
             return terms
         seen = self.distance_to_segmentation(distance)
         if self.active("supervised_r2s"):
-            terms["supervised_r2s"] = sum(self._r2s_loss(head[: len(label)], label) for head in seen)
+            terms["supervised_r2s"] = total(self._r2s_loss(head[: len(label)], label) for head in seen)
         if self.active("consistency_r2s"):
             terms["consistency_r2s"] = len(DECODERS) * F.mse_loss(seen, probability)
         return terms

@@ -6,6 +6,9 @@ MONAI's DiceCELoss takes softmax or one channel, not sigmoid channels with a sof
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 
@@ -50,6 +53,11 @@ def segmentation_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tenso
     """
     probability = foreground_probability(logits, target.shape[1])
     return 0.5 * (dice_loss(probability, target) + cross_entropy(logits, target))
+
+
+def total(values: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Sum of at least one tensor."""
+    return functools.reduce(torch.add, values)
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

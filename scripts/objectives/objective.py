@@ -7,10 +7,13 @@ logging, gradient norms) works by name for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from scripts.data import LabelCoding
 
 Weight = float | Callable[[int], float]
 
@@ -38,7 +41,7 @@ class Objective(nn.Module):
 
     TERMS: tuple[str, ...] = ()
 
-    def __init__(self, label_coding: Callable, weights: Mapping[str, Weight] | None = None) -> None:
+    def __init__(self, label_coding: LabelCoding, weights: Mapping[str, Weight] | None = None) -> None:
         super().__init__()
         weights = dict(weights or {})
         unknown = sorted(set(weights) - set(self.TERMS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .losses import segmentation_loss
+from .losses import segmentation_loss, total
 from .objective import Objective
 
 
@@ -21,4 +21,4 @@ class SupervisedObjective(Objective):
             return {}
         label = targets["label"]
         logits = [head[: len(label)] for name, head in heads.items() if name.startswith("logits")]
-        return {"supervised_segmentation": sum(segmentation_loss(head, label) for head in logits)}
+        return {"supervised_segmentation": total(segmentation_loss(head, label) for head in logits)}

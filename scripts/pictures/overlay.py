@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -42,8 +44,10 @@ def draw_distance(figure: Figure, axes: Axes, distance: np.ndarray, *, aspect: f
 
 def draw_legend(figure: Figure, *, with_reference: bool) -> None:
     """Names every colour in words below the panels."""
-    lines = [REFERENCE, PHI, PSI, ZERO] if with_reference else [PHI, PSI, ZERO]
-    handles = [Line2D([], [], color=s["colour"], linestyle=s["style"], label=s["words"], linewidth=2) for s in lines]
+    lines: list[dict[str, Any]] = [REFERENCE, PHI, PSI, ZERO] if with_reference else [PHI, PSI, ZERO]
+    handles: list[Artist] = []
+    for s in lines:
+        handles.append(Line2D([], [], color=s["colour"], linestyle=s["style"], label=s["words"], linewidth=2))
     handles.append(Patch(facecolor=DISAGREEMENT["colour"], label=DISAGREEMENT["words"]))
     legend = figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, handlelength=4)
     legend.get_frame().set_facecolor("#B8B8B8")  # yellow would be lost on white, black on black
@@ -91,7 +95,7 @@ def overlay_figure(
     check_volumes(volumes)
     shown = (segmentation_phi + segmentation_psi) / 2 > 0.5 if reference is None else reference > 0
     index = slice_to_show(shown)
-    plane = {name: None if volume is None else volume[:, :, index] for name, volume in volumes.items()}
+    plane = {name: volume[:, :, index] for name, volume in volumes.items() if volume is not None}
     aspect = spacing[1] / spacing[0]
     window = grey_window(plane["image"])
 
@@ -103,7 +107,7 @@ def overlay_figure(
     for axes, name in zip(panels, (*names, "distance map", "unanimity")):
         if name != "distance map":
             draw_image(axes, plane["image"], aspect=aspect, window=window, title=name)
-    if reference is not None:
+    if "reference" in plane:
         for axes in panels[1:4]:
             draw_contour(axes, plane["reference"] > 0, level=0.5, line=REFERENCE)
     draw_contour(panels[2], plane["segmentation_phi"], level=0.5, line=PHI)

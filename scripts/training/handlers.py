@@ -24,7 +24,7 @@ class ProgressBar:
         engine.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._close)
 
     def _open(self, engine: Engine) -> None:
-        total = engine.state.max_epochs * engine.state.epoch_length
+        total = (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
         self.bar = tqdm(total=total, initial=engine.state.iteration, unit="it", mininterval=1.0, dynamic_ncols=True)
 
     def _advance(self, engine: Engine) -> None:
