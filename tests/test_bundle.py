@@ -20,7 +20,11 @@ from monai.fl.utils.exchange_object import ExchangeObject
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.json"))
 PRESETS = sorted((ROOT / "configs" / "presets").glob("*.json"))
-OVERLAYS = [path for path in CONFIGS if path.parent.name in ("ablations", "augmentations", "budgets", "data", "methods", "networks")]
+OVERLAYS = [
+    path
+    for path in CONFIGS
+    if path.parent.name in ("ablations", "augmentations", "budgets", "data", "methods", "networks")
+]
 METHODS = [path for path in CONFIGS if path.parent.name == "methods"]
 METADATA = ROOT / "configs" / "metadata.json"
 SCHEMA = ROOT.parent / "shared" / "reference" / "meta_schema_20240725.json"

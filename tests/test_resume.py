@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT, TIMEOUT, bundle_command, run_bundle, small
+from ignite.engine import Engine, Events
 from torch import nn
 
 from scripts.training import RunState, SaveRun, run_or_resume
@@ -92,6 +93,32 @@ def test_a_stopped_run_continues_to_the_weights_of_one_that_never_stopped(
     assert [row["loss"] for row in log(tmp_path)] == [row["loss"] for row in log(never_stopped)]
     seconds = [float(row["seconds"]) for row in log(tmp_path)]
     assert seconds == sorted(seconds)
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "sassnet", "dan", "dual_networks"])
+def test_teachers_adversaries_and_their_optimisers_continue_too(tiny, tmp_path, workflow, method):
+    def train(output: Path, *, stop: int | None = None) -> None:
+        overrides = small(tiny, output, **{**SETTINGS, "max_iterations": 10, "run_preflight": False})
+        made = workflow(TRAIN, f"configs/methods/{method}.json", run_id="training", **overrides)
+        made.initialize()
+        trainer = made.parser.get_parsed_content("train#trainer")
+        if stop:
+            trainer.add_event_handler(Events.ITERATION_STARTED(once=stop), raise_stopped)
+        made.run()
+
+    def raise_stopped() -> None:
+        raise StoppedError
+
+    train(tmp_path / "whole")
+    with pytest.raises(RuntimeError):
+        train(tmp_path / "stopped", stop=8)
+    assert not (tmp_path / "stopped" / "models" / "model.pt").exists()
+    train(tmp_path / "stopped")
+    assert_same(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
 
 
 @pytest.mark.long
@@ -244,8 +271,6 @@ def test_a_disk_without_space_is_an_oserror(tmp_path):
 
 
 def test_checkpoints_are_saved_at_the_interval_behind_the_validation_and_at_the_end(tmp_path):
-    from ignite.engine import Engine, Events
-
     seen = []
     state = run_state(tmp_path)
     state.save = lambda engine: seen.append(("saved", engine.state.iteration))
