@@ -2,7 +2,7 @@
 
 BatchNorm normalises labeled crops with statistics to which the unlabeled crops of the batch contribute. Where nothing
 supervises these yet, their activations drift, and with them the statistics that the running averages keep for inference
-(docs/methods.md has the figures).
+(docs/methods/dbisl.md has the figures).
 """
 
 from __future__ import annotations
