@@ -82,8 +82,8 @@ class CascadedDistance(nn.Module):
     Reference: DBiSL section 3.2.2, after Riba et al. 2020, whose 2D transform it extends.
 
     It must be fed binary seeds: on soft input every voxel above zero is a seed of the first step. The error against
-    the Euclidean transform grows with the distance (see docs/methods/dbisl.md); the zero set is exact at the default ``h``
-    and not above about 0.4, where a hole of one voxel closes.
+    the Euclidean transform grows with the distance (see docs/methods/dbisl.md); the zero set is exact at the default
+    ``h`` and not above about 0.4, where a hole of one voxel closes.
 
     Args:
         kernel_size: s, odd, at least 3; the radius is (s - 1) / 2 voxels.
