@@ -19,7 +19,7 @@ MARKERS = "osD^vP*Xd<>h"
 DPI = 130
 
 
-def style(index: int) -> dict[str, str]:
+def style(index: int) -> dict[str, Any]:
     """Colour and marker of the method at ``index``; the pair repeats after 84 methods."""
     return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
 
@@ -90,10 +90,10 @@ def plot_differences(collected: Mapping[tuple[str, int], Mapping[int, Any]], bas
     figure = new_figure(1.0 * len(columns) + 2.5, 4)
     axes = figure.subplots()
     random = np.random.default_rng(0)
-    for i, differences in enumerate(columns.values()):
-        places = i + random.uniform(-0.15, 0.15, len(differences))
-        axes.plot(places, differences, "o", color=COLOURS[1], alpha=0.6, markersize=4)
-        axes.plot([i - 0.3, i + 0.3], [np.mean(differences)] * 2, color=COLOURS[2], linewidth=2)
+    for i, column in enumerate(columns.values()):
+        places = i + random.uniform(-0.15, 0.15, len(column))
+        axes.plot(places, column, "o", color=COLOURS[1], alpha=0.6, markersize=4)
+        axes.plot([i - 0.3, i + 0.3], [np.mean(column)] * 2, color=COLOURS[2], linewidth=2)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(columns)), list(columns), fontsize=8)
     axes.set_xlim(-0.6, len(columns) - 0.4)

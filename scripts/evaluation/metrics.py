@@ -72,9 +72,9 @@ def segmentation_metrics(
     prediction, reference = prediction[box], reference[box]
 
     intersection = int((prediction & reference).sum())
-    surfaces = [np.argwhere(edge) for edge in get_mask_edges(prediction, reference, crop=False)]
-    forth_mm, back_mm = _surface_distances(*surfaces, spacing)
-    forth_voxel, back_voxel = _surface_distances(*surfaces, (1.0, 1.0, 1.0))
+    predicted, true = (np.argwhere(edge) for edge in get_mask_edges(prediction, reference, crop=False))
+    forth_mm, back_mm = _surface_distances(predicted, true, spacing)
+    forth_voxel, back_voxel = _surface_distances(predicted, true, (1.0, 1.0, 1.0))
     both_mm, both_voxel = np.concatenate((forth_mm, back_mm)), np.concatenate((forth_voxel, back_voxel))
     return {
         "dice": 2 * intersection / volumes,

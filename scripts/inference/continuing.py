@@ -64,7 +64,7 @@ def unfinished(
             "overwrite to true to segment all cases anew."
         )
     paths = [weights] if isinstance(weights, str) else list(weights)
-    newest = max(_time(path) for path in (record, *paths))
+    newest = max(_time(path) for path in (str(record), *paths))
     left = [case for case in cases if not _finished(case, folder, newest)]
     if len(left) < len(cases):
         logging.getLogger(__name__).info(
@@ -80,7 +80,7 @@ def _finished(case: Mapping[str, Any], folder: Path, newest: int) -> bool:
     files = _files(case)
     # MONAI's own rule for the name, by which SaveImaged wrote it.
     mask = create_file_basename("seg", str(files[0]), str(folder), separate_folder=False, makedirs=False) + ".nii.gz"
-    return _time(mask) >= max(newest, *(_time(path) for path in files))
+    return _time(mask) >= max([newest, *map(_time, files)])
 
 
 def _files(case: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from itertools import chain, combinations
 
 import torch
@@ -65,13 +66,14 @@ class Predictor(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, (1 + M)·C, H, W, D): C probabilities in [0, 1], then C channels of each of the M ``maps``."""
-        total: torch.Tensor | None = None
+        count = len(self.networks) * len(self.flips)
+        summed = functools.reduce(torch.add, self._predictions(x))
+        return summed if count == 1 else summed / count
+
+    def _predictions(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
         for network in self.networks:
             for axes in self.flips:
-                predicted = self._predict(network, x.flip(axes)).flip(axes) if axes else self._predict(network, x)
-                total = predicted if total is None else total + predicted
-        count = len(self.networks) * len(self.flips)
-        return total if count == 1 else total / count
+                yield self._predict(network, x.flip(axes)).flip(axes) if axes else self._predict(network, x)
 
     def _predict(self, network: nn.Module, x: torch.Tensor) -> torch.Tensor:
         if self.decoders == "both":

@@ -63,17 +63,17 @@ def render_surfaces(
     box = box or bounding_box(masks)
     if box is None:
         return picture
-    spacing = np.asarray(spacing, dtype=float)
-    low, high = (np.asarray(edge, dtype=float) * spacing for edge in box)
+    steps = np.asarray(spacing, dtype=float)
+    low, high = (np.asarray(edge, dtype=float) * steps for edge in box)
     centre = (low + high) / 2
     axes = view_axes(azimuth, elevation)
-    corners = np.array(list(itertools.product(*zip(low - spacing, high + spacing)))) - centre
+    corners = np.array(list(itertools.product(*zip(low - steps, high + steps)))) - centre
     reach = np.abs(corners @ axes.T).max(axis=0)  # mm, along the axes of the view
     step = 2 * max(reach[:2]) / pixels
     shape = (pixels, pixels, int(np.ceil(2 * reach[2] / step)))
     # From sample (column, row, depth) to voxel: position in mm = centre + axes^T (sample - middle) step.
-    matrix = (axes.T * step) / spacing[:, None]
-    offset = centre / spacing - matrix @ ((np.array(shape) - 1) / 2)
+    matrix = (axes.T * step) / steps[:, None]
+    offset = centre / steps - matrix @ ((np.array(shape) - 1) / 2)
     nearest = np.full((pixels, pixels), np.inf)
     for mask, colour in zip(masks, _colours(len(masks))):
         part = tuple(slice(max(0, a - 1), b + 2) for a, b in zip(*box))

@@ -17,7 +17,7 @@ from .volumes import save_volume
 
 CASE_LISTS = Path(__file__).resolve().parent / "case_lists"
 LISTED = 5
-Box = tuple[slice, slice, slice]
+Box = tuple[slice, ...]  # of the three axes
 
 
 def case_list(name: str) -> dict[str, list[str]]:

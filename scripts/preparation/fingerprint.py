@@ -61,7 +61,8 @@ def read_fingerprint(case: Mapping[str, Any]) -> Fingerprint:
     axes = np.argsort(nibabel.io_orientation(affine)[:, 0])  # array axis of each RAS axis
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     sample = _sample(first)
-    extent, values, foreground = None, (), np.empty(0)
+    extent, foreground = None, np.empty(0)
+    values: tuple[int, ...] = ()
     if "label" in case:
         label, _ = load_volume(case["label"])
         if label.shape != first.shape:
@@ -91,7 +92,8 @@ def read_fingerprints(cases: Sequence[Mapping[str, Any]]) -> list[Fingerprint]:
 
 
 def _channels(path: str) -> int:
-    shape = nibabel.load(path).shape
+    image: Any = nibabel.load(path)
+    shape = image.shape
     return shape[3] if len(shape) == 4 else 1
 
 

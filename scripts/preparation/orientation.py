@@ -24,7 +24,7 @@ def to_axes_of(label: np.ndarray, label_affine: np.ndarray, affine: np.ndarray) 
 
 def flip(label: np.ndarray, axes: Sequence[bool]) -> np.ndarray:
     """``label`` (H, W, D) mirrored along every axis for which ``axes`` is true."""
-    return np.flip(label, [axis for axis, mirrored in enumerate(axes) if mirrored])
+    return np.flip(label, tuple(axis for axis, mirrored in enumerate(axes) if mirrored))
 
 
 def contrast(image: np.ndarray, label: np.ndarray) -> float:

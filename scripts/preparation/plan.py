@@ -221,7 +221,8 @@ def class_names(header: dict[str, Any], num_classes: int) -> list[str] | None:
     if not all(str(key).isdigit() for key in labels):
         labels = {str(value): name for name, value in labels.items()}
     names = [labels.get(str(value)) for value in range(1, num_classes + 1)]
-    return names if all(isinstance(name, str) for name in names) else None
+    known = [name for name in names if isinstance(name, str)]
+    return known if len(known) == num_classes else None
 
 
 def declared_modalities(header: dict[str, Any]) -> list[str]:
@@ -236,7 +237,7 @@ def cache_line(
     """What the cached training volumes take, and the remedy where that is too much."""
     size = 0.0
     for case in cases:
-        voxels = np.prod(case.shape * (case.spacing / spacing if spacing else 1))
+        voxels = float(np.prod(case.shape * (case.spacing / spacing if spacing else 1)))
         size += FLOAT * voxels * (case.channels + bool(case.label_values))
     text = f"cache: the training volumes take {size / 1e9:.1f} GB of the machine's memory besides"
     if device == "cpu" and used + size > memory:
