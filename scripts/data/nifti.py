@@ -61,6 +61,11 @@ class Header:
     qform: np.ndarray | None
 
     @property
+    def channels(self) -> int:
+        """Those in the fourth axis, else 1."""
+        return self.shape[3] if len(self.shape) == 4 else 1
+
+    @property
     def spacing(self) -> np.ndarray:
         """(3,), mm: distances between neighbouring voxels by the affine."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)

@@ -10,6 +10,8 @@ from monai.metrics.utils import get_mask_edges
 from monai.utils import convert_to_numpy
 from scipy.spatial import KDTree
 
+from scripts.data import foreground_box
+
 __all__ = ["METRIC_NAMES", "checked_tolerance", "segmentation_metrics"]
 
 METRIC_NAMES = ("dice", "jaccard", "hd95_mm", "asd_mm", "hd95_voxel", "asd_voxel", "surface_dice")
@@ -68,7 +70,7 @@ def segmentation_metrics(
         return dict(zip(METRIC_NAMES, (0.0, 0.0) + (float("nan"),) * 4 + (0.0,)))
 
     # Outside of the image and outside of the box are both background, so the surfaces stay the same.
-    box = _bounding_box(prediction | reference)
+    box = foreground_box(prediction | reference)
     prediction, reference = prediction[box], reference[box]
 
     intersection = int((prediction & reference).sum())
@@ -103,15 +105,6 @@ def _surface_distances(
     """
     prediction, reference = prediction * np.asarray(spacing), reference * np.asarray(spacing)
     return KDTree(reference).query(prediction)[0], KDTree(prediction).query(reference)[0]
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the smallest box around the foreground of a non-empty mask, one slice per axis."""
-    box = []
-    for axis in range(mask.ndim):
-        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(occupied[0], occupied[-1] + 1))
-    return tuple(box)
 
 
 def _checked_spacing(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> tuple[float, ...]:

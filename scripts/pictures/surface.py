@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from scripts.data import foreground_box
+
 # Okabe & Ito's colours, which those who see red and green alike tell apart too.
 CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442")
 BACKGROUND = 1.0
@@ -93,8 +95,8 @@ def render_surfaces(
 
 def bounding_box(masks: np.ndarray) -> tuple[list[int], list[int]] | None:
     """First and last index along the three axes of all ``masks`` (C, H, W, D), bool; None if they are empty."""
-    found = ndimage.find_objects(masks.any(axis=0).astype(np.uint8))
-    return ([s.start for s in found[0]], [s.stop - 1 for s in found[0]]) if found else None
+    box = foreground_box(np.asarray(masks.any(axis=0)))
+    return ([edge.start for edge in box], [edge.stop - 1 for edge in box]) if box else None
 
 
 def _first_hit(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

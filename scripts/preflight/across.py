@@ -142,7 +142,7 @@ def cache_bytes(lists: Lists, found: Mapping[File, Finding], spacing: Sequence[f
         for case in cases:
             usable = [found[path, False] for path in images_of(case)]
             headers = [image.header for image in usable if isinstance(image, Contents)]
-            channels = sum(header.shape[3] if len(header.shape) == 4 else 1 for header in headers)
+            channels = sum(header.channels for header in headers)
             if headers:
                 volume = math.prod(network_shape(headers[0], spacing))
                 total += 4 * volume * (channels + int(name != "unlabeled" and "label" in case))

@@ -6,7 +6,6 @@ python -m scripts.preparation.plan --dataset_dir data --output plan.json --memor
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from scripts.data import DataError, Datalist
+from scripts.data.machine import total_memory
 from scripts.errors import print_briefly
 
 from . import choices
@@ -25,6 +25,7 @@ from .memory import FLOAT, seconds_per_iteration
 DEVICES = ("cpu", "gpu")
 DEFAULT_ITERATIONS = 17_000  # of configs/train.json
 MODALITIES = ("ct", "mr")
+UNKNOWN_MEMORY = 8e9  # bytes that are planned for where the system does not say what there is
 
 
 def make_plan(
@@ -112,7 +113,8 @@ def resources(device: str | None, memory_gb: float | None) -> tuple[str, float]:
             if not torch.cuda.is_available():
                 raise DataError("there is no GPU here to ask for its memory: give --memory_gb.")
             return device, float(torch.cuda.get_device_properties(0).total_memory)
-        return device, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 if hasattr(os, "sysconf") else 8e9
+        total = total_memory()
+        return device, UNKNOWN_MEMORY if total is None else total / 2
     if isinstance(memory_gb, bool) or not isinstance(memory_gb, (int, float)) or memory_gb <= 0:
         raise DataError(f"memory_gb is {memory_gb!r}; it must be a positive number.")
     return device, memory_gb * 1e9

@@ -12,8 +12,8 @@ import numpy as np
 from monai.data import ImageReader, NrrdReader, PydicomReader
 
 from scripts.data import DataError
+from scripts.data.datalist import NIFTI_SUFFIXES
 
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
 NRRD_SUFFIXES = (".seg.nrrd", ".nrrd")  # the longer first: it is a part of the name, too
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 # Slices of one series may be this fraction of their distance off a regular grid, for rounding in their headers.

@@ -6,7 +6,6 @@ noise: :class:`SeededIterations`), so no random state has to be saved.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import signal
@@ -17,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+
+from scripts.files import sha256
 
 from .checkpoints import save_atomically
 
@@ -45,8 +46,7 @@ class SeededIterations:
 
 def digest(path: Path) -> str:
     """The first 16 hexadecimal digits of a file's sha256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return sha256(path)[:16]
 
 
 class RunState:
