@@ -18,6 +18,7 @@ from dual_task import (
     line,
     make_heads,
     make_label,
+    merged,
     reached,
     rows,
     run,
@@ -25,6 +26,7 @@ from dual_task import (
     smooth_field,
     train,
     transformers,
+    values_of,
 )
 from monai.bundle import ConfigParser
 
@@ -42,17 +44,6 @@ def dtc(weights=None, *, classes=2, k=1500):
 
 def only(name):
     return {term: 1.0 if term == name else 0.0 for term in DTCObjective.TERMS}
-
-
-def values_of(loss):
-    return {name: value.item() for name, value in loss.terms.items()}
-
-
-def merged(*files, **overrides):
-    parser = ConfigParser()
-    parser.read_config([str(ROOT / file) for file in ("configs/train.json", *files)])
-    parser.update({"base_filters": 1, **overrides})
-    return parser
 
 
 # Terms

@@ -19,12 +19,14 @@ from dual_task import (
     line,
     make_heads,
     make_label,
+    merged,
     reached,
     rows,
     run,
     sigmoid,
     train,
     transformers,
+    values_of,
 )
 from monai.bundle import ConfigParser
 
@@ -42,17 +44,6 @@ def dtml(weights=None, *, classes=2, k=1500):
 
 def only(name):
     return {term: 1.0 if term == name else 0.0 for term in TERMS}
-
-
-def values_of(loss):
-    return {name: value.item() for name, value in loss.terms.items()}
-
-
-def merged(*files, **overrides):
-    parser = ConfigParser()
-    parser.read_config([str(ROOT / file) for file in ("configs/train.json", *files)])
-    parser.update({"base_filters": 1, **overrides})
-    return parser
 
 
 @pytest.fixture

@@ -59,22 +59,23 @@ def segmentation_metrics(
             if `tolerance` is not a positive number.
         TypeError: if a mask is not boolean.
     """
-    prediction, reference = convert_to_numpy(prediction), convert_to_numpy(reference)
-    spacing = _checked_spacing(prediction, reference, spacing)
+    p: np.ndarray = convert_to_numpy(prediction)
+    r: np.ndarray = convert_to_numpy(reference)
+    spacing = _checked_spacing(p, r, spacing)
     tolerance = checked_tolerance(tolerance)
 
-    volumes = int(prediction.sum()) + int(reference.sum())
+    volumes = int(p.sum()) + int(r.sum())
     if volumes == 0:
         return dict(zip(METRIC_NAMES, (1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)))
-    if not (prediction.any() and reference.any()):
+    if not (p.any() and r.any()):
         return dict(zip(METRIC_NAMES, (0.0, 0.0) + (float("nan"),) * 4 + (0.0,)))
 
     # Outside of the image and outside of the box are both background, so the surfaces stay the same.
-    box = foreground_box(prediction | reference)
-    prediction, reference = prediction[box], reference[box]
+    box = foreground_box(p | r)
+    p, r = p[box], r[box]
 
-    intersection = int((prediction & reference).sum())
-    predicted, true = (np.argwhere(edge) for edge in get_mask_edges(prediction, reference, crop=False))
+    intersection = int((p & r).sum())
+    predicted, true = (np.argwhere(edge) for edge in get_mask_edges(p, r, crop=False))
     forth_mm, back_mm = _surface_distances(predicted, true, spacing)
     forth_voxel, back_voxel = _surface_distances(predicted, true, (1.0, 1.0, 1.0))
     both_mm, both_voxel = np.concatenate((forth_mm, back_mm)), np.concatenate((forth_voxel, back_voxel))

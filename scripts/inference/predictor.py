@@ -26,8 +26,8 @@ class Predictor(nn.Module):
         networks: have ``forward_heads`` with heads called ``logits...`` and ``distance...``, of which those of a
             decoder end in its name (``_phi``, ``_psi``). The defaults need no more than a call that returns
             probabilities.
-        decoders: "both" for the mean of all heads of a kind, "phi" or "psi" for those of one decoder. The other
-            decoder is computed all the same.
+        decoders: "both" for the probability that the network itself returns and, of the maps, the mean of all heads of
+            a kind; "phi" or "psi" for the heads of one decoder. The other decoder is computed all the same.
         maps: names of further outputs, in this order. "distance": signed distance, the mean of those heads.
             "uncertainty": 1 where the heads do not vote unanimously for foreground or background (1 minus DBiSL's
             Eq. 13), 0 elsewhere; averaged, the fraction of windows, networks and flips in which they did not.
