@@ -13,7 +13,7 @@ from typing import Any
 
 from scripts.preparation.memory import BASE_BYTES, training_bytes
 
-CONFIGURATIONS = (
+CONFIGURATIONS: tuple[dict[str, Any], ...] = (
     {"patch_size": [48, 48, 48], "base_filters": 8, "num_classes": 1},
     {"patch_size": [64, 64, 32], "base_filters": 4, "num_classes": 2},
     {"patch_size": [32, 32, 32], "base_filters": 16, "num_classes": 1},

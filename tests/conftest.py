@@ -14,7 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.utils import set_determinism
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,6 +97,13 @@ def delete_unlabeled_labels(folder: Path) -> None:
     """Removes the label files of the training cases behind the first ``LABELED``."""
     for entry in json.loads((folder / "dataset.json").read_text())["training"][LABELED:]:
         (folder / entry["label"]).unlink()
+
+
+def merged(*files: str) -> ConfigParser:
+    """The configs of the bundle, one over another."""
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / file) for file in files])
+    return parser
 
 
 def small(dataset: Path, output: Path, **changes: object) -> dict[str, object]:

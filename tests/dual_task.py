@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import small
+from conftest import ROOT, small
+from monai.bundle import ConfigParser
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
 from scripts.distance import DistanceToSegmentation, ExactDistance, SegmentationToDistance
+from scripts.objectives import Loss
 
 SHAPE = (4, 2, 8, 7, 6)
 LABELED = 2
@@ -111,3 +113,16 @@ def train(workflow, dataset: Path, output: Path, *files: str, **overrides: objec
     """Trains two iterations through the bundle and returns the rows of the log."""
     run(workflow, dataset, output, *files, **overrides)
     return rows(output / "training_log.csv")
+
+
+def values_of(loss: Loss) -> dict[str, float]:
+    """The terms of a loss as numbers."""
+    return {name: value.item() for name, value in loss.terms.items()}
+
+
+def merged(*files: str, **overrides: object) -> ConfigParser:
+    """train.json with overlays and overrides, of one filter unless they say otherwise."""
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / file) for file in ("configs/train.json", *files)])
+    parser.update({"base_filters": 1, **overrides})
+    return parser

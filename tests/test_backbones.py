@@ -22,7 +22,7 @@ NETWORKS = {
     "dynunet": lambda **arguments: DualTaskDynUNet(**{"base_filters": 4, **arguments}),
     "segresnet": lambda **arguments: DualTaskSegResNet(**{"base_filters": 4, **arguments}),
 }
-HEADS = ["logits_phi", "distance_phi", "logits_psi", "distance_psi"]
+HEADS = {"logits_phi", "distance_phi", "logits_psi", "distance_psi"}
 each_network = pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
 each_overlay = pytest.mark.parametrize("overlay", OVERLAYS.values(), ids=OVERLAYS)
 
@@ -117,7 +117,7 @@ def test_phi_upsamples_with_transposed_convolutions_and_psi_by_interpolation(bui
 def test_heads_in_training_and_mean_probability_in_evaluation(build, in_channels, num_classes):
     network, x = build(in_channels=in_channels, num_classes=num_classes), image(channels=in_channels)
     heads = network(x)
-    assert list(heads) == HEADS
+    assert set(heads) == HEADS
     assert all(head.shape == (2, num_classes, 32, 16, 16) for head in heads.values())
     assert all(heads[f"distance_{decoder}"].abs().max() <= 1 for decoder in ("phi", "psi"))
     heads = network.eval().forward_heads(x)
@@ -221,7 +221,6 @@ def test_dbisl_trains_it_on_small_volumes_and_its_weights_segment(workflow, tiny
     assert len(log) == 2 and float(log[-1]["consistency_s2r"]) > 0
     bundle = workflow(
         "configs/inference.json",
-        overlay,
         str(tmp_path / "models" / "model.json"),
         workflow_type="inference",
         output_dir=str(tmp_path / "masks"),
@@ -289,7 +288,7 @@ def test_backbone_of_the_documentation_trains(workflow, tiny, tmp_path, monkeypa
         del sys.modules["backbone_of_the_docs"]
 
 
-@pytest.mark.parametrize("name", [*OVERLAYS, "vnet", "dual_networks"])
+@pytest.mark.parametrize("name", OVERLAYS)
 def test_parameters_in_the_documentation_are_those_of_the_overlay(name):
     text = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
     (count,) = re.findall(rf"^\| `networks/{name}\.json` \|[^|]+\| ([\d,]+) \|", text, flags=re.MULTILINE)

@@ -12,8 +12,19 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SHAPES, blob, delete_unlabeled_labels, las, oblique, run_bundle, save, small, write_dataset
-from monai.bundle import ConfigParser
+from conftest import (
+    ROOT,
+    SHAPES,
+    blob,
+    delete_unlabeled_labels,
+    las,
+    merged,
+    oblique,
+    run_bundle,
+    save,
+    small,
+    write_dataset,
+)
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
@@ -42,12 +53,6 @@ def with_its_method(path: Path) -> list[str]:
     """An overlay, after the method whose ablation it is when its name begins with that of one (DBiSL needs none)."""
     methods = [m for m in METHODS if path.parent.name == "ablations" and path.stem.startswith(f"{m.stem}_")]
     return [f"configs/{name_of(file)}" for file in (*methods, path)]
-
-
-def merged(*files: str) -> ConfigParser:
-    parser = ConfigParser()
-    parser.read_config([str(ROOT / file) for file in files])
-    return parser
 
 
 def content(path: str | Path) -> dict:
@@ -206,6 +211,7 @@ def test_training_hands_every_setting_of_the_model_on_to_inference():
     first, last = inference.index("in_channels"), inference.index("stride")
     assert list(overlay["settings"]) == inference[first : last + 1]
     assert all(value == f"@{key}" for key, value in overlay["settings"].items())
+    assert overlay["network"] == "@network_def"
 
 
 def test_settings_of_inference_json_are_those_of_the_preset_that_makes_the_shipped_weights():
@@ -213,13 +219,6 @@ def test_settings_of_inference_json_are_those_of_the_preset_that_makes_the_shipp
     inference = content(INFERENCE)
     keys = list(inference)[list(inference).index("in_channels") : list(inference).index("stride") + 1]
     assert {key: inference[key] for key in keys} == {key: preset[key] for key in keys}
-
-
-def test_single_decoder_network_is_the_same_for_training_and_inference():
-    assert (
-        content("configs/methods/supervised.json")["network_def"]
-        == content("configs/networks/vnet.json")["network_def"]
-    )
 
 
 # --- ablations ---
@@ -565,7 +564,6 @@ def test_supervised_method_trains_on_labeled_crops_and_goes_through_evaluation_a
     assert len(rows(tmp_path / "metrics.csv")) == 2
     bundle = workflow(
         INFERENCE,
-        "configs/networks/vnet.json",
         str(tmp_path / "models" / "model.json"),
         workflow_type="inference",
         input_dir=str(tiny / "images"),

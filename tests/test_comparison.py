@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -356,7 +357,10 @@ if run_id == "evaluation":
     assert used == ({None} if devices == (None,) else {"$torch.device('cpu')", "$torch.device('cuda:0')"})
 
 
-def test_interrupt_ends_the_running_process_and_starts_no_other(tmp_path):
+def test_interrupt_ends_the_running_process_and_starts_no_other(tmp_path, request):
+    # A shell's background jobs ignore SIGINT; so would this test's process.
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     first, second = some_runs(tmp_path, "a", "b")
     processes = Programs("data")
     processes.source = "import os, time; (folder / 'pid').write_text(str(os.getpid())); time.sleep(60)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -19,6 +18,7 @@ from dual_task import (
     line,
     make_heads,
     make_label,
+    merged,
     reached,
     rows,
     run,
@@ -26,6 +26,7 @@ from dual_task import (
     smooth_field,
     train,
     transformers,
+    values_of,
 )
 from monai.bundle import ConfigParser
 
@@ -43,17 +44,6 @@ def dtc(weights=None, *, classes=2, k=1500):
 
 def only(name):
     return {term: 1.0 if term == name else 0.0 for term in DTCObjective.TERMS}
-
-
-def values_of(loss):
-    return {name: value.item() for name, value in loss.terms.items()}
-
-
-def merged(*files, **overrides):
-    parser = ConfigParser()
-    parser.read_config([str(ROOT / file) for file in ("configs/train.json", *files)])
-    parser.update({"base_filters": 1, **overrides})
-    return parser
 
 
 # Terms
@@ -175,11 +165,6 @@ def test_network_has_the_papers_parameters_and_segments_by_its_segmentation_head
     torch.testing.assert_close(network(x), torch.sigmoid(network.forward_heads(x)["logits"]))
 
 
-def test_network_of_the_method_is_the_one_of_its_inference_overlay():
-    method, network = (json.loads((ROOT / f).read_text()) for f in (DTC, "configs/networks/dual_head_vnet.json"))
-    assert method["network_def"] == network["network_def"]
-
-
 @pytest.mark.parametrize(
     "iteration, consistency", [(0, math.exp(-5)), (3000, math.exp(-1.25)), (6000, 1.0), (9000, 1.0)]
 )
@@ -218,7 +203,7 @@ def test_ablation_has_the_heads_terms_and_crops_that_it_is_named_for(ablation, h
     assert objective.weights["supervised_distance"] in {0, 1.0 if ablation == "dtc_lsf" else 0.3}
 
 
-def test_method_trains_two_classes_leaves_weights_for_its_inference_overlay_and_is_evaluated(workflow, tmp_path):
+def test_method_trains_two_classes_leaves_weights_for_inference_and_is_evaluated(workflow, tmp_path):
     data = write_dataset(tmp_path / "data", num_classes=2)
     log = train(workflow, data, tmp_path, DTC, num_classes=2)
     assert len(log) == 2
@@ -227,7 +212,7 @@ def test_method_trains_two_classes_leaves_weights_for_its_inference_overlay_and_
         assert float(row["consistency_weight"]) == pytest.approx(math.exp(-5 * (1 - iteration / 2) ** 2))
     parser = ConfigParser()
     settings = tmp_path / "models" / "model.json"
-    parser.read_config([ROOT / "configs/inference.json", ROOT / "configs/networks/dual_head_vnet.json", settings])
+    parser.read_config([ROOT / "configs/inference.json", settings])
     state = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     parser.get_parsed_content("network_def").load_state_dict(state)
     run(workflow, data, tmp_path, DTC, "configs/evaluate.json", num_classes=2)

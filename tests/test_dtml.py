@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -20,12 +19,14 @@ from dual_task import (
     line,
     make_heads,
     make_label,
+    merged,
     reached,
     rows,
     run,
     sigmoid,
     train,
     transformers,
+    values_of,
 )
 from monai.bundle import ConfigParser
 
@@ -43,17 +44,6 @@ def dtml(weights=None, *, classes=2, k=1500):
 
 def only(name):
     return {term: 1.0 if term == name else 0.0 for term in TERMS}
-
-
-def values_of(loss):
-    return {name: value.item() for name, value in loss.terms.items()}
-
-
-def merged(*files, **overrides):
-    parser = ConfigParser()
-    parser.read_config([str(ROOT / file) for file in ("configs/train.json", *files)])
-    parser.update({"base_filters": 1, **overrides})
-    return parser
 
 
 @pytest.fixture
@@ -221,11 +211,6 @@ def test_input_that_does_not_fit_is_refused(training, shape):
 # Overlays
 
 
-def test_network_of_the_method_is_the_one_of_its_inference_overlay():
-    method, network = (json.loads((ROOT / f).read_text()) for f in (DTML, "configs/networks/paired_vnet.json"))
-    assert method["network_def"] == network["network_def"]
-
-
 @pytest.mark.parametrize("iteration, consistency", [(0, 2 * math.exp(-5)), (3000, 2 * math.exp(-1.25)), (6000, 2)])
 def test_weights_are_those_of_the_authors_program_with_a_ramp_over_the_whole_run(iteration, consistency):
     weights = dict(merged(DTML, max_iterations=6000).get_parsed_content("objective").weights)
@@ -289,7 +274,7 @@ def test_segmentation_network_alone_is_the_supervised_baseline(image):
 # Through the bundle
 
 
-def test_method_trains_two_classes_leaves_weights_for_its_inference_overlay_and_is_evaluated(workflow, tmp_path):
+def test_method_trains_two_classes_leaves_weights_for_inference_and_is_evaluated(workflow, tmp_path):
     data = write_dataset(tmp_path / "data", num_classes=2)
     log = train(workflow, data, tmp_path, DTML, num_classes=2)
     assert len(log) == 2
@@ -299,7 +284,7 @@ def test_method_trains_two_classes_leaves_weights_for_its_inference_overlay_and_
         assert float(row["consistency_weight"]) == pytest.approx(2 * math.exp(-5 * (1 - iteration / 2) ** 2))
     parser = ConfigParser()
     settings = tmp_path / "models" / "model.json"
-    parser.read_config([ROOT / "configs/inference.json", ROOT / "configs/networks/paired_vnet.json", settings])
+    parser.read_config([ROOT / "configs/inference.json", settings])
     state = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     parser.get_parsed_content("network_def").load_state_dict(state)
     run(workflow, data, tmp_path, DTML, "configs/evaluate.json", num_classes=2)

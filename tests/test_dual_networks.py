@@ -401,10 +401,6 @@ def test_released_variant_switches_off_what_the_authors_program_does_not_back_pr
     assert released == method
 
 
-def test_network_of_the_method_is_that_of_its_inference():
-    assert content(METHOD)["network_def"] == content("configs/networks/dual_networks.json")["network_def"]
-
-
 def run(workflow, *files, **overrides):
     bundle = workflow(*files, **overrides)
     bundle.initialize()
@@ -424,7 +420,6 @@ def test_method_trains_two_iterations_with_every_term_and_segments_what_it_is_gi
     run(
         workflow,
         "configs/inference.json",
-        "configs/networks/dual_networks.json",
         str(tmp_path / "models" / "model.json"),
         workflow_type="inference",
         input_dir=str(data / "images"),

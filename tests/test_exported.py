@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT, SHAPES, blob, las, run_process, save
 from monai.networks.utils import convert_to_onnx, convert_to_torchscript
 
-from scripts.inference import HalfPrecision, OnnxNetwork, WithDistance, load_torchscript
+from scripts.inference import HalfPrecision, OnnxNetwork, Predictor, load_torchscript
 from scripts.networks import DualTaskVNet, VNet
 
 INFERENCE = "configs/inference.json"
@@ -84,8 +84,9 @@ def test_torchscript_gives_the_networks_probabilities_at_any_batch_and_extent(bu
 def test_torchscript_gives_the_distance_too(convert, tmp_path):
     network = make()
     convert(network).save(str(tmp_path / "model.ts"))
-    expected = WithDistance(network)(image())
-    assert_near(WithDistance(load_torchscript(tmp_path / "model.ts"))(image()), expected, FLOAT32_TOLERANCE)
+    expected = Predictor([network], maps=["distance"])(image())
+    exported = load_torchscript(tmp_path / "model.ts")
+    assert_near(Predictor([exported], maps=["distance"])(image()), expected, FLOAT32_TOLERANCE)
 
 
 def test_missing_and_foreign_torchscript_files_are_named(tmp_path):
@@ -109,8 +110,8 @@ def test_onnxruntime_gives_the_networks_probabilities_at_any_batch_and_extent(bu
     exported = OnnxNetwork(legacy_onnx(network, tmp_path / "model.onnx"))
     for shape in (OTHER_SHAPE, (1, 1, 16, 16, 16)):
         assert_near(exported(image(shape)), network(image(shape)), FLOAT32_TOLERANCE)
-    with pytest.raises(ValueError, match="save_distance needs the distance heads, which a OnnxNetwork does not have"):
-        WithDistance(exported)(image())
+    with pytest.raises(ValueError, match="maps and single decoders need the heads, which a OnnxNetwork does not have"):
+        Predictor([exported], maps=["distance"])(image())
     channels_last = image().to(memory_format=torch.channels_last_3d)
     assert_near(exported(channels_last), network(image()), FLOAT32_TOLERANCE)
 

@@ -12,8 +12,10 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from scripts.data import LabelCoding
+from scripts.networks import VNet
 from scripts.objectives import GaussianRampUp, Objective
 from scripts.training import GradientNorms, InferenceOverlay, ProgressBar, SemiSupervisedTrainer, TermsLog
+from scripts.training.handlers import definition
 
 NORM_COLUMNS = ("near_gradient_norm", "far_gradient_norm", "off_gradient_norm")
 
@@ -194,13 +196,43 @@ def test_interval_zero_never_measures():
 def test_overlay_holds_the_settings_and_nothing_else(tmp_path):
     settings = {"num_classes": 2, "class_names": ["a", "ä"], "regions": None, "spacing": [1.0, 1.5, 2.0], "amp": False}
     path = tmp_path / "models" / "model.json"
-    train(InferenceOverlay(path, settings))
+    train(InferenceOverlay(path, settings, nn.Conv3d(1, 1, 1)))
     assert json.loads(path.read_text(encoding="utf-8")) == settings
+
+
+def test_overlay_builds_the_network_by_its_public_name_with_settings_as_references(tmp_path):
+    settings = {"in_channels": 1, "base_filters": 2, "normalization": "group"}
+    network = VNet(base_filters=2, tasks=("distance",), dropout=0.25)
+    train(InferenceOverlay(tmp_path / "model.json", settings, network))
+    content = json.loads((tmp_path / "model.json").read_text())
+    assert content.pop("network_def") == {
+        "_target_": "scripts.networks.VNet",
+        "in_channels": "@in_channels",
+        "num_classes": 1,
+        "base_filters": "@base_filters",
+        "tasks": ["distance"],
+        "activation": "sigmoid",
+        "upsampling_mode": "transposed",
+        "normalization": "batch",  # not the setting's value
+        "dropout": 0.25,
+    }
+    assert content == settings
+
+
+class Own(VNet):
+    def __init__(self, width: int = 2) -> None:
+        super().__init__(base_filters=width)
+
+
+def test_a_network_that_no_package_exports_is_named_by_its_module():
+    assert definition(Own(3), {}) == {"_target_": f"{__name__}.Own", "width": 3}
 
 
 def test_overlay_is_there_from_the_start_of_a_training_that_breaks_off(tmp_path):
     with pytest.raises(KeyError):
-        train(InferenceOverlay(tmp_path / "model.json", {"amp": False}), objective=Broken(LabelCoding(1)))
+        train(
+            InferenceOverlay(tmp_path / "model.json", {"amp": False}, nn.Identity()), objective=Broken(LabelCoding(1))
+        )
     assert json.loads((tmp_path / "model.json").read_text()) == {"amp": False}
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, blob, las, save
-from torch import nn
+from conftest import blob, las, save
 
 from scripts.data import DataError
-from scripts.networks import DualTaskVNet, VNet
+from scripts.networks import DualTaskVNet, Network, VNet
 from scripts.pictures import heads
 from scripts.pictures.heads import heads_figure, predict_heads
+from scripts.training.handlers import definition
 
 SETTINGS = {
     "in_channels": 1,
@@ -26,10 +26,11 @@ SETTINGS = {
 }
 
 
-def trained(folder: Path, network: nn.Module, **settings: object) -> Path:
+def trained(folder: Path, network: Network, **settings: object) -> Path:
     folder.mkdir(exist_ok=True)
     torch.save(network.state_dict(), folder / "model.pt")
-    (folder / "model.json").write_text(json.dumps({**SETTINGS, "spacing": None, **settings}))
+    content = {**SETTINGS, "spacing": None, **settings, "network_def": definition(network, SETTINGS)}
+    (folder / "model.json").write_text(json.dumps(content))
     return folder
 
 
@@ -69,9 +70,8 @@ def test_reference_is_drawn_on_the_grid_of_the_network_and_for_its_class(tmp_pat
 
 def test_a_network_without_the_heads_is_refused(tmp_path, case):
     models = trained(tmp_path / "models", VNet(num_classes=2, base_filters=2))
-    overlay = str(ROOT / "configs" / "networks" / "vnet.json")
     with pytest.raises(DataError, match=r"network without the head 'logits_phi'.*\['logits'\].*leave model_dir out"):
-        heads_figure(models, *case, title="", path=tmp_path / "a.png", overlays=[overlay])
+        heads_figure(models, *case, title="", path=tmp_path / "a.png")
 
 
 def test_a_folder_without_weights_is_named(tmp_path, case):

@@ -20,7 +20,11 @@ from scripts.data import LabelCoding
 from scripts.objectives.losses import segmentation_loss
 
 EXAMPLE = (ROOT / "docs" / "add_a_method.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "docs" / name for name in ("networks.md", "add_a_method.md", "methods/dtc.md", "methods/dtml.md")]
+PAGES = [
+    ROOT / "docs" / "networks.md",
+    ROOT / "docs" / "add_a_method.md",
+    *sorted((ROOT / "docs" / "methods").glob("*.md")),
+]
 NETWORK_ROWS = [
     [cell.strip(" `") for cell in line.strip("|").split("|")]
     for line in (ROOT / "docs" / "networks.md").read_text(encoding="utf-8").splitlines()

@@ -262,12 +262,16 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_disk_without_space_is_an_oserror(tmp_path):
-    if not os.path.exists("/dev/full"):
-        pytest.skip("this system has no /dev/full")
-    (tmp_path / "model.pt.writing").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        save_atomically({"a": torch.zeros(100_000)}, tmp_path / "model.pt")
+def test_a_file_that_may_not_grow_is_an_oserror_and_leaves_nothing(tmp_path):
+    resource = pytest.importorskip("resource")
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, former[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_atomically({"a": torch.zeros(100_000)}, tmp_path / "model.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_checkpoints_are_saved_at_the_interval_behind_the_validation_and_at_the_end(tmp_path):

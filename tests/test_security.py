@@ -124,17 +124,21 @@ def test_no_image_path_of_a_dataset_json_makes_the_evaluation_write_outside_its_
     assert all(path.is_file() for path in output.rglob("*"))  # no folder was made of a separator
 
 
-def test_an_unpacked_archive_that_is_input_and_output_folder_cannot_redirect_an_output(workflow, tmp_path):
-    """An archive with links where masks and tables will be written; the other case is still segmented."""
+def test_an_unpacked_archive_that_is_the_output_folder_cannot_redirect_an_output(workflow, tmp_path):
+    """An archive with links where masks, records and tables will be written; the other case is still segmented."""
     outside = tmp_path / "outside"
     outside.mkdir()
-    for name in ("mask", "failures", "metrics"):
+    names = ("mask", "failures", "settings", "volumes")
+    for name in names:
         (outside / name).write_text("mine")
-    source = tmp_path / "source"
     for i, name in enumerate(("linked", "plain")):
-        save(blob(SHAPES[i], seed=i)[0], AFFINE, source / f"{name}.nii.gz")
+        save(blob(SHAPES[i], seed=i)[0], AFFINE, tmp_path / "new" / f"{name}.nii.gz")
+    source = tmp_path / "source"
+    source.mkdir()
     (source / "linked_seg.nii.gz").symlink_to(outside / "mask")
     (source / "failures.csv").symlink_to(outside / "failures")
+    (source / "inference_settings.json").symlink_to(outside / "settings")
+    (source / "volumes.csv").symlink_to(outside / "volumes")
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.add(source, "volumes")
     with tarfile.open(tmp_path / "a.tar") as archive:
@@ -148,8 +152,9 @@ def test_an_unpacked_archive_that_is_input_and_output_folder_cannot_redirect_an_
         spacing=None,
         patch_size=[16, 16, 16],
         stride=[16, 16, 16],
-        input_dir=str(folder),
+        input_dir=str(tmp_path / "new"),
         output_dir=str(folder),
+        save_volumes=True,
         device="$torch.device('cpu')",
         **{"handlers#0#_disabled_": True},
     )
@@ -157,9 +162,7 @@ def test_an_unpacked_archive_that_is_input_and_output_folder_cannot_redirect_an_
     with pytest.raises(RuntimeError) as caught:
         bundle.run()
     assert "cases failed" in str(caught.value.__cause__ or caught.value)
-    assert {path.name: path.read_text() for path in outside.iterdir()} == dict.fromkeys(
-        ("mask", "failures", "metrics"), "mine"
-    )
+    assert {path.name: path.read_text() for path in outside.iterdir()} == dict.fromkeys(names, "mine")
     assert nibabel.load(folder / "plain_seg.nii.gz").shape == SHAPES[1]
     with (folder / "failures.csv").open(newline="") as file:
         reasons = {Path(row["case"]).name: row["reason"] for row in csv.DictReader(file)}

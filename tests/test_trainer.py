@@ -169,8 +169,8 @@ def test_other_tensors_of_the_labeled_data_reach_the_objective_and_other_things_
 def test_objective_sees_the_images_that_the_network_saw():
     trainer = make_trainer(unlabeled=UnlabeledBatches(1))
     trainer.run()
-    assert torch.equal(trainer.objective.targets[-1]["image"], trainer.state.output["image"])
-    assert len(trainer.state.output["image"]) == 3
+    assert torch.equal(trainer.objective.targets[-1]["image"], trainer.state.output[0]["image"])
+    assert len(trainer.state.output[0]["image"]) == 3
 
 
 # --- the step ---
@@ -214,7 +214,7 @@ def test_all_iteration_events_fire_once_per_iteration_in_order():
 def test_state_holds_images_targets_heads_and_the_loss_with_its_terms():
     trainer = make_trainer(unlabeled=UnlabeledBatches(2))
     trainer.run()
-    output, loss = trainer.state.output, trainer.state.loss
+    (output,), loss = trainer.state.output, trainer.state.loss
     assert output["image"].shape[0] == 4 and output["label"]["label"].shape[0] == 2
     assert set(output["pred"]) == {"logits"}
     assert output["loss"].item() == pytest.approx(loss.terms["mean"].item()) == pytest.approx(loss.total.item())

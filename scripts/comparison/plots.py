@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+
+from scripts.pictures.panels import new_figure, write_png
 
 from .collect import ALL_CLASSES
 from .paired import case_differences
@@ -16,19 +16,11 @@ from .paired import case_differences
 # Okabe & Ito's colours, which those who see red and green alike tell apart too; markers say it once more.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP*Xd<>h"
-DPI = 130
 
 
-def style(index: int) -> dict[str, str]:
+def style(index: int) -> dict[str, Any]:
     """Colour and marker of the method at ``index``; the pair repeats after 84 methods."""
     return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """A figure of its own canvas: pyplot would keep it alive and switch the backend for everyone."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def overall(classes: Sequence[str]) -> str:
@@ -61,7 +53,7 @@ def plot_dice(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_ylabel("Dice" + (", mean over the classes" if name == ALL_CLASSES else ""))
     axes.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
-    figure.savefig(path, format="png", dpi=DPI)
+    write_png(figure, path)
 
 
 def plot_differences(collected: Mapping[tuple[str, int], Mapping[int, Any]], baseline: str, path: Path) -> None:
@@ -90,13 +82,13 @@ def plot_differences(collected: Mapping[tuple[str, int], Mapping[int, Any]], bas
     figure = new_figure(1.0 * len(columns) + 2.5, 4)
     axes = figure.subplots()
     random = np.random.default_rng(0)
-    for i, differences in enumerate(columns.values()):
-        places = i + random.uniform(-0.15, 0.15, len(differences))
-        axes.plot(places, differences, "o", color=COLOURS[1], alpha=0.6, markersize=4)
-        axes.plot([i - 0.3, i + 0.3], [np.mean(differences)] * 2, color=COLOURS[2], linewidth=2)
+    for i, column in enumerate(columns.values()):
+        places = i + random.uniform(-0.15, 0.15, len(column))
+        axes.plot(places, column, "o", color=COLOURS[1], alpha=0.6, markersize=4)
+        axes.plot([i - 0.3, i + 0.3], [np.mean(column)] * 2, color=COLOURS[2], linewidth=2)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(columns)), list(columns), fontsize=8)
     axes.set_xlim(-0.6, len(columns) - 0.4)
     axes.set_ylabel(f"Dice minus that of {baseline}, per case")
     axes.grid(axis="y", alpha=0.3)
-    figure.savefig(path, format="png", dpi=DPI)
+    write_png(figure, path)

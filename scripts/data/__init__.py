@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .checks import check_cases
+from .box import foreground_box
+from .checks import check_cases, images_of
 from .datalist import Datalist, case_name, images_in
 from .label_coding import LabelCoding
 from .nifti import NiftiReader
@@ -22,5 +23,7 @@ __all__ = [
     "case_name",
     "check_cases",
     "crop_stream",
+    "foreground_box",
     "images_in",
+    "images_of",
 ]

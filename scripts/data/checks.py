@@ -104,7 +104,7 @@ def case_problems(
         problems += _header_problems(image.header) + _intensity_problems(image)
     if len(images) == len(paths):
         problems += _modality_problems(images)
-        channels = sum(image.header.shape[3] if len(image.header.shape) == 4 else 1 for image in images)
+        channels = sum(image.header.channels for image in images)
         if in_channels is not None and channels != in_channels:
             what = f"has {channels} channel(s) and the network takes {in_channels}"
             problems.append(Problem("channels", paths[0], what, f"set in_channels to {channels}"))

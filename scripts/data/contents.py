@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -40,8 +41,9 @@ class Contents:
 
 File = tuple[str, bool]  # a path, and whether it is a label
 Finding = Contents | Problem
+Version = tuple[File, int, int] | None  # None where there is no file to be seen
 # What was found in this process, so that no file is read twice while it does not change.
-_found: dict[tuple[File, int, int], Finding] = {}
+_found: dict[Version, Finding] = {}
 
 
 def inspect(file: File) -> Finding:
@@ -50,7 +52,8 @@ def inspect(file: File) -> Finding:
     try:
         header, opened = open_nifti(path)
         try:
-            scaling = float(opened.dataobj.slope), float(opened.dataobj.inter)
+            proxy: Any = opened.dataobj  # nibabel annotates it as any array
+            scaling = float(proxy.slope), float(proxy.inter)
             return _contents(header, stored_voxels(opened, path), scaling, is_label=is_label)
         except MemoryError as error:
             raise FileError(
@@ -81,7 +84,7 @@ def inspect_once(
     return {file: findings[file] if file in findings else _found[versions[file]] for file in files}
 
 
-def _version(file: File) -> tuple[File, int, int] | None:
+def _version(file: File) -> Version:
     try:
         status = os.stat(file[0])
     except (OSError, ValueError):
@@ -93,13 +96,14 @@ def _contents(header: Header, stored: np.ndarray, scaling: tuple[float, float], 
     slope, intercept = scaling
     scaled = scaling != (1.0, 0.0)
     digest = hashlib.blake2b(repr(header.shape).encode(), digest_size=16)
-    not_finite, minimum, maximum, values = 0, np.inf, -np.inf, set()
+    not_finite, minimum, maximum = 0, np.inf, -np.inf
+    values: set[float] = set()
     flat = stored.reshape(-1, order="F")
     for start in range(0, flat.size, CHUNK):
         part = flat[start : start + CHUNK]
         with np.errstate(over="ignore", invalid="ignore"):
             numbers = (part * slope + intercept if scaled else part).astype(np.float32)
-        digest.update(numbers)
+        digest.update(numbers.data)
         finite = np.isfinite(numbers)
         not_finite += int(numbers.size - finite.sum())
         minimum = min(minimum, float(numbers.min(where=finite, initial=np.inf)))

@@ -14,7 +14,6 @@ import threading
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import nibabel
@@ -62,6 +61,11 @@ class Header:
     qform: np.ndarray | None
 
     @property
+    def channels(self) -> int:
+        """Those in the fourth axis, else 1."""
+        return self.shape[3] if len(self.shape) == 4 else 1
+
+    @property
     def spacing(self) -> np.ndarray:
         """(3,), mm: distances between neighbouring voxels by the affine."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
@@ -77,7 +81,7 @@ def open_nifti(path: str) -> tuple[Header, SpatialImage]:
     _check_raw(path, raw, size, compressed)
     try:
         with _QUIET, imageglobals.LoggingOutputSuppressor():  # what it would log is checked here
-            opened = nibabel.load(path)
+            opened: Any = nibabel.load(path)
             qform = opened.get_qform(coded=True)[0]
     except MemoryError:
         raise
@@ -103,7 +107,7 @@ def stored_voxels(opened: SpatialImage, path: str) -> np.ndarray:
     An archive is read one byte past them, to its end, where its checksum is compared; nibabel stops before it, and a
     damaged archive would go unnoticed.
     """
-    proxy = opened.dataobj
+    proxy: Any = opened.dataobj  # nibabel annotates it as any array
     if not path.lower().endswith(".gz"):
         return proxy.get_unscaled()
     with gzip.open(path, "rb") as file:
@@ -125,11 +129,12 @@ class NiftiReader(NibabelReader):
     """
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
-        self.filenames = [str(data)] if isinstance(data, (str, Path)) else [str(path) for path in data]
+        paths = [str(data)] if isinstance(data, (str, os.PathLike)) else [str(path) for path in data]
+        self.filenames = paths
         try:
-            opened = [open_nifti(path)[1] for path in self.filenames]
+            opened = [open_nifti(path)[1] for path in paths]
         except FileError as error:
-            if not self.verify_suffix(self.filenames):
+            if not self.verify_suffix(paths):
                 raise  # another of MONAI's readers may know the format
             return error  # raised in get_data: after an error in read MONAI would let other readers try
         return opened if len(opened) > 1 else opened[0]

@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 
 import fire
-import nibabel
-import numpy as np
+
+from scripts.preparation.volumes import save_volume
 
 from .phantom import simulate_volume
 
@@ -38,16 +38,6 @@ def check_arguments(arguments: dict[str, int]) -> None:
                 f"{name} must be an integer from {minimum} to {maximum}, got {value!r}: "
                 f"pass for example --{name} {max(minimum, 1)}."
             )
-
-
-def save_volume(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
-    """Writes ``array`` (H, W, D) with ``affine`` (4, 4), mm, as NIfTI to ``path``; qform and sform say the same."""
-    volume = nibabel.Nifti1Image(array, affine)
-    volume.header.set_xyzt_units("mm")
-    volume.set_qform(affine, code="scanner")
-    volume.set_sform(affine, code="scanner")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(volume, path)
 
 
 def write_cases(

@@ -37,7 +37,6 @@ def main(
     dataset_dir: str,
     figures_dir: str | None = None,
     model_dir: str | None = None,
-    overlays: Sequence[str] = (),
     regions: Sequence[Sequence[int]] | None = None,
 ) -> None:
     """Draws an evaluation that has finished.
@@ -47,7 +46,6 @@ def main(
         dataset_dir: of the data set that was evaluated.
         figures_dir: where the PNG files go; <output_dir>/figures by default.
         model_dir: the training's ckpt_dir; draws both decoders, the distance map and their unanimity as well.
-        overlays: further configs that the network needs over inference.json.
         regions: as in the config, for overlapping regions.
     """
     results = EvaluationResults(output_dir, dataset_dir, regions=regions)
@@ -57,7 +55,9 @@ def main(
     for name, picture in draw_figures(results).items():
         written.append(folder / f"{name}.png")
         written[-1].write_bytes(picture)
-    for which, case in results.chosen().items() if model_dir else ():
+    for which, case in results.chosen().items():
+        if model_dir is None:
+            break
         paths = results.paths(case)
         for channel, name in enumerate(results.classes):
             written.append(folder / f"heads_{which}_{channel + 1}.png")
@@ -69,7 +69,6 @@ def main(
                 title=f"{which}: {case}, {name}",
                 path=written[-1],
                 channel=channel,
-                overlays=overlays,
             )
     print("\n".join(str(path) for path in written))
 

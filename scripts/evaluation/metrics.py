@@ -10,6 +10,8 @@ from monai.metrics.utils import get_mask_edges
 from monai.utils import convert_to_numpy
 from scipy.spatial import KDTree
 
+from scripts.data import foreground_box
+
 __all__ = ["METRIC_NAMES", "checked_tolerance", "segmentation_metrics"]
 
 METRIC_NAMES = ("dice", "jaccard", "hd95_mm", "asd_mm", "hd95_voxel", "asd_voxel", "surface_dice")
@@ -57,24 +59,25 @@ def segmentation_metrics(
             if `tolerance` is not a positive number.
         TypeError: if a mask is not boolean.
     """
-    prediction, reference = convert_to_numpy(prediction), convert_to_numpy(reference)
-    spacing = _checked_spacing(prediction, reference, spacing)
+    p: np.ndarray = convert_to_numpy(prediction)
+    r: np.ndarray = convert_to_numpy(reference)
+    spacing = _checked_spacing(p, r, spacing)
     tolerance = checked_tolerance(tolerance)
 
-    volumes = int(prediction.sum()) + int(reference.sum())
+    volumes = int(p.sum()) + int(r.sum())
     if volumes == 0:
         return dict(zip(METRIC_NAMES, (1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)))
-    if not (prediction.any() and reference.any()):
+    if not (p.any() and r.any()):
         return dict(zip(METRIC_NAMES, (0.0, 0.0) + (float("nan"),) * 4 + (0.0,)))
 
     # Outside of the image and outside of the box are both background, so the surfaces stay the same.
-    box = _bounding_box(prediction | reference)
-    prediction, reference = prediction[box], reference[box]
+    box = foreground_box(p | r)
+    p, r = p[box], r[box]
 
-    intersection = int((prediction & reference).sum())
-    surfaces = [np.argwhere(edge) for edge in get_mask_edges(prediction, reference, crop=False)]
-    forth_mm, back_mm = _surface_distances(*surfaces, spacing)
-    forth_voxel, back_voxel = _surface_distances(*surfaces, (1.0, 1.0, 1.0))
+    intersection = int((p & r).sum())
+    predicted, true = (np.argwhere(edge) for edge in get_mask_edges(p, r, crop=False))
+    forth_mm, back_mm = _surface_distances(predicted, true, spacing)
+    forth_voxel, back_voxel = _surface_distances(predicted, true, (1.0, 1.0, 1.0))
     both_mm, both_voxel = np.concatenate((forth_mm, back_mm)), np.concatenate((forth_voxel, back_voxel))
     return {
         "dice": 2 * intersection / volumes,
@@ -103,15 +106,6 @@ def _surface_distances(
     """
     prediction, reference = prediction * np.asarray(spacing), reference * np.asarray(spacing)
     return KDTree(reference).query(prediction)[0], KDTree(prediction).query(reference)[0]
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the smallest box around the foreground of a non-empty mask, one slice per axis."""
-    box = []
-    for axis in range(mask.ndim):
-        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(occupied[0], occupied[-1] + 1))
-    return tuple(box)
 
 
 def _checked_spacing(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation
 
-from scripts.data import DataError, Datalist, LabelCoding, case_name
+from scripts.data import DataError, Datalist, LabelCoding, case_name, images_of
 
 from .metrics import METRIC_NAMES
 
@@ -62,7 +62,7 @@ class EvaluationResults:
         datalist = Datalist(dataset_dir)
         # The test list comes last, so that of cases of the same name its own is taken.
         listed = [*datalist.training, *datalist.validation, *datalist.test]
-        self.files = {case_name(np.atleast_1d(case["image"])[0]): case for case in listed if "label" in case}
+        self.files = {case_name(images_of(case)[0]): case for case in listed if "label" in case}
         self.dataset_json = datalist.path
 
     def value(self, case: str, name: str, metric: str) -> float:

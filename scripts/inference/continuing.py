@@ -11,7 +11,8 @@ from typing import Any
 
 from monai.data.utils import create_file_basename
 
-from scripts.data import DataError
+from scripts.data import DataError, images_of
+from scripts.files import replacing
 
 from .maps import is_on
 
@@ -47,14 +48,14 @@ def unfinished(
             ``output_dir`` itself, where masks would be taken for images.
     """
     folder = Path(output_dir)
-    if any(folder.resolve() == Path(path).resolve().parent for case in cases for path in _files(case)):
+    if any(folder.resolve() == Path(path).resolve().parent for case in cases for path in images_of(case)):
         raise DataError(f"output_dir {folder} is the folder of the images: choose another, to keep masks apart.")
     record = folder / RECORD
     wanted = {name: _plain(value) for name, value in settings.items()}
     earlier = None if is_on("overwrite", overwrite) else _read(record)
     if earlier is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(wanted, indent=4) + "\n", encoding="utf-8")
+        with replacing(record) as temporary:
+            temporary.write_text(json.dumps(wanted, indent=4) + "\n", encoding="utf-8")
         return cases
     changed = [name for name in sorted({*wanted, *earlier}) if wanted.get(name) != earlier.get(name)]
     if changed:
@@ -64,7 +65,7 @@ def unfinished(
             "overwrite to true to segment all cases anew."
         )
     paths = [weights] if isinstance(weights, str) else list(weights)
-    newest = max(_time(path) for path in (record, *paths))
+    newest = max(_time(path) for path in (str(record), *paths))
     left = [case for case in cases if not _finished(case, folder, newest)]
     if len(left) < len(cases):
         logging.getLogger(__name__).info(
@@ -77,21 +78,17 @@ def unfinished(
 
 
 def _finished(case: Mapping[str, Any], folder: Path, newest: int) -> bool:
-    files = _files(case)
+    files = images_of(case)
     # MONAI's own rule for the name, by which SaveImaged wrote it.
     mask = create_file_basename("seg", str(files[0]), str(folder), separate_folder=False, makedirs=False) + ".nii.gz"
-    return _time(mask) >= max(newest, *(_time(path) for path in files))
-
-
-def _files(case: Mapping[str, Any]) -> list[str]:
-    return case["image"] if isinstance(case["image"], list) else [case["image"]]
+    return _time(mask) >= max([newest, *map(_time, files)])
 
 
 def _time(path: str | os.PathLike) -> int:
-    """When a file was last written, in ns; 0 if there is none."""
+    """When a file was last written, in ns; 0 if there is none, as of a name that is too long for a file."""
     try:
         return os.stat(path).st_mtime_ns
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from itertools import chain, combinations
 
 import torch
@@ -25,8 +26,8 @@ class Predictor(nn.Module):
         networks: have ``forward_heads`` with heads called ``logits...`` and ``distance...``, of which those of a
             decoder end in its name (``_phi``, ``_psi``). The defaults need no more than a call that returns
             probabilities.
-        decoders: "both" for the mean of all heads of a kind, "phi" or "psi" for those of one decoder. The other
-            decoder is computed all the same.
+        decoders: "both" for the probability that the network itself returns and, of the maps, the mean of all heads of
+            a kind; "phi" or "psi" for the heads of one decoder. The other decoder is computed all the same.
         maps: names of further outputs, in this order. "distance": signed distance, the mean of those heads.
             "uncertainty": 1 where the heads do not vote unanimously for foreground or background (1 minus DBiSL's
             Eq. 13), 0 elsewhere; averaged, the fraction of windows, networks and flips in which they did not.
@@ -65,13 +66,14 @@ class Predictor(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, (1 + M)·C, H, W, D): C probabilities in [0, 1], then C channels of each of the M ``maps``."""
-        total: torch.Tensor | None = None
+        count = len(self.networks) * len(self.flips)
+        summed = functools.reduce(torch.add, self._predictions(x))
+        return summed if count == 1 else summed / count
+
+    def _predictions(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
         for network in self.networks:
             for axes in self.flips:
-                predicted = self._predict(network, x.flip(axes)).flip(axes) if axes else self._predict(network, x)
-                total = predicted if total is None else total + predicted
-        count = len(self.networks) * len(self.flips)
-        return total if count == 1 else total / count
+                yield self._predict(network, x.flip(axes)).flip(axes) if axes else self._predict(network, x)
 
     def _predict(self, network: nn.Module, x: torch.Tensor) -> torch.Tensor:
         if self.decoders == "both":

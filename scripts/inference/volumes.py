@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from scripts.data import LabelCoding, case_name
+from scripts.files import replacing
 
 COLUMNS = ("case", "class", "voxels", "millilitres")
 
@@ -68,15 +68,12 @@ class SaveVolumesd(MapTransform):
         return int((mask[channel] == value).sum())
 
     def _replace(self, case: str, rows: list[dict[str, Any]]) -> None:
-        """Write the table anew, beside it and then over it, with ``rows`` instead of those of ``case``."""
+        """Write the table anew with ``rows`` instead of those of ``case``."""
         others: list[dict[str, Any]] = []
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
                 others = [row for row in csv.DictReader(file) if row["case"] != case]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".csv.writing")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows([*others, *rows])
-        os.replace(temporary, self.path)

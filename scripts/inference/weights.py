@@ -28,9 +28,9 @@ class WeightsCheckpointLoader(CheckpointLoader):
     """
 
     def __init__(self, *, load_path: str | Sequence[str], load_dict: dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(load_path=load_path, load_dict=load_dict, **{"map_location": "cpu", **kwargs})
-        ((name, networks),) = load_dict.items()
         paths = [load_path] if isinstance(load_path, str) else list(load_path)
+        super().__init__(load_path=next(iter(paths), ""), load_dict=load_dict, **{"map_location": "cpu", **kwargs})
+        ((name, networks),) = load_dict.items()
         networks = list(networks) if isinstance(networks, (list, tuple)) else [networks]
         if len(paths) != len(networks):
             raise ValueError(

@@ -9,6 +9,8 @@ from typing import Any
 from monai.config import NdarrayOrTensor
 from monai.data import NibabelWriter
 
+from scripts.files import replacing
+
 
 class NiftiWriter(NibabelWriter):
     """MONAI's NIfTI writer for ``SaveImaged(writer=...)``, with two differences.
@@ -16,9 +18,8 @@ class NiftiWriter(NibabelWriter):
     It drops only the last axis of a single channel, where MONAI's drops all trailing axes of extent 1 and so the third
     axis of a volume of one slice.
 
-    It writes under another name, ``.writing-<process>.nii.gz`` in the same folder, and then renames. A run that is
-    killed, or a disk that fills up, therefore never leaves half a file under the name of a mask; a killed process may
-    leave the other name behind.
+    It writes by :func:`~scripts.files.replacing`: a run that is killed, or a disk that fills up, never leaves half a
+    file under the name of a mask.
     """
 
     def set_data_array(
@@ -31,11 +32,7 @@ class NiftiWriter(NibabelWriter):
     def write(self, filename: str | os.PathLike, verbose: bool = False, **kwargs: Any) -> None:
         """Write to ``filename``, which ends in .nii or .nii.gz; an older file of that name is replaced."""
         path = Path(filename)
-        # nibabel compresses by the ending. Short, since the name of a case may be as long as a file name can be.
+        # nibabel compresses by the ending.
         ending = ".nii.gz" if path.name.endswith(".gz") else ".nii"
-        temporary = path.with_name(f".writing-{os.getpid()}{ending}")
-        try:
+        with replacing(path, ending=ending) as temporary:
             super().write(temporary, verbose=verbose, **kwargs)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)

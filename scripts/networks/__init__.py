@@ -9,6 +9,7 @@ from .dual_task import DualTaskNetwork
 from .dual_task_dynunet import DualTaskDynUNet
 from .dual_task_segresnet import DualTaskSegResNet
 from .dual_task_vnet import DualTaskVNet
+from .network import Network
 from .paired_vnet import PairedVNet
 from .pyramid_vnet import PyramidVNet
 from .vnet import VNet
@@ -21,6 +22,7 @@ __all__ = [
     "DualTaskNetwork",
     "DualTaskSegResNet",
     "DualTaskVNet",
+    "Network",
     "PairedVNet",
     "PyramidVNet",
     "VNet",

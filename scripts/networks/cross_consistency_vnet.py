@@ -9,11 +9,12 @@ from torch import nn
 
 from .blocks import Decoder, Encoder, check_input
 from .heads import foreground_probability, segmentation_maps
+from .network import Network
 from .normalization import set_normalization
 from .perturbations import FeatureDrop, FeatureNoise
 
 
-class CrossConsistencyVNet(nn.Module):
+class CrossConsistencyVNet(Network):
     """The network of CCT (Ouali et al.) on the V-Net of the semi-supervised benchmarks.
 
     All decoders upsample with transposed convolutions. In training mode the auxiliary ones see the features of every

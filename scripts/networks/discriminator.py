@@ -55,10 +55,8 @@ class Discriminator(nn.Module):
             layers += [nn.LeakyReLU(SLOPE), nn.Dropout3d(dropout), halving(fine, coarse)]
         layers.append(nn.LeakyReLU(SLOPE))
         self.layers = nn.Sequential(*layers)
-        if per_region:
-            self.decision = halving(channels[-1], 1)
-        else:
-            self.decision = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(channels[-1], 1))
+        of_crop = (nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(channels[-1], 1))
+        self.decision: nn.Module = halving(channels[-1], 1) if per_region else nn.Sequential(*of_crop)
 
     def forward(self, maps: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """The decisions as logits, above 0 for labeled.

@@ -10,6 +10,7 @@ from torch import nn
 
 from .blocks import Decoder, Encoder, check_input, normalise_and_activate
 from .heads import foreground_probability, segmentation_maps
+from .network import Network
 from .normalization import set_normalization
 
 # Basic blocks of every stage of a ResNet-34.
@@ -73,7 +74,7 @@ class Stream(nn.Module):
         return self.segmentation_head(self.dropout(features)), features
 
 
-class DualNetworks(nn.Module):
+class DualNetworks(Network):
     """The two networks of Dual Networks (Lu et al.), which share nothing and see the same crops.
 
     Stream v is the V-Net of :class:`~scripts.networks.VNet` (9,448,866 parameters with one channel and one class, the

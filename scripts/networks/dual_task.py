@@ -10,9 +10,10 @@ from torch import nn
 
 from .blocks import check_input
 from .heads import TASKS
+from .network import Network
 
 
-class DualTaskNetwork(nn.Module):
+class DualTaskNetwork(Network):
     """What DBiSL trains (Li, section 3.1 and Figure 2), for whatever backbone a subclass gives it.
 
     Args:

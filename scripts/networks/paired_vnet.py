@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Union
 
 import torch
-from torch import nn
 
+from .network import Network
 from .normalization import set_normalization
 from .vnet import VNet
 
 
-class PairedVNet(nn.Module):
+class PairedVNet(Network):
     """The two networks of DTML (Zhang and Zhang, Figure 1): M_s with a segmentation head, M_d with a distance head.
 
     Twice the V-Net: 18,897,698 parameters with the default arguments. Only M_s, 9,448,849 of them, is run in evaluation

@@ -10,10 +10,11 @@ from torch import nn
 
 from .blocks import Decoder, Encoder, check_input
 from .heads import foreground_probability, segmentation_maps
+from .network import Network
 from .normalization import set_normalization
 
 
-class PyramidVNet(nn.Module):
+class PyramidVNet(Network):
     """The network of URPC (Luo et al.): pyramid predictions from the V-Net of the semi-supervised benchmarks.
 
     A 1x1x1 convolution behind each decoder level gives logits at 1, 1/2, 1/4 and 1/8 of the resolution, which are

@@ -10,10 +10,11 @@ from torch import nn
 
 from .blocks import Decoder, Encoder, check_input
 from .heads import STEEPNESS, TASKS, foreground_probability, segmentation_maps
+from .network import Network
 from .normalization import set_normalization
 
 
-class VNet(nn.Module):
+class VNet(Network):
     """The single-decoder V-Net of the semi-supervised benchmarks, made of the same parts as :class:`DualTaskVNet`.
 
     With one input channel and two output maps it has the papers' 9.45 million parameters (9,448,866). With both tasks
@@ -95,4 +96,5 @@ class VNet(nn.Module):
         features = self.decoder(self.encoder(x))
         if self.segmentation_head is not None:
             return foreground_probability(self.segmentation_head(features), self.num_classes)
+        assert self.distance_head is not None  # a network has at least one of the two
         return torch.sigmoid(-self.steepness * torch.tanh(self.distance_head(features)))

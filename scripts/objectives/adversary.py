@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .objective import Objective, Weight
+
+if TYPE_CHECKING:
+    from scripts.data import LabelCoding
+    from scripts.networks import Network
 
 
 class AdversarialObjective(Objective):
@@ -38,8 +42,8 @@ class AdversarialObjective(Objective):
 
     def __init__(
         self,
-        label_coding: Callable,
-        network: nn.Module,
+        label_coding: LabelCoding,
+        network: Network,
         discriminator: nn.Module,
         discriminator_optimizer: Optimizer,
         weights: Mapping[str, Weight] | None = None,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 
 from .distributions import log_distributions, segmentation_heads, squared_difference
-from .losses import segmentation_loss
+from .losses import segmentation_loss, total
 from .objective import Objective, Weight
+
+if TYPE_CHECKING:
+    from scripts.data import LabelCoding
 
 MAIN = "logits"
 
@@ -37,7 +41,7 @@ class CCTObjective(Objective):
     TERMS = ("supervised_segmentation", "consistency")
 
     def __init__(
-        self, label_coding: Callable, weights: Mapping[str, Weight] | None = None, *, detach_main: bool = True
+        self, label_coding: LabelCoding, weights: Mapping[str, Weight] | None = None, *, detach_main: bool = True
     ) -> None:
         super().__init__(label_coding, weights)
         self.detach_main = detach_main
@@ -52,12 +56,12 @@ class CCTObjective(Objective):
         terms, labeled, classes = {}, len(label), label.shape[1]
         if self.active("supervised_segmentation"):
             losses = [segmentation_loss(head[:labeled], label) for head in logits.values()]
-            terms["supervised_segmentation"] = sum(losses) / len(losses)
+            terms["supervised_segmentation"] = total(losses) / len(losses)
         if self.active("consistency") and len(logits[MAIN]) > labeled:
             unlabeled = {name: log_distributions(head[labeled:], classes) for name, head in logits.items()}
             main = unlabeled.pop(MAIN)
             if self.detach_main:
                 main = main.detach()
             errors = [squared_difference(auxiliary, main).mean() for auxiliary in unlabeled.values()]
-            terms["consistency"] = sum(errors) / len(errors)
+            terms["consistency"] = total(errors) / len(errors)
         return terms

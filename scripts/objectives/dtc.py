@@ -8,7 +8,8 @@ and the authors' program differ, the default follows the program, whose results 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,9 @@ from scripts.networks.heads import foreground_probability
 from .losses import dice_loss
 from .objective import Objective, Weight
 from .reference_map import reference_map
+
+if TYPE_CHECKING:
+    from scripts.data import LabelCoding
 
 
 class DTCObjective(Objective):
@@ -51,7 +55,7 @@ class DTCObjective(Objective):
 
     def __init__(
         self,
-        label_coding: Callable,
+        label_coding: LabelCoding,
         segmentation_to_distance: nn.Module,
         distance_to_segmentation: nn.Module,
         weights: Mapping[str, Weight] | None = None,

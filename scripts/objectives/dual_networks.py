@@ -6,16 +6,20 @@ program, which back-propagates neither `pseudo` nor `contrastive`; the abstract 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
 from scripts.networks.heads import foreground_probability
 
-from .losses import cross_entropy, dice_loss, masked_mean
+from .losses import cross_entropy, dice_loss, masked_mean, total
 from .objective import Objective, Weight
+
+if TYPE_CHECKING:
+    from scripts.data import LabelCoding
 
 STREAMS = ("v", "r")
 # Shorter features are divided by this and not by their length, which would multiply their gradient without bound.
@@ -63,7 +67,7 @@ class DualNetworksObjective(Objective):
 
     def __init__(
         self,
-        label_coding: Callable,
+        label_coding: LabelCoding,
         weights: Mapping[str, Weight] | None = None,
         *,
         confidence: float = 0.6,
@@ -91,12 +95,12 @@ class DualNetworksObjective(Objective):
         terms = {}
         probability = [foreground_probability(head, label.shape[1]) for head in logits]
         if self.active("supervised"):
-            terms["supervised"] = sum(
+            terms["supervised"] = total(
                 cross_entropy(head, label) + dice_loss(p, label) for head, p in zip(logits, probability)
             )
         if self.active("mistake"):
             first, second = (p >= self.confidence for p in probability)
-            terms["mistake"] = sum(masked_mean((p - label) ** 2, first ^ second) for p in probability)
+            terms["mistake"] = total(masked_mean((p - label) ** 2, first ^ second) for p in probability)
         return terms
 
     def _agreement(self, v: torch.Tensor, r: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -125,7 +129,7 @@ class DualNetworksObjective(Objective):
         terms: dict[str, torch.Tensor] = {}
         if self.active("pseudo"):
             errors = [F.cross_entropy(head, pseudo_label, reduction="none") for head in logits]
-            terms["pseudo"] = sum(masked_mean(error, ~uncertain) for error in errors)
+            terms["pseudo"] = total(masked_mean(error, ~uncertain) for error in errors)
         if self.active("contrastive"):
             with torch.no_grad():
                 losses = [dice_loss(foreground_probability(head, label.shape[1]), label) for head in labeled]

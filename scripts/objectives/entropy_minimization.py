@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .distributions import log_distributions, normalised_entropy, segmentation_heads
-from .losses import segmentation_loss
+from .losses import segmentation_loss, total
 from .objective import Objective
 
 
@@ -30,8 +30,8 @@ class EntropyMinimizationObjective(Objective):
         label, logits = targets["label"], segmentation_heads(heads).values()
         terms = {}
         if self.active("supervised_segmentation"):
-            terms["supervised_segmentation"] = sum(segmentation_loss(head[: len(label)], label) for head in logits)
+            terms["supervised_segmentation"] = total(segmentation_loss(head[: len(label)], label) for head in logits)
         if self.active("entropy"):
             entropies = [normalised_entropy(log_distributions(head, label.shape[1])) for head in logits]
-            terms["entropy"] = sum(entropy.mean() for entropy in entropies)
+            terms["entropy"] = total(entropy.mean() for entropy in entropies)
         return terms

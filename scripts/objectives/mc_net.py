@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import permutations
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
 from .distributions import segmentation_heads
-from .losses import dice_loss
+from .losses import dice_loss, total
 from .objective import Objective, Weight
+
+if TYPE_CHECKING:
+    from scripts.data import LabelCoding
 
 
 class MCNetObjective(Objective):
@@ -40,7 +44,7 @@ class MCNetObjective(Objective):
     TERMS = ("supervised_dice", "mutual_consistency")
 
     def __init__(
-        self, label_coding: Callable, weights: Mapping[str, Weight] | None = None, *, temperature: float = 0.1
+        self, label_coding: LabelCoding, weights: Mapping[str, Weight] | None = None, *, temperature: float = 0.1
     ) -> None:
         super().__init__(label_coding, weights)
         if temperature <= 0:
@@ -53,12 +57,12 @@ class MCNetObjective(Objective):
         terms = {}
         if self.active("supervised_dice"):
             losses = [dice_loss(torch.sigmoid(head[: len(label)]), label) for head in logits.values()]
-            terms["supervised_dice"] = sum(losses)
+            terms["supervised_dice"] = total(losses)
         if self.active("mutual_consistency"):
             probability = [torch.sigmoid(head) for head in logits.values()]
             sharpened = [torch.sigmoid(head / self.temperature) for head in logits.values()]
             pairs = permutations(range(len(probability)), 2)
-            terms["mutual_consistency"] = sum(F.mse_loss(probability[i], sharpened[j]) for i, j in pairs)
+            terms["mutual_consistency"] = total(F.mse_loss(probability[i], sharpened[j]) for i, j in pairs)
         return terms
 
     @staticmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .distributions import log_distributions, segmentation_heads, squared_difference
-from .losses import segmentation_loss
+from .losses import segmentation_loss, total
 from .teacher import TeacherObjective
 
 
@@ -41,9 +41,9 @@ class MeanTeacherObjective(TeacherObjective):
         terms, labeled = {}, len(label)
         if self.active("supervised_segmentation"):
             losses = [segmentation_loss(head[:labeled], label) for head in students.values()]
-            terms["supervised_segmentation"] = sum(losses)
+            terms["supervised_segmentation"] = total(losses)
         if any(name.startswith("teacher_") for name in heads):
-            terms["consistency"] = sum(
+            terms["consistency"] = total(
                 self._consistency(name, head[labeled:], heads) for name, head in students.items()
             )
         return terms

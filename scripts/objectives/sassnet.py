@@ -5,7 +5,8 @@ L = L_seg + alpha L_sdm + beta(t) L_adv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,10 @@ from .adversary import AdversarialObjective
 from .losses import dice_loss
 from .objective import Weight
 from .reference_map import reference_map
+
+if TYPE_CHECKING:
+    from scripts.data import LabelCoding
+    from scripts.networks import Network
 
 
 class SASSNetObjective(AdversarialObjective):
@@ -48,8 +53,8 @@ class SASSNetObjective(AdversarialObjective):
 
     def __init__(
         self,
-        label_coding: Callable,
-        network: nn.Module,
+        label_coding: LabelCoding,
+        network: Network,
         discriminator: nn.Module,
         discriminator_optimizer: Optimizer,
         segmentation_to_distance: nn.Module,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from .objective import Objective, Weight
+
+if TYPE_CHECKING:
+    from scripts.data import LabelCoding
+    from scripts.networks import Network
 
 NOISE_LIMIT = 2.0  # in standard deviations: the papers clip N(0, 0.1^2) at 0.2
 
@@ -42,8 +46,8 @@ class TeacherObjective(Objective):
 
     def __init__(
         self,
-        label_coding: Callable,
-        network: nn.Module,
+        label_coding: LabelCoding,
+        network: Network,
         weights: Mapping[str, Weight] | None = None,
         *,
         ema_decay: float = 0.99,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from .distributions import log_distributions, normalised_entropy, segmentation_heads
 from .losses import masked_mean
 from .mean_teacher import MeanTeacherObjective
 from .objective import Loss, Weight
 from .ramps import GaussianRampUp
+
+if TYPE_CHECKING:
+    from scripts.data import LabelCoding
+    from scripts.networks import Network
 
 FIRST_THRESHOLD = 0.75
 
@@ -44,8 +48,8 @@ class UAMTObjective(MeanTeacherObjective):
 
     def __init__(
         self,
-        label_coding: Callable,
-        network: nn.Module,
+        label_coding: LabelCoding,
+        network: Network,
         max_iterations: int,
         weights: Mapping[str, Weight] | None = None,
         *,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ from .surface import CLASS_COLOURS, bounding_box, render_surfaces
 
 # The two axes of the picture and the one that is cut, in (right, anterior, superior).
 PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
-PREDICTION_STYLE = "dashed"
+PREDICTION_STYLE: Literal["dashed"] = "dashed"
 MARGIN = 12.0  # mm around the object
 
 

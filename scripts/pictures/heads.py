@@ -20,15 +20,12 @@ from .overlay import overlay_figure
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def predict_heads(
-    model_dir: str | Path, image_path: str | Sequence[str], *, overlays: Sequence[str] = ()
-) -> tuple[Any, dict[str, torch.Tensor]]:
+def predict_heads(model_dir: str | Path, image_path: str | Sequence[str]) -> tuple[Any, dict[str, torch.Tensor]]:
     """The preprocessed image, a MetaTensor (channels, H, W, D), and every head on it by name, (C, H, W, D) each.
 
     Args:
         model_dir: folder of model.pt and of model.json, which training wrote beside it.
         image_path: of the image, or one for each modality.
-        overlays: further configs over inference.json, for networks other than its own.
 
     Raises:
         DataError: when one of the two files is missing.
@@ -38,32 +35,31 @@ def predict_heads(
         if not (folder / name).is_file():
             raise DataError(f"{folder / name} does not exist: give the ckpt_dir of the training as model_dir.")
     parser = ConfigParser()
-    parser.read_config([str(ROOT / "configs" / "inference.json"), *map(str, overlays), str(folder / "model.json")])
+    parser.read_config([str(ROOT / "configs" / "inference.json"), str(folder / "model.json")])
     parser["device"] = "$torch.device('cpu')"
     network = parser.get_parsed_content("network").eval()
     network.load_state_dict(torch.load(folder / "model.pt", weights_only=True, map_location="cpu"))
     image = parser.get_parsed_content("preprocessing")({"image": image_path})["image"]
     windows = SlidingWindowInferer(roi_size=parser["patch_size"], overlap=0.5)
     with torch.no_grad():
-        heads = windows(image.as_tensor()[None], network.forward_heads)
+        heads: Any = windows(image.as_tensor()[None], network.forward_heads)
     return image, {name: head[0] for name, head in heads.items()}
 
 
 def heads_figure(
     model_dir: str | Path,
     image_path: str | Sequence[str],
-    label_path: str,
+    label_path: str | Sequence[str],
     *,
     title: str,
     path: str | Path,
     channel: int = 0,
     values: Sequence[int] = (1,),
-    overlays: Sequence[str] = (),
 ) -> Path:
     """Draws one class of a case as the network sees it: both decoders, the distance map and where all agree.
 
     Args:
-        model_dir: see :func:`predict_heads`, as ``image_path`` and ``overlays``.
+        model_dir: see :func:`predict_heads`, as ``image_path``.
         label_path: of the reference, which is drawn on the grid of the network.
         title: heading.
         path: PNG file to write.
@@ -76,7 +72,7 @@ def heads_figure(
     Raises:
         DataError: when the network lacks one of the four heads.
     """
-    image, heads = predict_heads(model_dir, image_path, overlays=overlays)
+    image, heads = predict_heads(model_dir, image_path)
     try:
         probability = torch.sigmoid(torch.stack([heads["logits_phi"], heads["logits_psi"]])[:, channel])
         distance = torch.stack([heads["distance_phi"], heads["distance_psi"]])[:, channel]

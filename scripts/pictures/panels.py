@@ -53,9 +53,10 @@ def slice_to_show(mask: np.ndarray) -> int:
 
 def check_volumes(volumes: dict[str, np.ndarray | None]) -> None:
     """Raises ValueError unless all ``volumes`` that are given have three axes and the shape of the first of them."""
-    wanted = next(iter(volumes.values())).shape
-    for name, volume in volumes.items():
-        if volume is not None and (volume.ndim != 3 or volume.shape != wanted):
+    given = {name: volume for name, volume in volumes.items() if volume is not None}
+    wanted = next(iter(given.values())).shape
+    for name, volume in given.items():
+        if volume.ndim != 3 or volume.shape != wanted:
             raise ValueError(
                 f"{name} has the shape {volume.shape}; accepted is (H, W, D), the same for all, here {wanted}: "
                 "take one case and one channel, without the batch and channel axes."

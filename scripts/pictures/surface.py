@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from scripts.data import foreground_box
+
 # Okabe & Ito's colours, which those who see red and green alike tell apart too.
 CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442")
 BACKGROUND = 1.0
@@ -63,17 +65,17 @@ def render_surfaces(
     box = box or bounding_box(masks)
     if box is None:
         return picture
-    spacing = np.asarray(spacing, dtype=float)
-    low, high = (np.asarray(edge, dtype=float) * spacing for edge in box)
+    steps = np.asarray(spacing, dtype=float)
+    low, high = (np.asarray(edge, dtype=float) * steps for edge in box)
     centre = (low + high) / 2
     axes = view_axes(azimuth, elevation)
-    corners = np.array(list(itertools.product(*zip(low - spacing, high + spacing)))) - centre
+    corners = np.array(list(itertools.product(*zip(low - steps, high + steps)))) - centre
     reach = np.abs(corners @ axes.T).max(axis=0)  # mm, along the axes of the view
     step = 2 * max(reach[:2]) / pixels
     shape = (pixels, pixels, int(np.ceil(2 * reach[2] / step)))
     # From sample (column, row, depth) to voxel: position in mm = centre + axes^T (sample - middle) step.
-    matrix = (axes.T * step) / spacing[:, None]
-    offset = centre / spacing - matrix @ ((np.array(shape) - 1) / 2)
+    matrix = (axes.T * step) / steps[:, None]
+    offset = centre / steps - matrix @ ((np.array(shape) - 1) / 2)
     nearest = np.full((pixels, pixels), np.inf)
     for mask, colour in zip(masks, _colours(len(masks))):
         part = tuple(slice(max(0, a - 1), b + 2) for a, b in zip(*box))
@@ -93,8 +95,8 @@ def render_surfaces(
 
 def bounding_box(masks: np.ndarray) -> tuple[list[int], list[int]] | None:
     """First and last index along the three axes of all ``masks`` (C, H, W, D), bool; None if they are empty."""
-    found = ndimage.find_objects(masks.any(axis=0).astype(np.uint8))
-    return ([s.start for s in found[0]], [s.stop - 1 for s in found[0]]) if found else None
+    box = foreground_box(np.asarray(masks.any(axis=0)))
+    return ([edge.start for edge in box], [edge.stop - 1 for edge in box]) if box else None
 
 
 def _first_hit(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -141,11 +141,11 @@ def cache_bytes(lists: Lists, found: Mapping[File, Finding], spacing: Sequence[f
             continue
         for case in cases:
             usable = [found[path, False] for path in images_of(case)]
-            usable = [image.header for image in usable if isinstance(image, Contents)]
-            channels = sum(header.shape[3] if len(header.shape) == 4 else 1 for header in usable)
-            if usable:
-                volume = int(np.prod([float(n) for n in network_shape(usable[0], spacing)]))
-                total += 4 * volume * (channels + (name != "unlabeled" and "label" in case))
+            headers = [image.header for image in usable if isinstance(image, Contents)]
+            channels = sum(header.channels for header in headers)
+            if headers:
+                volume = math.prod(network_shape(headers[0], spacing))
+                total += 4 * volume * (channels + int(name != "unlabeled" and "label" in case))
     return total
 
 

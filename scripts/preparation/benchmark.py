@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from scripts.data import DataError
+from scripts.data import DataError, foreground_box
 
 from .volumes import save_volume
 
 CASE_LISTS = Path(__file__).resolve().parent / "case_lists"
 LISTED = 5
-Box = tuple[slice, slice, slice]
+Box = tuple[slice, ...]  # of the three axes
 
 
 def case_list(name: str) -> dict[str, list[str]]:
@@ -71,14 +71,10 @@ def bounding_box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: when the mask is empty.
     """
-    first, end = [], []
-    for axis in range(3):
-        used = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if len(used) == 0:
-            raise ValueError("the mask is empty, so there is no box around it.")
-        first.append(used[0])
-        end.append(used[-1] + 1)
-    return np.array(first), np.array(end)
+    box = foreground_box(mask)
+    if box is None:
+        raise ValueError("the mask is empty, so there is no box around it.")
+    return np.array([edge.start for edge in box]), np.array([edge.stop for edge in box])
 
 
 def padded_box(mask: np.ndarray, *, minimum: Sequence[int], before: Sequence[int], after: Sequence[int]) -> Box:

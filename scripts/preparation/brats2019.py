@@ -11,13 +11,13 @@ import fire
 import numpy as np
 
 from scripts.data import DataError
+from scripts.data.datalist import NIFTI_SUFFIXES
 from scripts.errors import print_briefly
 
 from .benchmark import available, bounding_box, case_list, check_choice, check_output, cut, write_benchmark
 from .volumes import check_label, load_volume, renumber
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
-SUFFIXES = (".nii.gz", ".nii")
 PERCENTILE = 99.9
 LABELS = (0, 1, 2, 4)  # background, necrosis and non-enhancing tumour, oedema, enhancing tumour
 
@@ -98,7 +98,7 @@ def find_file(folder: Path, name: str) -> Path:
     Raises:
         DataError: when there is none.
     """
-    for suffix in SUFFIXES:
+    for suffix in NIFTI_SUFFIXES:
         if (folder / f"{name}{suffix}").is_file():
             return folder / f"{name}{suffix}"
     raise DataError(f"{folder / name}.nii.gz does not exist: unpack the challenge's training set again.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -56,9 +56,9 @@ def choose_spacing(cases: Sequence[Fingerprint]) -> tuple[list[float] | None, st
 def guess_modality(cases: Sequence[Fingerprint], declared: Sequence[str]) -> tuple[str, str]:
     """ "ct" or "mr", from what dataset.json declares for the channels, or else from the darkest voxels."""
     if declared and any(declared) and not all(name.isdigit() for name in declared):
-        is_ct = [name.strip().lower().startswith("ct") for name in declared]
-        if all(is_ct) or not any(is_ct):
-            return ("ct" if all(is_ct) else "mr"), f"dataset.json says {', '.join(declared)}"
+        called_ct = [name.strip().lower().startswith("ct") for name in declared]
+        if all(called_ct) or not any(called_ct):
+            return ("ct" if all(called_ct) else "mr"), f"dataset.json says {', '.join(declared)}"
     low = float(np.median([case.low for case in cases]))
     is_ct = low <= CT_LOW
     return ("ct" if is_ct else "mr"), f"the darkest {PERCENTILES[0]} % of voxels lie below {low:.0f}, " + (
@@ -98,7 +98,7 @@ def object_shape(cases: Sequence[Fingerprint], spacing: Sequence[float] | None) 
     return np.median(shapes, axis=0)
 
 
-def largest_patch(volume: np.ndarray, target: np.ndarray, *, fits: object) -> list[int] | None:
+def largest_patch(volume: np.ndarray, target: np.ndarray, *, fits: Callable[[list[int]], bool]) -> list[int] | None:
     """The largest patch that ``fits`` accepts: at first the volume, then shortened where it exceeds ``target`` most.
 
     Args:

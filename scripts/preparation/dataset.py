@@ -80,8 +80,8 @@ def make_dataset(
     if isinstance(modalities, str):
         modalities = modalities.split(",")
     cases = find_cases(image_dir, label_dir, modalities=modalities)
-    for folder in [unlabeled_dir] if isinstance(unlabeled_dir, str) else unlabeled_dir or []:
-        cases += find_cases(folder, modalities=modalities, argument="--unlabeled_dir")
+    for further in [unlabeled_dir] if isinstance(unlabeled_dir, str) else unlabeled_dir or []:
+        cases += find_cases(further, modalities=modalities, argument="--unlabeled_dir")
     check_names(cases)
     if validation is None:
         validation = 0 if folds else 0.1
@@ -92,7 +92,7 @@ def make_dataset(
     )
     splits = fold_splits(split, folds, patient_pattern=patient_pattern) if folds else [split]
     entries = convert_all(split, root, label_map=label_map or {})
-    header = {
+    header: dict[str, Any] = {
         "name": root.resolve().name,
         "description": f"split by patient with seed {seed}",
     }
@@ -141,30 +141,29 @@ def convert(case: CaseFiles, root: Path, *, with_label: bool, label_map: Mapping
     Raises:
         DataError: when a file cannot be read, or a converted image or label does not lie on the grid of the first.
     """
-    affine = shape = None
+    grid: tuple[tuple[int, ...], np.ndarray] | None = None
     images = []
     for path in case.images:
         if is_nifti(path):
             images.append(path)
             continue
         array, own_affine = load_volume(path)
-        if shape is None:
-            affine, shape = own_affine, array.shape
-        check_grid(array.shape, own_affine, shape, affine, path, case.images[0])
+        grid = grid or (array.shape, own_affine)
+        check_grid(array.shape, own_affine, *grid, path, case.images[0])
         name = volume_name(path) if len(case.images) > 1 else case.name
-        images.append(save_volume(array, affine, root / "images" / f"{name}.nii.gz"))
+        images.append(save_volume(array, grid[1], root / "images" / f"{name}.nii.gz"))
     entry: dict[str, Any] = {"image": images}
-    if not with_label:
+    if not with_label or case.label is None:
         return entry
-    if is_nifti(case.label) and not label_map and shape is None:
+    if is_nifti(case.label) and not label_map and grid is None:
         return {**entry, "label": case.label}
     label, own_affine = load_volume(case.label)
     label = renumber(check_label(label, case.label), label_map)
-    if shape is not None:
+    if grid is not None:
         # A label that was drawn on another program's conversion of the series has other axes on the same grid.
-        label, own_affine = to_axes_of(label, own_affine, affine)
-        check_grid(label.shape, own_affine, shape, affine, case.label, case.images[0])
-        own_affine = affine
+        label, own_affine = to_axes_of(label, own_affine, grid[1])
+        check_grid(label.shape, own_affine, *grid, case.label, case.images[0])
+        own_affine = grid[1]
     return {**entry, "label": save_volume(label, own_affine, root / "labels" / f"{case.name}.nii.gz")}
 
 
@@ -210,8 +209,13 @@ def write_datalist(
 
 def relative(path: Path | Sequence[Path], folder: Path) -> str | list[str]:
     """A path or several as dataset.json has them: relative to ``folder`` where that is possible, with slashes."""
-    if not isinstance(path, Path):
-        return relative(path[0], folder) if len(path) == 1 else [relative(p, folder) for p in path]
+    if isinstance(path, Path):
+        return _relative(path, folder)
+    paths = [_relative(p, folder) for p in path]
+    return paths[0] if len(paths) == 1 else paths
+
+
+def _relative(path: Path, folder: Path) -> str:
     try:
         return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
     except ValueError:  # another drive

@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 from tqdm import tqdm
 
-from scripts.data import DataError
+from scripts.data import DataError, images_of
 
 from .benchmark import bounding_box
 from .volumes import load_volume
@@ -53,7 +53,7 @@ def read_fingerprint(case: Mapping[str, Any]) -> Fingerprint:
     Raises:
         DataError: when a file cannot be read, or the label is not on the image's grid.
     """
-    files = case["image"] if isinstance(case["image"], list) else [case["image"]]
+    files = images_of(case)
     array, affine = load_volume(files[0])
     # Of further files only the number of channels counts; their voxels are not read.
     channels = (array.shape[3] if array.ndim == 4 else 1) + sum(_channels(path) for path in files[1:])
@@ -61,7 +61,8 @@ def read_fingerprint(case: Mapping[str, Any]) -> Fingerprint:
     axes = np.argsort(nibabel.io_orientation(affine)[:, 0])  # array axis of each RAS axis
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     sample = _sample(first)
-    extent, values, foreground = None, (), np.empty(0)
+    extent, foreground = None, np.empty(0)
+    values: tuple[int, ...] = ()
     if "label" in case:
         label, _ = load_volume(case["label"])
         if label.shape != first.shape:
@@ -91,7 +92,8 @@ def read_fingerprints(cases: Sequence[Mapping[str, Any]]) -> list[Fingerprint]:
 
 
 def _channels(path: str) -> int:
-    shape = nibabel.load(path).shape
+    image: Any = nibabel.load(path)
+    shape = image.shape
     return shape[3] if len(shape) == 4 else 1
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import torch
 
@@ -110,7 +111,8 @@ class TrainingStep:
     ) -> None:
         self.device = torch.device(device)
         network = DualTaskVNet(in_channels, num_classes, base_filters)
-        self.network = network.to(device=self.device, memory_format=torch.channels_last_3d).train()
+        placement: dict[str, Any] = {"device": self.device, "memory_format": torch.channels_last_3d}
+        self.network = network.to(**placement).train()
         self.objective = DBiSLObjective(
             label_coding=LabelCoding(num_classes),
             segmentation_to_distance=SegmentationToDistance(ExactDistance(), factor=0.5).to(self.device),
@@ -132,7 +134,7 @@ class TrainingStep:
             torch.cuda.synchronize(self.device)
 
 
-def seconds_per_iteration(*, patch_size: Sequence[int], repeats: int = 2, **settings: object) -> float:
+def seconds_per_iteration(*, patch_size: Sequence[int], repeats: int = 2, **settings: Any) -> float:
     """Seconds of one iteration on this machine, from iterations on ``TIMED_PATCH`` in proportion to the voxels.
 
     Args:

@@ -9,6 +9,8 @@ import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from scipy import ndimage
 
+from scripts.data import foreground_box
+
 FLIPS = tuple(product((False, True), repeat=3))  # of the three axes; none first
 SHELL = 3  # voxels
 
@@ -24,7 +26,7 @@ def to_axes_of(label: np.ndarray, label_affine: np.ndarray, affine: np.ndarray) 
 
 def flip(label: np.ndarray, axes: Sequence[bool]) -> np.ndarray:
     """``label`` (H, W, D) mirrored along every axis for which ``axes`` is true."""
-    return np.flip(label, [axis for axis, mirrored in enumerate(axes) if mirrored])
+    return np.flip(label, tuple(axis for axis, mirrored in enumerate(axes) if mirrored))
 
 
 def contrast(image: np.ndarray, label: np.ndarray) -> float:
@@ -42,9 +44,10 @@ def contrast(image: np.ndarray, label: np.ndarray) -> float:
         d', at least 0; 0 where the label or its shell is empty.
     """
     inside = label > 0
-    if not inside.any():
+    box = foreground_box(inside)
+    if box is None:
         return 0.0
-    around = tuple(slice(max(0, int(ax.min()) - SHELL), int(ax.max()) + SHELL + 1) for ax in np.nonzero(inside))
+    around = tuple(slice(max(0, edge.start - SHELL), edge.stop + SHELL) for edge in box)
     image, inside = image[around].astype(np.float64), inside[around]
     shell = ndimage.binary_dilation(inside, iterations=SHELL) & ~inside
     if not shell.any():

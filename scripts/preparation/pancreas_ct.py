@@ -113,7 +113,7 @@ def load_case(series: Path, label_path: Path) -> tuple[np.ndarray, np.ndarray, n
     return image, (label > 0).astype(np.uint8), affine
 
 
-def find_mirroring(cases: list[tuple[Path, Path]]) -> tuple[bool, bool, bool]:
+def find_mirroring(cases: list[tuple[Path, Path]]) -> tuple[bool, ...]:
     """The axes along which the labels have to be mirrored after the headers were followed, decided on ``cases``."""
     table = []
     for series, label_path in tqdm(cases, desc="orientation"):
@@ -135,7 +135,7 @@ def find_mirroring(cases: list[tuple[Path, Path]]) -> tuple[bool, bool, bool]:
 
 
 def prepare_scan(
-    series: Path, label_path: Path, *, mirrored: tuple[bool, bool, bool], crop_to_reference: bool
+    series: Path, label_path: Path, *, mirrored: tuple[bool, ...], crop_to_reference: bool
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Image [(H, W, D)], float32, HU clipped to ``WINDOW``; label (H, W, D), uint8; affine (4, 4), mm; 1 mm, RAS.
 
@@ -158,7 +158,9 @@ def resample(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> tuple[
     """Image (H, W, D), linearly, and label (H, W, D), nearest neighbour, on a grid of ``SPACING`` mm in RAS order."""
     volumes = []
     for array, mode in ((image, "bilinear"), (label, "nearest")):
-        tensor = MetaTensor(torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32))[None], affine=affine)
+        tensor = MetaTensor(
+            torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32))[None], affine=torch.as_tensor(affine)
+        )
         steps = Compose([Orientation("RAS", labels=None), Spacing((SPACING,) * 3, mode=mode, padding_mode="border")])
         volumes.append(steps(tensor))
     return volumes[0][0].numpy(), volumes[1][0].numpy().astype(np.uint8), volumes[0].affine.numpy()

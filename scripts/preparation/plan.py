@@ -6,7 +6,6 @@ python -m scripts.preparation.plan --dataset_dir data --output plan.json --memor
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from scripts.data import DataError, Datalist
+from scripts.data.machine import total_memory
 from scripts.errors import print_briefly
 
 from . import choices
@@ -25,6 +25,7 @@ from .memory import FLOAT, seconds_per_iteration
 DEVICES = ("cpu", "gpu")
 DEFAULT_ITERATIONS = 17_000  # of configs/train.json
 MODALITIES = ("ct", "mr")
+UNKNOWN_MEMORY = 8e9  # bytes that are planned for where the system does not say what there is
 
 
 def make_plan(
@@ -112,7 +113,8 @@ def resources(device: str | None, memory_gb: float | None) -> tuple[str, float]:
             if not torch.cuda.is_available():
                 raise DataError("there is no GPU here to ask for its memory: give --memory_gb.")
             return device, float(torch.cuda.get_device_properties(0).total_memory)
-        return device, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 if hasattr(os, "sysconf") else 8e9
+        total = total_memory()
+        return device, UNKNOWN_MEMORY if total is None else total / 2
     if isinstance(memory_gb, bool) or not isinstance(memory_gb, (int, float)) or memory_gb <= 0:
         raise DataError(f"memory_gb is {memory_gb!r}; it must be a positive number.")
     return device, memory_gb * 1e9
@@ -221,7 +223,8 @@ def class_names(header: dict[str, Any], num_classes: int) -> list[str] | None:
     if not all(str(key).isdigit() for key in labels):
         labels = {str(value): name for name, value in labels.items()}
     names = [labels.get(str(value)) for value in range(1, num_classes + 1)]
-    return names if all(isinstance(name, str) for name in names) else None
+    known = [name for name in names if isinstance(name, str)]
+    return known if len(known) == num_classes else None
 
 
 def declared_modalities(header: dict[str, Any]) -> list[str]:
@@ -236,7 +239,7 @@ def cache_line(
     """What the cached training volumes take, and the remedy where that is too much."""
     size = 0.0
     for case in cases:
-        voxels = np.prod(case.shape * (case.spacing / spacing if spacing else 1))
+        voxels = float(np.prod(case.shape * (case.spacing / spacing if spacing else 1)))
         size += FLOAT * voxels * (case.channels + bool(case.label_values))
     text = f"cache: the training volumes take {size / 1e9:.1f} GB of the machine's memory besides"
     if device == "cpu" and used + size > memory:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 from monai.data import ImageReader, NrrdReader, PydicomReader
 
 from scripts.data import DataError
+from scripts.data.datalist import NIFTI_SUFFIXES
 
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
 NRRD_SUFFIXES = (".seg.nrrd", ".nrrd")  # the longer first: it is a part of the name, too
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 # Slices of one series may be this fraction of their distance off a regular grid, for rounding in their headers.
@@ -100,7 +101,9 @@ def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     if path.is_dir():
         (folder,) = dicom_folders(path)
         check_series(folder)
-        reader: Callable[[], ImageReader] = lambda: PydicomReader(fname_regex=None)  # noqa: E731
+        # None: whatever is DICOM, which MONAI allows and does not annotate.
+        options: dict[str, Any] = {"fname_regex": None}
+        reader: Callable[[], ImageReader] = lambda: PydicomReader(**options)  # noqa: E731
         source = folder
     elif path.name.lower().endswith(NRRD_SUFFIXES):
         need_package("nrrd", "pynrrd", path)
@@ -121,7 +124,7 @@ def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _load_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        volume = nibabel.load(path)
+        volume: Any = nibabel.load(path)
         array = np.asanyarray(volume.dataobj)
     except Exception as error:  # nibabel raises any of several types
         raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}): copy the file again.") from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from pathlib import Path
 
 import fire
+
+from scripts.files import sha256
 
 # The folder in the zip: by this name monai.bundle.load finds the bundle.
 NAME = "dbisl_semi_supervised_segmentation"
@@ -39,12 +40,6 @@ WEIGHTS = ("models/model.pt", "models/model.ts")
 LARGE_FILES = "large_files.yml"
 # The earliest time that a zip can state.
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def contents(root: Path) -> list[str]:

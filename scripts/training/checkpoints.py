@@ -10,27 +10,24 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from scripts.files import replacing
+
 
 def save_atomically(content: Any, path: Path) -> None:
-    """``torch.save`` to a temporary file beside ``path``, flushed to the disk and then renamed.
+    """``torch.save`` to ``path`` by :func:`~scripts.files.replacing`, flushed to the disk.
 
     Whenever the process or the machine stops, ``path`` is the old file or the new one, never a part of it.
 
     Raises:
         OSError: when it cannot be written, such as on a full disk; ``path`` is then as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".writing")
     try:
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except RuntimeError as error:  # torch reports a failed write this way
         raise OSError(f"{path} could not be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class FinalWeights:

@@ -6,7 +6,6 @@ noise: :class:`SeededIterations`), so no random state has to be saved.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import signal
@@ -17,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+
+from scripts.files import sha256
 
 from .checkpoints import save_atomically
 
@@ -45,8 +46,7 @@ class SeededIterations:
 
 def digest(path: Path) -> str:
     """The first 16 hexadecimal digits of a file's sha256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return sha256(path)[:16]
 
 
 class RunState:
@@ -74,8 +74,12 @@ class RunState:
 
     def checkpoints(self) -> list[Path]:
         """The checkpoint files, latest first."""
-        found = [path for path in self.directory.glob("iteration_*.pt") if NAME.fullmatch(path.name)]
-        return sorted(found, key=lambda path: int(NAME.fullmatch(path.name)[1]), reverse=True)
+        return [path for _, _, path in self._found()]
+
+    def _found(self) -> list[tuple[int, str, Path]]:
+        """Iteration, checksum and path of every checkpoint, latest first."""
+        names = [(NAME.fullmatch(path.name), path) for path in self.directory.glob("iteration_*.pt")]
+        return sorted([(int(name[1]), name[2], path) for name, path in names if name], reverse=True)
 
     def save(self, trainer: Any) -> None:
         """Writes a checkpoint of now and removes all but the last two. A full disk costs this checkpoint only."""
@@ -104,8 +108,8 @@ class RunState:
 
     def latest(self) -> dict[str, Any] | None:
         """The latest checkpoint that is whole; None when there is none. A damaged one is named in a warning."""
-        for path in self.checkpoints():
-            if digest(path) == NAME.fullmatch(path.name)[2]:
+        for _, checksum, path in self._found():
+            if digest(path) == checksum:
                 return torch.load(path, map_location="cpu", weights_only=True)
             logger.warning("checkpoint %s is damaged (its checksum differs) and is left out.", path)
         return None
@@ -165,11 +169,11 @@ class SaveRun:
         if engine.state.iteration == 0:
             self.run_state.clear()
 
-    def _within_epoch(self, engine: Engine) -> None:
+    def _within_epoch(self, engine: Any) -> None:
         if engine.state.iteration % engine.state.epoch_length:
             self._save_if_due(engine)
 
-    def _save_if_due(self, engine: Engine) -> None:
+    def _save_if_due(self, engine: Any) -> None:
         iteration, planned = engine.state.iteration, engine.state.max_epochs * engine.state.epoch_length
         if self.run_state.stop_requested:
             self.run_state.save(engine)

@@ -22,9 +22,11 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     concatenated, labeled first, and go through the network together. Mixed precision, gradient accumulation and the
     iteration events are those of MONAI's trainer.
 
-    ``engine.state.output`` holds "image" (B, channels, H, W, D), "label" (the targets), "pred"
-    (the heads by name) and "loss"; ``engine.state.loss`` the whole :class:`~scripts.objectives.Loss`, whose terms still
-    carry their graph when ``IterationEvents.LOSS_COMPLETED`` fires.
+    After an iteration ``engine.state.output`` is, as after MONAI's decollation, a list of dictionaries, here of a
+    single one with "image" (B, channels, H, W, D), "label" (the targets), "pred" (the heads by name) and "loss", so
+    that ``from_engine(["loss"], first=True)`` of experiment tracking finds the loss. ``engine.state.loss`` is the whole
+    :class:`~scripts.objectives.Loss`, whose terms still carry their graph when ``IterationEvents.LOSS_COMPLETED``
+    fires.
 
     Args:
         unlabeled_data_loader: endless loader of batches with an "image"; None to train on the labeled crops alone.
@@ -69,6 +71,9 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         joined = torch.cat(images).to(device=device, non_blocking=non_blocking, **to_kwargs)
         targets = {key: value.to(device=device, non_blocking=non_blocking) for key, value in batch.items()}
         return joined, {Keys.IMAGE: joined, **targets}
+
+    def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> Any:
+        return [super()._iteration(engine, batchdata)]
 
     def _after_step(self, engine: Engine) -> None:
         self.objective.after_step(engine.state.iteration - 1)

@@ -1,0 +1,41 @@
+"""Files: written whole or not at all, never through a link, and known by their digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | Path, *, ending: str = "") -> Iterator[Path]:
+    """A file beside ``path`` to write to, which takes its place in the end; after an error ``path`` is as it was.
+
+    Whenever the process stops, ``path`` is the old file or the new one, never a part of it. The name in between is
+    ``.writing-<process>``, short because that of a case may be as long as a file name can be; a killed process may
+    leave it behind. A link at either name is replaced and not followed.
+
+    Args:
+        path: its folder is made if missing.
+        ending: of the name in between, for writers that go by it, such as ".nii.gz".
+
+    Raises:
+        OSError: when it cannot be written, such as on a full disk.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".writing-{os.getpid()}{ending}")
+    temporary.unlink(missing_ok=True)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
