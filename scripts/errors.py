@@ -35,6 +35,19 @@ def users_error(error: BaseException) -> BaseException | None:
     return None
 
 
+class Advice(str):
+    """A note on an exception (``add_note``) that says what the user can do, so that no traceback is needed."""
+
+
+def advice_of(error: BaseException) -> str | None:
+    """What went wrong and the advice on it, from the first error in the chain of ``error`` that has any; else None."""
+    for cause in chain(error):
+        for note in getattr(cause, "__notes__", ()):
+            if isinstance(note, Advice):
+                return f"{str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__}\n{note}"
+    return None
+
+
 def print_briefly() -> None:
     """Makes an uncaught error of the user's end the process with its message alone and exit status 1.
 
@@ -45,7 +58,7 @@ def print_briefly() -> None:
     default = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        cause = users_error(error)
+        cause = advice_of(error) or users_error(error)
         if cause is None or "DBISL_TRACEBACK" in os.environ:
             default(kind, error, trace)
         else:
