@@ -44,8 +44,15 @@ def advice_of(error: BaseException) -> str | None:
     for cause in chain(error):
         for note in getattr(cause, "__notes__", ()):
             if isinstance(note, Advice):
-                return f"{str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__}\n{note}"
+                return f"{summary(cause)}\n{note}"
+        if isinstance(cause, MemoryError):
+            return f"{summary(cause)}\nThe memory ran out: docs/training.md and docs/inference.md say what lowers it."
     return None
+
+
+def summary(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def print_briefly() -> None:
@@ -58,10 +65,10 @@ def print_briefly() -> None:
     default = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        cause = advice_of(error) or users_error(error)
-        if cause is None or "DBISL_TRACEBACK" in os.environ:
+        message = advice_of(error) or users_error(error)
+        if message is None or "DBISL_TRACEBACK" in os.environ:
             default(kind, error, trace)
         else:
-            print(f"\nerror: {cause}", file=sys.stderr)
+            print(f"\nerror: {message}", file=sys.stderr)
 
     sys.excepthook = hook

@@ -43,15 +43,15 @@ class SeededDraws(Dataset):
         order = np.random.default_rng([self.seed, self.stream, ORDER, pass_number])
         return int(order.permutation(len(self.dataset))[position])
 
-    def __getitem__(self, n: int) -> dict:
+    def __getitem__(self, n: int) -> dict | list[dict]:
         entropy = np.random.SeedSequence([self.seed, self.stream, AUGMENT, n]).generate_state(1)
         self.dataset.transform.set_random_state(seed=int(entropy[0]))
         case = self.case_of(n)
         drawn = self.dataset[case]
         # Transforms that may take several crops return a list of them.
-        for crop in drawn if isinstance(drawn, list) else [drawn]:
-            crop.update(self._file(case))
-        return drawn
+        if isinstance(drawn, list):
+            return [{**crop, **self._file(case)} for crop in drawn]
+        return {**drawn, **self._file(case)}
 
     def _file(self, case: int) -> dict[str, str]:
         image = self.dataset.data[case]["image"]

@@ -33,33 +33,38 @@ def advise_on_resources(trainer: Any, error: BaseException) -> None:
     workers = getattr(trainer.data_loader, "num_workers", 0)
     where = f"at iteration {trainer.state.iteration}"
     if any(out_of_memory(cause) for cause in causes):
-        error.add_note(Advice(f"The memory ran out {where}. {_memory_advice(trainer, workers)}"))
+        on_gpu = any(isinstance(cause, torch.OutOfMemoryError) for cause in causes)
+        steps = [*(_gpu_steps(trainer) if on_gpu else _machine_steps(workers)), *_common_steps(trainer)]
+        error.add_note(
+            Advice(
+                f"The memory of the {'GPU' if on_gpu else 'machine'} ran out {where}. "
+                f"Settings that lower it, in this order: {'; '.join(steps)}."
+            )
+        )
     elif any(WORKER.search(str(cause)) for cause in causes):
         error.add_note(
             Advice(
-                f"A data worker ended or did not answer {where}; the last checkpoint is kept and the same command goes "
-                f"on. In this order: lower num_workers (now {workers}; 0 needs no workers), which saves their memory; "
-                "look into the system's log for a process that was killed for its memory; raise worker_timeout (now "
-                f"{getattr(trainer.data_loader, 'timeout', 0):g} s) if the storage is slow."
+                f"A data worker ended or did not answer {where}. In this order: lower num_workers (now {workers}; 0 needs "
+                "no workers), since each takes memory; look into the system's log for processes that were killed; raise "
+                f"worker_timeout (now {getattr(trainer.data_loader, 'timeout', 0):g} s) if the storage is slow."
             )
         )
 
 
-def _memory_advice(trainer: Any, workers: int) -> str:
-    """The settings that lower the memory, those first that change the result least."""
-    steps = []
-    if trainer.state.device is not None and torch.device(trainer.state.device).type == "cuda":
-        if not trainer.amp:
-            steps.append("set amp to true")
-    elif workers:
-        steps.append(f"set num_workers to 0 (now {workers})")
-    steps += ["set sw_batch_size to 1 if it was in a validation", "lower patch_size", *_batch_sizes(trainer)]
-    steps += ["lower base_filters", "set train#dataset#cache_rate and train#unlabeled_dataset#cache_rate to 0 if the"]
-    steps[-1] += " volumes do not fit into the machine's memory"
-    return "Settings that lower it, in this order: " + "; ".join(steps) + "."
+# The steps that change the result least come first.
 
 
-def _batch_sizes(trainer: Any) -> list[str]:
+def _gpu_steps(trainer: Any) -> list[str]:
+    return [] if trainer.amp else ["amp true"]
+
+
+def _machine_steps(workers: int) -> list[str]:
+    cache = "train#dataset#cache_rate 0 and train#unlabeled_dataset#cache_rate 0 (volumes are then read for every crop)"
+    return [*([f"num_workers 0 (now {workers})"] if workers else []), cache]
+
+
+def _common_steps(trainer: Any) -> list[str]:
     names = {"unlabeled_batch_size": trainer.unlabeled_data_loader, "labeled_batch_size": trainer.data_loader}
-    sizes = {name: getattr(getattr(loader, "batch_sampler", None), "batch_size", None) for name, loader in names.items()}
-    return [f"lower {name} (now {size})" for name, size in sizes.items() if size and size > 1]
+    sizes = {name: getattr(getattr(loader, "batch_sampler", None), "batch_size", 0) for name, loader in names.items()}
+    smaller = [f"{name} {size // 2} (now {size})" for name, size in sizes.items() if size > 1]
+    return ["sw_batch_size 1, if it was in a validation", "a smaller patch_size", *smaller, "a smaller base_filters"]
