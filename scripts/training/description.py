@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def describe_run(output_dir: str | Path, *, device: torch.device | str, run_stat
     """
     path = Path(output_dir) / "run.json"
     start = {
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": list(sys.argv),
         **environment(torch.device(device)),
     }

@@ -1,4 +1,4 @@
-"""Guards: what stops a training that cannot succeed, and says why: a loss that is not finite, a segmentation that collapsed."""
+"""Guards: say why a training cannot succeed, and stop it: a loss that is not finite, a collapsed segmentation."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ logger = logging.getLogger(__name__)
 POLICIES = ("stop", "skip")
 # Skipping ends here: weights that are spoilt make every loss what it is.
 MOST_SKIPPED = 10
+REMEDY = (
+    "Remedies: lower learning_rate, set amp to false, or look at the crops; "
+    "--non_finite_loss skip leaves such batches out."
+)
+COLLAPSE = (
+    "the segmentation of %s has been %s in all %d cases of the last %d validations: the training has probably "
+    "collapsed. Look at training_log.csv and at pictures (--picture_interval); a lower learning_rate or lambda_weight "
+    "may help, and foreground_crops above 0 for small objects."
+)
 
 
 class NotFiniteError(ValueError):
@@ -77,8 +86,7 @@ class FiniteLoss:
         saved = self._save(engine) if stop or not self.skipped else ""
         if stop:
             before = f" after {MOST_SKIPPED} skipped in succession" if self.policy == "skip" else ""
-            remedy = "lower learning_rate, set amp to false, or look at the crops; --non_finite_loss skip leaves such batches out."
-            raise NotFiniteError(f"{what}{before}. {saved}{self._cause(engine)}Remedies: {remedy}")
+            raise NotFiniteError(f"{what}{before}. {saved}{self._cause(engine)}{REMEDY}")
         self.skipped += 1
         logger.warning("%s: the batch is skipped (%d so far). %s", what, self.skipped, saved)
         with torch.no_grad():
@@ -95,7 +103,9 @@ class FiniteLoss:
         elif not loss.total.isfinite():
             what = f"the loss is not finite: its weighted sum is {loss.total.item()}"
         else:
-            names = [n for n, w in engine.network.named_parameters() if w.grad is not None and not w.grad.isfinite().all()]
+            names = [
+                n for n, w in engine.network.named_parameters() if w.grad is not None and not w.grad.isfinite().all()
+            ]
             where = f"in {len(names)} weights, first {names[0]}" if names else "its norm overflows"
             what = f"the gradient is not finite ({where}) although the loss is {loss.total.item()}"
         files = "; ".join(f"{stream}: {', '.join(names)}" for stream, names in engine.state.files.items())
@@ -165,12 +175,4 @@ class CollapseWarning:
                 count = self.in_succession.get((name, state), 0) + 1 if collapsed[channel] else 0
                 self.in_succession[name, state] = count
                 if count >= self.validations:
-                    logger.warning(
-                        "the segmentation of %s has been %s in all %d cases of the last %d validations: the training has "
-                        "probably collapsed. Look at training_log.csv and at the pictures (--picture_interval); a lower "
-                        "learning_rate or lambda_weight, or foreground_crops above 0 for small objects, may help.",
-                        name,
-                        state,
-                        len(pred),
-                        count,
-                    )
+                    logger.warning(COLLAPSE, name, state, len(pred), count)

@@ -34,13 +34,18 @@ def save_reproducer(trainer: Any, path: str | Path, *, seed: int) -> None:
         "iteration": trainer.state.iteration,
         "seed": seed,
         "files": trainer.state.files,
-        "targets": {key: value.detach().cpu() for key, value in trainer.state.output["label"].items()},
+        "targets": {str(key): _plain(value) for key, value in trainer.state.output["label"].items()},
         "terms": {name: value.item() for name, value in loss.terms.items()},
         "weights": dict(loss.weights),
         "network": trainer.network.state_dict(),
         "objective": trainer.objective.state_dict(),
     }
     save_atomically(content, Path(path))
+
+
+def _plain(value: torch.Tensor) -> torch.Tensor:
+    """A copy on the CPU without MONAI's metadata, which does not load with weights_only."""
+    return value.detach().as_subclass(torch.Tensor).cpu()
 
 
 def replay(path: str | Path, network: nn.Module, objective: Objective) -> Loss:

@@ -44,9 +44,9 @@ def advise_on_resources(trainer: Any, error: BaseException) -> None:
     elif any(WORKER.search(str(cause)) for cause in causes):
         error.add_note(
             Advice(
-                f"A data worker ended or did not answer {where}. In this order: lower num_workers (now {workers}; 0 needs "
-                "no workers), since each takes memory; look into the system's log for processes that were killed; raise "
-                f"worker_timeout (now {getattr(trainer.data_loader, 'timeout', 0):g} s) if the storage is slow."
+                f"A data worker ended or did not answer {where}. In this order: lower num_workers (now {workers}; 0 is "
+                "without), since each takes memory; look into the system's log for processes that were killed; "
+                f"raise worker_timeout (now {getattr(trainer.data_loader, 'timeout', 0):g} s) if the storage is slow."
             )
         )
 
