@@ -45,14 +45,16 @@ def curves_figure(log: Rows, validations: Rows = ()) -> Figure:
         metrics = [name for name in validations[0] if name not in ("iteration", "epoch")]
         panels.insert(1, ("validation", validations, metrics))
     rows = (len(panels) + 1) // 2
-    figure = new_figure(11, 3.2 * rows)
+    figure = new_figure(13, 3.2 * rows)
     for axes, (title, table, columns) in zip(figure.subplots(rows, 2, squeeze=False).flat, panels):
         marker = "." if len(table) < 50 else None
         iterations = column(table, "iteration")
         for number, name in enumerate(columns):
             label = name.removesuffix(WEIGHT).removesuffix(NORM)
             style = ("solid", "dashed", "dotted")[number // 10 % 3]
-            axes.plot(iterations, column(table, name), label=label, marker=marker, linewidth=1.2, linestyle=style)
+            values = column(table, name)
+            there = ~np.isnan(values)  # what is measured now and then is joined all the same
+            axes.plot(iterations[there], values[there], label=label, marker=marker, linewidth=1.2, linestyle=style)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("iteration", fontsize=8)
         axes.tick_params(labelsize=8)
@@ -60,7 +62,7 @@ def curves_figure(log: Rows, validations: Rows = ()) -> Figure:
         if title.startswith(("terms", "gradient")):
             axes.set_yscale("log", nonpositive="mask")
         if columns != [title.replace(" ", "_")]:
-            axes.legend(fontsize=7)
+            axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     for axes in figure.axes[len(panels) :]:
         axes.set_axis_off()
     return figure

@@ -99,7 +99,7 @@ class TermsLog:
         if kept:
             self.started -= float(kept[-1]["seconds"])
         with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
+            writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(kept)
 

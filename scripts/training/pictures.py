@@ -48,26 +48,26 @@ class TrainingPictures:
                 path.unlink()
 
     def _draw(self, engine: Any) -> None:
-        # Matplotlib takes a second to import, which runs without pictures are spared.
-        from scripts.pictures.crops import crops_figure
-        from scripts.pictures.panels import write_png
-
         iteration = engine.state.iteration
         if not engine.state.loss.total.isfinite():
             return
         path = self.output_dir / "pictures" / f"iteration_{iteration:08d}.png"
         try:
+            # Matplotlib takes a second to import, which runs without pictures are spared.
+            from scripts.pictures.crops import crops_figure
+            from scripts.pictures.panels import write_png
+
             write_png(crops_figure(crops_of(engine), title=f"iteration {iteration}"), path)
-        except OSError as error:
-            logger.warning("no picture of iteration %d: %s. Training goes on.", iteration, error)
+        except Exception:  # no picture is worth a training
+            logger.warning("no picture of iteration %d; training goes on.", iteration, exc_info=True)
 
     def _write_page(self, engine: Engine) -> None:
-        from .report import write_page
-
         try:
+            from .report import write_page
+
             write_page(self.output_dir)
-        except OSError as error:
-            logger.warning("no page of the run: %s.", error)
+        except Exception:
+            logger.warning("no page of the run.", exc_info=True)
 
 
 def crops_of(engine: Any) -> list[Crop]:
