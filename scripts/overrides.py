@@ -122,6 +122,6 @@ def _tracking_ids(tracking: str | None) -> dict[str, Any]:
     """Ids that MONAI adds for experiment tracking, and its metadata."""
     if tracking is None:
         return {"_meta_": {}}
-    known = monai.bundle.utils.DEFAULT_EXP_MGMT_SETTINGS
+    known: dict[str, Any] = monai.bundle.utils.DEFAULT_EXP_MGMT_SETTINGS
     settings = known[tracking] if tracking in known else ConfigParser.load_config_files(tracking)
     return {"_meta_": {}, **settings.get("configs", {})}

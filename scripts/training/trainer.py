@@ -52,7 +52,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         # The last event within an iteration, so that whatever listens to its end finds the method's state complete.
         self.add_event_handler(IterationEvents.MODEL_COMPLETED, self._after_step)
 
-    def run(self) -> None:
+    def run(self) -> None:  # type: ignore[override]  # MONAI narrows it so
         """As in MONAI's trainer; memory that ran out and data workers that ended get a note on what would help."""
         try:
             super().run()
