@@ -35,6 +35,26 @@ def users_error(error: BaseException) -> BaseException | None:
     return None
 
 
+class Advice(str):
+    """A note on an exception (``add_note``) that says what the user can do, so that no traceback is needed."""
+
+
+def advice_of(error: BaseException) -> str | None:
+    """What went wrong and the advice on it, from the first error in the chain of ``error`` that has any; else None."""
+    for cause in chain(error):
+        for note in getattr(cause, "__notes__", ()):
+            if isinstance(note, Advice):
+                return f"{summary(cause)}\n{note}"
+        if isinstance(cause, MemoryError):
+            return f"{summary(cause)}\nThe memory ran out: docs/training.md and docs/inference.md say what lowers it."
+    return None
+
+
+def summary(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def print_briefly() -> None:
     """Makes an uncaught error of the user's end the process with its message alone and exit status 1.
 
@@ -45,10 +65,10 @@ def print_briefly() -> None:
     default = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        cause = users_error(error)
-        if cause is None or "DBISL_TRACEBACK" in os.environ:
+        message = advice_of(error) or users_error(error)
+        if message is None or "DBISL_TRACEBACK" in os.environ:
             default(kind, error, trace)
         else:
-            print(f"\nerror: {cause}", file=sys.stderr)
+            print(f"\nerror: {message}", file=sys.stderr)
 
     sys.excepthook = hook

@@ -7,6 +7,7 @@ repeated and continued exactly.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from monai.data import DataLoader
@@ -15,12 +16,15 @@ from torch.utils.data import Dataset
 
 # Separates the random numbers that order the cases from those that augment them.
 ORDER, AUGMENT = 0, 1
+# Key of a draw under which the image file is, for messages; the transforms leave no trace of it on the image.
+FILE = "file"
 
 
 class SeededDraws(Dataset):
     """Draw n of an endless stream over ``dataset``: the case, then its random transforms, both from (seed, n).
 
-    The cases are drawn without replacement: every ``len(dataset)`` draws form a pass in which each occurs once.
+    A draw carries the path of its image as "file", of several modalities the first, where ``dataset`` was made from
+    paths. The cases are drawn without replacement: every ``len(dataset)`` draws form a pass in which each occurs once.
 
     Args:
         dataset: a MONAI dataset, typically a CacheDataset, whose ``transform`` is a ``Compose``.
@@ -39,10 +43,20 @@ class SeededDraws(Dataset):
         order = np.random.default_rng([self.seed, self.stream, ORDER, pass_number])
         return int(order.permutation(len(self.dataset))[position])
 
-    def __getitem__(self, n: int) -> dict:
+    def __getitem__(self, n: int) -> dict | list[dict]:
         entropy = np.random.SeedSequence([self.seed, self.stream, AUGMENT, n]).generate_state(1)
         self.dataset.transform.set_random_state(seed=int(entropy[0]))
-        return self.dataset[self.case_of(n)]
+        case = self.case_of(n)
+        drawn = self.dataset[case]
+        # Transforms that may take several crops return a list of them.
+        if isinstance(drawn, list):
+            return [{**crop, **self._file(case)} for crop in drawn]
+        return {**drawn, **self._file(case)}
+
+    def _file(self, case: int) -> dict[str, str]:
+        image = self.dataset.data[case]["image"]
+        first = image[0] if isinstance(image, (list, tuple)) else image
+        return {FILE: str(first)} if isinstance(first, (str, Path)) else {}
 
 
 class DrawBatches:
@@ -65,7 +79,13 @@ class DrawBatches:
 
 
 def crop_stream(
-    dataset: MonaiDataset, *, batch_size: int, seed: int, stream: int, num_workers: int = 0
+    dataset: MonaiDataset,
+    *,
+    batch_size: int,
+    seed: int,
+    stream: int,
+    num_workers: int = 0,
+    worker_timeout: float = 600,
 ) -> DataLoader | None:
     """An endless loader of seeded random crops.
 
@@ -75,6 +95,7 @@ def crop_stream(
         seed: of the run.
         stream: tells the labeled (0) from the unlabeled (1) crops of a run.
         num_workers: data worker processes; 0 loads in the training process.
+        worker_timeout: seconds after which a worker that does not deliver is an error; 0 waits for ever.
 
     Returns:
         The loader, or None when there is nothing to draw: no case, or a batch size of 0.
@@ -87,4 +108,5 @@ def crop_stream(
         batch_sampler=DrawBatches(batch_size),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        timeout=worker_timeout if num_workers > 0 else 0,
     )

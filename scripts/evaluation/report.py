@@ -96,6 +96,11 @@ def html_report(results: EvaluationResults, figures: Mapping[str, bytes], *, tit
         f'<p class="note">{escape(CASE_NOTE)}</p>',
         case_table(results),
     ]
+    return page(title, parts)
+
+
+def page(title: str, parts: Iterable[str]) -> str:
+    """A whole HTML page in the style of the reports, from pieces of its body."""
     body = "\n".join(parts)
     head = f'<meta charset="utf-8">\n<title>{escape(title)}</title>\n<style>{STYLE}</style>'
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'

@@ -44,6 +44,8 @@ class DBiSLObjective(Objective):
     pseudo                      sum CE(Y^, mean Y^) where unanimous          14       all
     =========================== ============================================ ======== ===================
 
+    Measured beside them: unanimous_share, the share of voxels (of all classes) in the mask of Eq. 13.
+
     Where the paper is silent: no side of a consistency term is detached; the pseudo-label is soft and detached; a
     prediction that is empty or full at the map's resolution is left out of the s2r terms.
 
@@ -75,6 +77,8 @@ class DBiSLObjective(Objective):
         "consistency_r2s",
         "pseudo",
     )
+
+    MEASURES = ("unanimous_share",)
 
     def __init__(
         self,
@@ -177,16 +181,29 @@ class DBiSLObjective(Objective):
         """Eq. 12-14."""
         if not self.active("pseudo"):
             return {}
-        with torch.no_grad():
-            pseudo_label = probability.mean(0)
-            if self.hard_pseudo_labels:
-                pseudo_label = (pseudo_label > 0.5).to(pseudo_label.dtype)
-            unanimous = unanimity_mask(probability, distance if self.unanimity == "both" else None)
+        pseudo_label, unanimous = self.pseudo_labels(probability, distance)
+        self.measures["unanimous_share"] = unanimous.float().mean()
         pseudo = logits.new_zeros(())
         for head in logits:
             cross_entropy = F.binary_cross_entropy_with_logits(head, pseudo_label, reduction="none")
             pseudo = pseudo + masked_mean(cross_entropy, unanimous)
         return {"pseudo": pseudo}
+
+    @torch.no_grad()
+    def pseudo_labels(self, probability: torch.Tensor, distance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pseudo-label of every voxel, and where it is believed (Eq. 12, 13).
+
+        Args:
+            probability: (decoders, B, C, H, W, D), [0, 1].
+            distance: (decoders, B, C, H, W, D), [-1, 1].
+
+        Returns:
+            Pseudo-label (B, C, H, W, D), [0, 1], and mask (B, C, H, W, D), bool.
+        """
+        pseudo_label = probability.mean(0)
+        if self.hard_pseudo_labels:
+            pseudo_label = (pseudo_label > 0.5).to(pseudo_label.dtype)
+        return pseudo_label, unanimity_mask(probability, distance if self.unanimity == "both" else None)
 
 
 def unanimity_mask(probability: torch.Tensor, distance: torch.Tensor | None) -> torch.Tensor:

@@ -19,11 +19,12 @@ Weight = float | Callable[[int], float]
 
 
 class Loss(NamedTuple):
-    """What an objective returns: the weighted sum, the terms before weighting, and their weights."""
+    """What an objective returns: the weighted sum, the terms before weighting, their weights, and what it measured."""
 
     total: torch.Tensor
     terms: dict[str, torch.Tensor]
     weights: dict[str, float]
+    measures: dict[str, torch.Tensor]
 
 
 class Objective(nn.Module):
@@ -40,6 +41,8 @@ class Objective(nn.Module):
     """
 
     TERMS: tuple[str, ...] = ()
+    # What `terms` may put into `self.measures` (name -> scalar tensor), to be logged beside the terms.
+    MEASURES: tuple[str, ...] = ()
 
     def __init__(self, label_coding: LabelCoding, weights: Mapping[str, Weight] | None = None) -> None:
         super().__init__()
@@ -48,6 +51,7 @@ class Objective(nn.Module):
         if unknown:
             raise ValueError(f"weights names {unknown}; the terms of {type(self).__name__} are {list(self.TERMS)}.")
         self.label_coding = label_coding
+        self.measures: dict[str, torch.Tensor] = {}
         self.weights = {name: weights.get(name, 1.0) for name in self.TERMS}
 
     def active(self, *names: str) -> bool:
@@ -101,10 +105,11 @@ class Objective(nn.Module):
         with torch.autocast(label.device.type, enabled=False):
             heads = {name: head.float() for name, head in heads.items()}
             self._refuse_softmax_of_regions(heads)
+            self.measures = {}
             terms = self.terms(heads, {**targets, "label": self.label_coding.encode(label)})
             weights = {name: w(iteration) if callable(w) else w for name, w in self.weights.items() if name in terms}
             total = sum((weights[name] * value for name, value in terms.items()), start=label.new_zeros(()).float())
-        return Loss(total, terms, weights)
+        return Loss(total, terms, weights, self.measures)
 
     def _refuse_softmax_of_regions(self, heads: dict[str, torch.Tensor]) -> None:
         if self.label_coding.regions is None:

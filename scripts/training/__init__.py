@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from .checkpoints import BestWeights, FinalWeights
+from .description import describe_run
+from .guards import CollapseWarning, FiniteLoss
 from .handlers import GradientNorms, InferenceOverlay, ProgressBar, TermsLog
+from .pictures import TrainingPictures
 from .record import RunRecord
 from .resume import RunState, SaveRun, SeededIterations, run_or_resume
 from .schedules import iterations_per_epoch, polynomial_decay
 from .trainer import SemiSupervisedTrainer
+from .validation_log import ValidationLog
 
 __all__ = [
     "BestWeights",
+    "CollapseWarning",
     "FinalWeights",
+    "FiniteLoss",
     "GradientNorms",
     "InferenceOverlay",
     "ProgressBar",
@@ -21,6 +27,9 @@ __all__ = [
     "SeededIterations",
     "SemiSupervisedTrainer",
     "TermsLog",
+    "TrainingPictures",
+    "ValidationLog",
+    "describe_run",
     "iterations_per_epoch",
     "polynomial_decay",
     "run_or_resume",

@@ -73,10 +73,11 @@ class GradientNorms:
 
 
 class TermsLog:
-    """Writes ``<output_dir>/training_log.csv``: loss, learning rate, seconds, and each term, weight and gradient norm.
+    """Writes ``<output_dir>/training_log.csv``: loss, learning rate, seconds, each term, weight and gradient norm.
 
     Columns: iteration, seconds (since the start), learning_rate, loss, then for every term of the objective
-    ``<term>``, ``<term>_weight`` and, if they are measured, ``<term>_gradient_norm``. A term that is off is empty.
+    ``<term>``, ``<term>_weight`` and, if they are measured, ``<term>_gradient_norm``, and then what the objective
+    measures besides, such as unanimous_share. A term that is off is empty.
 
     Args:
         output_dir: created if need be.
@@ -96,22 +97,15 @@ class TermsLog:
         columns = ["iteration", "seconds", "learning_rate", "loss"]
         for term in engine.objective.TERMS:
             columns += [term, f"{term}_weight", f"{term}_gradient_norm"]
-        self.columns = columns
+        self.columns = [*columns, *engine.objective.MEASURES]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = self._rows_until(engine.state.iteration)
+        kept = rows_until(self.path, engine.state.iteration)
         if kept:
             self.started -= float(kept[-1]["seconds"])
         with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
+            writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(kept)
-
-    def _rows_until(self, iteration: int) -> list[dict[str, str]]:
-        """What a run that is continued at ``iteration`` has logged; its later rows will be written again."""
-        if iteration == 0 or not self.path.exists():
-            return []
-        with self.path.open(newline="") as file:
-            return [row for row in csv.DictReader(file) if int(row["iteration"]) <= iteration]
 
     def _write(self, engine: Any) -> None:
         if (engine.state.iteration - 1) % self.interval:
@@ -126,10 +120,19 @@ class TermsLog:
         for term, value in loss.terms.items():
             row[term] = value.item()
             row[f"{term}_weight"] = loss.weights[term]
+        row.update({name: value.item() for name, value in loss.measures.items()})
         for term, norm in getattr(engine.state, "gradient_norms", {}).items():
             row[f"{term}_gradient_norm"] = norm
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
+
+
+def rows_until(path: Path, iteration: int) -> list[dict[str, str]]:
+    """What a run that is continued at ``iteration`` has logged in ``path``; its later rows will be written again."""
+    if iteration == 0 or not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if int(row["iteration"]) <= iteration]
 
 
 class InferenceOverlay:

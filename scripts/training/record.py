@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from ignite.engine import Events
 
-PACKAGES = ("torch", "monai")
+PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "nibabel")
 
 
 def peak_memory_mb() -> float | None:
@@ -47,13 +47,27 @@ def git_commit(folder: Path) -> str | None:
         return None
 
 
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a run depends on beside its config: processor, threads, versions, and the commit of this code."""
+    return {
+        "threads": torch.get_num_threads(),
+        "device": device_name(device),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "git_commit": git_commit(Path(__file__).parent),
+    }
+
+
 class RunRecord:
     """Writes ``<output_dir>/record.json`` when training has gone through all of its iterations.
 
     It holds iterations; parameters (of the network, those that are trained); training_seconds (of the iterations and
     validations, not of loading and caching); peak_memory_mb (of the process, in the machine's memory);
-    peak_gpu_memory_mb (allocated by torch, null without a GPU); threads (of torch on the CPU); device; the versions of
-    python, torch and monai; git_commit (of this code at the start, null without git). An old file is removed at the
+    peak_gpu_memory_mb (allocated by torch, null without a GPU); and the :func:`environment` at the start, with
+    git_commit null without git. An old file is removed at the
     start, so that none means: not trained to the end.
 
     Args:
@@ -69,7 +83,7 @@ class RunRecord:
 
     def _start(self, engine: Any) -> None:
         self.path.unlink(missing_ok=True)
-        self.git_commit = git_commit(Path(__file__).parent)
+        self.environment = environment(torch.device(engine.state.device))
         self.started = time.monotonic()
 
     def _write(self, engine: Any) -> None:
@@ -81,11 +95,7 @@ class RunRecord:
             "training_seconds": round(time.monotonic() - self.started, 1),
             "peak_memory_mb": peak_memory_mb(),
             "peak_gpu_memory_mb": gpu and round(gpu, 1),
-            "threads": torch.get_num_threads(),
-            "device": device_name(device),
-            "python": platform.python_version(),
-            **{package: version(package) for package in PACKAGES},
-            "git_commit": self.git_commit,
+            **self.environment,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(record, indent=4) + "\n", encoding="utf-8")

@@ -40,8 +40,13 @@ class SeededIterations:
         engine.add_event_handler(Events.ITERATION_STARTED, self._seed)
 
     def _seed(self, engine: Engine) -> None:
-        entropy = np.random.SeedSequence([self.seed, ITERATION_STREAM, engine.state.iteration])
-        torch.manual_seed(int(entropy.generate_state(1)[0]))
+        seed_iteration(self.seed, engine.state.iteration)
+
+
+def seed_iteration(seed: int, iteration: int) -> None:
+    """Seeds torch for an iteration, counted from 1, of a run with ``seed``."""
+    entropy = np.random.SeedSequence([seed, ITERATION_STREAM, iteration])
+    torch.manual_seed(int(entropy.generate_state(1)[0]))
 
 
 def digest(path: Path) -> str:

@@ -11,8 +11,14 @@ from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
-from scripts.data.stream import DrawBatches
+from scripts.data.stream import FILE, DrawBatches
 from scripts.objectives import Loss, Objective
+
+from .resources import advise_on_resources
+
+
+class SkipBatch(Exception):  # noqa: N818
+    """Raised from an event within an iteration, it ends the iteration and not the run."""
 
 
 class SemiSupervisedTrainer(SupervisedTrainer):
@@ -27,6 +33,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     that ``from_engine(["loss"], first=True)`` of experiment tracking finds the loss. ``engine.state.loss`` is the whole
     :class:`~scripts.objectives.Loss`, whose terms still carry their graph when ``IterationEvents.LOSS_COMPLETED``
     fires.
+    ``engine.state.files`` names the image files of the crops by their stream, "labeled" and "unlabeled".
 
     Args:
         unlabeled_data_loader: endless loader of batches with an "image"; None to train on the labeled crops alone.
@@ -47,6 +54,20 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         # The last event within an iteration, so that whatever listens to its end finds the method's state complete.
         self.add_event_handler(IterationEvents.MODEL_COMPLETED, self._after_step)
 
+    def run(self) -> None:  # type: ignore[override]  # MONAI narrows it so
+        """As in MONAI's trainer; memory that ran out and data workers that ended get a note on what would help."""
+        try:
+            super().run()
+        except Exception as error:
+            advise_on_resources(self, error)
+            raise
+
+    def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict:
+        try:
+            return super()._iteration(engine, batchdata)
+        except SkipBatch:
+            return engine.state.output
+
     def _continue_streams(self, engine: Engine) -> None:
         """Lets the crops of a second ``run`` follow those of the first instead of repeating them."""
         for loader in (self.data_loader, self.unlabeled_data_loader):
@@ -64,10 +85,13 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         """Images of both streams (B, ...), labeled first, and the targets (they and the labels), on the device."""
         batch = {key: value for key, value in batchdata.items() if isinstance(value, torch.Tensor)}
         images = [batch.pop(Keys.IMAGE)]
+        self.state.files = {"labeled": list(batchdata.get(FILE, ()))}
         if self.unlabeled_data_loader is not None:
             if self._unlabeled is None:
                 self._unlabeled = iter(self.unlabeled_data_loader)
-            images.append(next(self._unlabeled)[Keys.IMAGE])
+            unlabeled = next(self._unlabeled)
+            images.append(unlabeled[Keys.IMAGE])
+            self.state.files["unlabeled"] = list(unlabeled.get(FILE, ()))
         joined = torch.cat(images).to(device=device, non_blocking=non_blocking, **to_kwargs)
         targets = {key: value.to(device=device, non_blocking=non_blocking) for key, value in batch.items()}
         return joined, {Keys.IMAGE: joined, **targets}

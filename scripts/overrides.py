@@ -1,0 +1,127 @@
+"""Overrides: refuses settings of the command line that no config has, which MONAI would take without a word."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+from fire.parser import DefaultParseValue
+from monai.bundle import ConfigParser
+
+from .errors import print_briefly
+
+RUNNER = ("monai", "bundle", "__main__.py")
+# What the runner takes beside overrides: its own arguments, and those that it passes on to the workflow.
+ARGUMENTS = {*inspect.signature(monai.bundle.run).parameters, "workflow_name", "workflow_type", "properties_path"}
+FLAG = re.compile(r"--|-[a-zA-Z]")
+
+
+class UnknownIdError(ValueError):
+    """An override names an id that the config files do not have."""
+
+
+def check_overrides(argv: Sequence[str] | None = None) -> None:
+    """Ends ``python -m monai.bundle run`` when an override, or an entry of its args_file, names an unknown id.
+
+    Does nothing in any other program: one that drives the bundle through MONAI's classes may add what it likes. Config
+    files may add ids, too; only overrides are checked, since MONAI adds a misspelt one and trains with the default.
+
+    Args:
+        argv: the command line; that of this process by default.
+
+    Raises:
+        UnknownIdError: naming the override and the nearest id.
+    """
+    argv = sys.argv if argv is None else argv
+    if Path(argv[0]).parts[-3:] != RUNNER or argv[1:2] != ["run"]:
+        return
+    given = dict.fromkeys(flags := flag_values(argv[2:]), "the command line")
+    arguments = {}
+    if args_file := flags.get("args_file"):
+        arguments = ConfigParser.load_config_file(args_file)
+        given = {**dict.fromkeys(arguments, args_file), **given}
+    files = DefaultParseValue(flags["config_file"]) if "config_file" in flags else arguments.get("config_file")
+    files = [files] if isinstance(files, str) else list(files or ())
+    parser = ConfigParser()
+    parser.read_config(files)
+    tracking = flags.get("tracking", arguments.get("tracking"))
+    config = {**parser.get(), **_tracking_ids(tracking)}
+    for name, place in given.items():
+        if name in ARGUMENTS:
+            continue
+        problem = unknown_part(name, config)
+        if problem:
+            print_briefly()
+            part, nearest = problem
+            remedy = f"did you mean {nearest}?" if nearest else "the ids are those of the files."
+            raise UnknownIdError(
+                f"{part} in {place} is no id of {', '.join(map(str, files))}: {remedy} "
+                "A new id can be added by a config file, not by an override."
+            )
+
+
+def flag_values(arguments: Sequence[str]) -> dict[str, str]:
+    """The flags of a command line and their values as text, by the rules of Fire, which the runner uses.
+
+    Example:
+        >>> flag_values(["training", "--lr=0.1", "--train#a", "[1, 2]", "--amp", "--nocache"])
+        {'lr': '0.1', 'train#a': '[1, 2]', 'amp': 'True', 'cache': 'False'}
+    """
+    values: dict[str, str] = {}
+    position = 0
+    while position < len(arguments):
+        argument = arguments[position]
+        position += 1
+        if argument == "--":  # what follows is for Fire itself
+            break
+        if not FLAG.match(argument):
+            continue
+        name, equals, value = argument.lstrip("-").partition("=")
+        name = name.replace("-", "_")
+        if not equals and (position == len(arguments) or FLAG.match(arguments[position])):
+            negated = name.startswith("no") and name not in ARGUMENTS
+            name, value = (name[2:], "False") if negated else (name, "True")
+        elif not equals:
+            value = arguments[position]
+            position += 1
+        values[name] = value
+    return values
+
+
+def unknown_part(name: str, config: Mapping[str, Any]) -> tuple[str, str | None] | None:
+    """What of the id ``name`` the config does not have, with the nearest id or None; None where it is known.
+
+    Below the top level only the groups of components, "train" and "validate", are closed: other nested settings are
+    arguments, which the class that takes them checks.
+    """
+    group, *inner = re.split("#|::", name.lstrip("+"))
+    if group not in config:
+        nearest = difflib.get_close_matches(group, config, n=1)
+        return group, nearest[0] if nearest else None
+    components = config[group]
+    if not inner or inner[0] in components or not _is_group(components):
+        return None
+    nearest = difflib.get_close_matches(inner[0], components, n=1)
+    return f"{group}#{inner[0]}", f"{group}#{nearest[0]}" if nearest else None
+
+
+def _is_group(value: Any) -> bool:
+    """Whether ``value`` holds components by their names and is none itself."""
+    if not isinstance(value, Mapping) or "_target_" in value:
+        return False
+    return any(isinstance(item, Mapping) and "_target_" in item for item in value.values())
+
+
+def _tracking_ids(tracking: str | None) -> dict[str, Any]:
+    """Ids that MONAI adds for experiment tracking, and its metadata."""
+    if tracking is None:
+        return {"_meta_": {}}
+    known: dict[str, Any] = monai.bundle.utils.DEFAULT_EXP_MGMT_SETTINGS
+    settings = known[tracking] if tracking in known else ConfigParser.load_config_files(tracking)
+    return {"_meta_": {}, **settings.get("configs", {})}

@@ -1,0 +1,117 @@
+"""Crops: one slice of training crops with every head of the network on it, the unanimity and the pseudo-label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+
+from .overlay import DISAGREEMENT, PHI, draw_distance
+from .panels import (
+    PANEL_WIDTH,
+    REFERENCE,
+    check_volumes,
+    draw_contour,
+    draw_image,
+    grey_window,
+    new_figure,
+    slice_to_show,
+)
+
+PREDICTION = {**PHI, "words": "segmentation at 1/2: light blue, dashed"}
+UNBELIEVED = "#B8B8B8"
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One class of a training crop, as the network sees it; all arrays are (H, W, D).
+
+    Args:
+        title: what it is, to the left of its row.
+        image: float, any range.
+        reference: bool, the label; None for an unlabeled crop.
+        probabilities: head -> float, [0, 1].
+        distances: head -> float, [-1, 1], negative inside.
+        unanimous: bool, where the pseudo-label is believed; None for methods without.
+        pseudo_label: float, [0, 1]; None for methods without.
+    """
+
+    title: str
+    image: np.ndarray
+    reference: np.ndarray | None
+    probabilities: dict[str, np.ndarray] = field(default_factory=dict)
+    distances: dict[str, np.ndarray] = field(default_factory=dict)
+    unanimous: np.ndarray | None = None
+    pseudo_label: np.ndarray | None = None
+
+
+def crops_figure(crops: Sequence[Crop], *, title: str) -> Figure:
+    """A row for each crop, of the slice with the largest reference, or segmentation where there is no reference.
+
+    Args:
+        crops: with the same heads, at least one of them a probability.
+        title: heading.
+
+    Raises:
+        ValueError: when the arrays of a crop differ in shape.
+    """
+    count = 1 + len(crops[0].probabilities) + len(crops[0].distances) + 2 * (crops[0].unanimous is not None)
+    height, width, _ = crops[0].image.shape
+    row_height = PANEL_WIDTH * width / height + 0.4
+    figure = new_figure(count * PANEL_WIDTH + 0.7, len(crops) * row_height + 0.8)
+    figure.suptitle(title, fontsize=11)
+    for crop, row in zip(crops, figure.subplots(len(crops), count, squeeze=False)):
+        _draw_crop(figure, row, crop)
+    words = [
+        REFERENCE["words"],
+        PREDICTION["words"],
+        DISAGREEMENT["words"],
+        "pseudo-label: black 0, white 1, grey not used",
+    ]
+    figure.supxlabel("; ".join(words), fontsize=8)
+    return figure
+
+
+def _draw_crop(figure: Figure, row: Sequence[Axes], crop: Crop) -> None:
+    volumes = {"image": crop.image, "reference": crop.reference, **crop.probabilities, **crop.distances}
+    check_volumes({**volumes, "unanimous": crop.unanimous, "pseudo_label": crop.pseudo_label})
+    probability = np.mean(list(crop.probabilities.values()), axis=0)
+    index = slice_to_show(probability > 0.5 if crop.reference is None else crop.reference)
+    image = crop.image[:, :, index]
+    window = grey_window(image)
+    panels = iter(row)
+
+    def next_image(title: str) -> Axes:
+        axes = next(panels)
+        draw_image(axes, image, aspect=1, window=window, title=title)
+        return axes
+
+    axes = next_image(f"{crop.title}, slice {index}")
+    for name, head in [("", None), *crop.probabilities.items()]:
+        axes = next_image(name) if name else axes
+        if crop.reference is not None:
+            draw_contour(axes, crop.reference[:, :, index], level=0.5, line=REFERENCE)
+        if head is not None:
+            draw_contour(axes, head[:, :, index], level=0.5, line=PREDICTION)
+    for name, distance in crop.distances.items():
+        axes = next(panels)
+        draw_distance(figure, axes, distance[:, :, index], aspect=1)
+        axes.set_title(name, fontsize=9)
+    if crop.unanimous is None or crop.pseudo_label is None:
+        return
+    unanimous = crop.unanimous[:, :, index].astype(bool)
+    disagreement = np.zeros((*unanimous.T.shape, 4))  # RGBA
+    disagreement[~unanimous.T] = to_rgba(DISAGREEMENT["colour"], alpha=0.75)
+    share = crop.unanimous.mean()
+    next_image(f"unanimous: {100 * share:.1f} % of the crop").imshow(disagreement, origin="lower", aspect=1)
+    axes = next(panels)
+    axes.set_facecolor(UNBELIEVED)
+    believed = np.ma.masked_array(crop.pseudo_label[:, :, index], ~unanimous)
+    axes.imshow(believed.T, cmap="gray", origin="lower", vmin=0, vmax=1)
+    axes.set_title("pseudo-label", fontsize=9)
+    axes.set_xticks([])
+    axes.set_yticks([])

@@ -1,0 +1,178 @@
+"""Guards: say why a training cannot succeed, and stop it: a loss that is not finite, a collapsed segmentation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+
+from .reproducer import save_reproducer
+from .trainer import SkipBatch
+
+logger = logging.getLogger(__name__)
+
+POLICIES = ("stop", "skip")
+# Skipping ends here: weights that are spoilt make every loss what it is.
+MOST_SKIPPED = 10
+REMEDY = (
+    "Remedies: lower learning_rate, set amp to false, or look at the crops; "
+    "--non_finite_loss skip leaves such batches out."
+)
+COLLAPSE = (
+    "the segmentation of %s has been %s in all %d cases of the last %d validations: the training has probably "
+    "collapsed. Look at training_log.csv and at pictures (--picture_interval); a lower learning_rate or lambda_weight "
+    "may help, and foreground_crops above 0 for small objects."
+)
+
+
+class NotFiniteError(ValueError):
+    """A training step whose loss or gradient is NaN or infinite."""
+
+
+class FiniteLoss:
+    """Keeps a step whose loss or gradient is not finite from reaching the weights.
+
+    Checked after the backward pass and before the optimiser's step: the loss, and without a gradient scaler (which
+    drops such steps itself) the norm of the gradient. The step is saved as
+    ``<output_dir>/reproducer/iteration_<n>.pt`` (see :mod:`scripts.training.reproducer`); of skipped ones, the first of
+    a run. A skipped step changes neither weights nor optimiser nor the running averages of BatchNorm, and counts as an
+    iteration.
+
+    Args:
+        output_dir: of the run.
+        seed: of the run.
+        policy: "stop" ends the run; "skip" leaves the batch out, and stops after 10 in succession.
+
+    Raises:
+        ValueError: when ``policy`` is neither.
+        NotFiniteError: from the run, naming the terms, the iteration and the files of the crops.
+    """
+
+    def __init__(self, output_dir: str | Path, *, seed: int, policy: str = "stop") -> None:
+        if policy not in POLICIES:
+            raise ValueError(f"non_finite_loss is {policy!r}; it is one of {', '.join(POLICIES)}.")
+        self.folder = Path(output_dir) / "reproducer"
+        self.seed = seed
+        self.policy = policy
+        self.skipped = 0
+        self.in_succession = 0
+        self.buffers: list[torch.Tensor] = []
+
+    def attach(self, engine: Engine) -> None:
+        if self.policy == "skip":
+            engine.add_event_handler(Events.ITERATION_STARTED, self._remember_buffers)
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._check)
+
+    def _remember_buffers(self, engine: Any) -> None:
+        self.buffers = [buffer.clone() for buffer in _buffers(engine)]
+
+    def _check(self, engine: Any) -> None:
+        checked = [engine.state.loss.total.detach()]
+        if engine.scaler is None:
+            gradients = [w.grad for w in engine.network.parameters() if w.grad is not None]
+            checked.append(torch.nn.utils.get_total_norm(gradients))
+        # One question to the device for all of them.
+        if torch.stack([value.float() for value in checked]).isfinite().all().item():
+            self.in_succession = 0
+            return
+        what = self._describe(engine)
+        self.in_succession += 1
+        stop = self.policy == "stop" or self.in_succession > MOST_SKIPPED
+        saved = self._save(engine) if stop or not self.skipped else ""
+        if stop:
+            before = f" after {MOST_SKIPPED} skipped in succession" if self.policy == "skip" else ""
+            raise NotFiniteError(f"{what}{before}. {saved}{self._cause(engine)}{REMEDY}")
+        self.skipped += 1
+        logger.warning("%s: the batch is skipped (%d so far). %s", what, self.skipped, saved)
+        with torch.no_grad():
+            for buffer, before_step in zip(_buffers(engine), self.buffers, strict=True):
+                buffer.copy_(before_step)
+        engine.optimizer.zero_grad(set_to_none=True)
+        raise SkipBatch
+
+    def _describe(self, engine: Any) -> str:
+        loss = engine.state.loss
+        terms = [f"{name} = {value.item()}" for name, value in loss.terms.items() if not value.isfinite()]
+        if terms:
+            what = f"the loss is not finite: {', '.join(terms)}"
+        elif not loss.total.isfinite():
+            what = f"the loss is not finite: its weighted sum is {loss.total.item()}"
+        else:
+            names = [
+                n for n, w in engine.network.named_parameters() if w.grad is not None and not w.grad.isfinite().all()
+            ]
+            where = f"in {len(names)} weights, first {names[0]}" if names else "its norm overflows"
+            what = f"the gradient is not finite ({where}) although the loss is {loss.total.item()}"
+        files = "; ".join(f"{stream}: {', '.join(names)}" for stream, names in engine.state.files.items())
+        return f"{what}, at iteration {engine.state.iteration}, with crops of {files or 'unknown files'}"
+
+    def _cause(self, engine: Any) -> str:
+        if not all(weight.isfinite().all() for weight in engine.network.parameters()):
+            return "The weights are not finite either: they were before this iteration. "
+        if not engine.state.output["image"].isfinite().all():
+            return "The image of the crops is not finite. "
+        return ""
+
+    def _save(self, engine: Any) -> str:
+        path = self.folder / f"iteration_{engine.state.iteration:08d}.pt"
+        try:
+            save_reproducer(engine, path, seed=self.seed)
+        except OSError as error:
+            return f"The step could not be saved: {error}. "
+        return f"The step is saved in {path} (docs/training.md). "
+
+
+def _buffers(engine: Any) -> list[torch.Tensor]:
+    return [*engine.network.buffers(), *engine.objective.buffers()]
+
+
+class CollapseWarning:
+    """Says in words when the segmentation of a class is empty, or full, in every case of several validations.
+
+    Attach it to the evaluator of the validation, behind a postprocessing that leaves "pred" and "label" as foreground
+    channels (C, H, W, D) of a case. Being empty counts only if a case has the class, being full if one lacks it
+    somewhere.
+
+    Args:
+        class_names: of the channels; None to number them from 1.
+        validations: in succession, from which on every one warns.
+    """
+
+    def __init__(self, class_names: Sequence[str] | None = None, *, validations: int = 3) -> None:
+        self.class_names = class_names
+        self.validations = validations
+        self.in_succession: dict[tuple[str, str], int] = {}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._conclude)
+
+    def _start(self, engine: Engine) -> None:
+        self.fractions: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def _look(self, engine: Any) -> None:
+        for case in engine.state.output:
+            pred, label = (torch.as_tensor(case[key]).flatten(1).float().mean(1).cpu() for key in ("pred", "label"))
+            self.fractions.append((pred, label))
+
+    def _conclude(self, engine: Engine) -> None:
+        if not self.fractions:
+            return
+        pred, label = (torch.stack(values) for values in zip(*self.fractions))  # (cases, C)
+        found = {
+            "empty": (pred == 0).all(0) & (label > 0).any(0),
+            "full": (pred == 1).all(0) & (label < 1).any(0),
+        }
+        for channel in range(pred.shape[1]):
+            name = self.class_names[channel] if self.class_names else f"class {channel + 1}"
+            for state, collapsed in found.items():
+                count = self.in_succession.get((name, state), 0) + 1 if collapsed[channel] else 0
+                self.in_succession[name, state] = count
+                if count >= self.validations:
+                    logger.warning(COLLAPSE, name, state, len(pred), count)

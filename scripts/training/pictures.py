@@ -1,0 +1,133 @@
+"""Pictures: what the network makes of a labeled and an unlabeled crop, drawn while it trains."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from scripts.objectives import Objective
+from scripts.objectives.dbisl import DECODERS
+
+if TYPE_CHECKING:
+    from scripts.pictures.crops import Crop
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingPictures:
+    """Draws ``<output_dir>/pictures/iteration_<n>.png`` every ``interval`` iterations, and the run's page at its end.
+
+    A picture shows the first labeled and the first unlabeled crop of the iteration with the heads that the step itself
+    computed (dropout on, augmented), for each class: every segmentation and distance map, and, for methods that have
+    them, where the votes are unanimous and the pseudo-label. A picture costs a second or so, and no random number. The
+    page is that of :mod:`scripts.training.report`. Stand behind TermsLog.
+
+    Args:
+        output_dir: of the run.
+        interval: iterations between two pictures; 0 draws nothing, not even the page.
+    """
+
+    def __init__(self, output_dir: str | Path, interval: int = 0) -> None:
+        self.output_dir = Path(output_dir)
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        if self.interval:
+            engine.add_event_handler(Events.STARTED, self._forget_later_pictures)
+            engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._draw)
+            engine.add_event_handler(Events.COMPLETED, self._write_page)
+
+    def _forget_later_pictures(self, engine: Engine) -> None:
+        """Those of a former run, or of iterations that a continued run does again."""
+        for path in (self.output_dir / "pictures").glob("iteration_*.png"):
+            if int(path.stem.split("_")[1]) > engine.state.iteration:
+                path.unlink()
+
+    def _draw(self, engine: Any) -> None:
+        iteration = engine.state.iteration
+        if not engine.state.loss.total.isfinite():
+            return
+        path = self.output_dir / "pictures" / f"iteration_{iteration:08d}.png"
+        try:
+            # Matplotlib takes a second to import, which runs without pictures are spared.
+            from scripts.pictures.crops import crops_figure
+            from scripts.pictures.panels import write_png
+
+            write_png(crops_figure(crops_of(engine), title=f"iteration {iteration}"), path)
+        except Exception:  # no picture is worth a training
+            logger.warning("no picture of iteration %d; training goes on.", iteration, exc_info=True)
+
+    def _write_page(self, engine: Engine) -> None:
+        try:
+            from .report import write_page
+
+            write_page(self.output_dir)
+        except Exception:
+            logger.warning("no page of the run.", exc_info=True)
+
+
+def crops_of(engine: Any) -> list[Crop]:
+    """The first labeled and the first unlabeled crop of the step just done, once for each class."""
+    from scripts.pictures.crops import Crop
+
+    output, objective = engine.state.output, engine.objective
+    images, heads = output["image"], output["pred"]
+    labels = objective.label_coding.encode(output["label"]["label"])
+    first = {"labeled": 0, "unlabeled": len(labels)}
+    crops = []
+    for stream, index in first.items():
+        if index >= len(images):
+            continue
+        probabilities, distances = drawn_heads(heads, index, objective)
+        pseudo_label, unanimous = pseudo_labels(heads, index, objective)
+        for channel in range(labels.shape[1]):
+            name = f"{stream}, class {channel + 1}" if labels.shape[1] > 1 else stream
+            crops.append(
+                Crop(
+                    title=name,
+                    image=_array(images[index, 0]),
+                    reference=_array(labels[index, channel]) > 0.5 if stream == "labeled" else None,
+                    probabilities={head: _array(value[channel]) for head, value in probabilities.items()},
+                    distances={head: _array(value[channel]) for head, value in distances.items()},
+                    unanimous=None if unanimous is None else _array(unanimous[channel]) > 0.5,
+                    pseudo_label=None if pseudo_label is None else _array(pseudo_label[channel]),
+                )
+            )
+    return crops
+
+
+def drawn_heads(
+    heads: dict[str, torch.Tensor], index: int, objective: Objective
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Foreground probabilities (C, H, W, D), [0, 1], and distance maps (C, H, W, D), [-1, 1], of crop ``index``."""
+    probabilities, distances = {}, {}
+    for name, head in heads.items():
+        values = head[index].detach().float()
+        if name.startswith("logits"):
+            softmax = len(values) > objective.label_coding.num_classes
+            name = name.replace("logits", "segmentation").replace("_", " ")
+            probabilities[name] = values.softmax(0)[1:] if softmax else values.sigmoid()
+        elif name.startswith("distance"):
+            distances[name.replace("_", " ")] = values
+    return probabilities, distances
+
+
+def pseudo_labels(
+    heads: dict[str, torch.Tensor], index: int, objective: Any
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Pseudo-label and unanimity mask (C, H, W, D) of crop ``index``; None for a method without, or switched off."""
+    if not hasattr(objective, "pseudo_labels") or not objective.active("pseudo"):
+        return None, None
+    logits, distance = (
+        torch.stack([heads[f"{kind}_{decoder}"][index].detach().float() for decoder in DECODERS])
+        for kind in ("logits", "distance")
+    )
+    return objective.pseudo_labels(logits.sigmoid(), distance)
+
+
+def _array(volume: torch.Tensor):
+    return volume.detach().float().cpu().numpy()

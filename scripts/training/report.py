@@ -1,0 +1,106 @@
+"""Report: one HTML page about a training run, finished or not: curves, pictures, where it ran and its config.
+
+python -m scripts.training.report --output_dir outputs
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import fire
+
+from scripts.data import DataError
+from scripts.errors import print_briefly
+from scripts.evaluation.report import page, picture, table
+from scripts.pictures.curves import curves_figure
+from scripts.pictures.panels import png
+
+# A page holds its pictures; of more, evenly spread ones are taken.
+MOST_PICTURES = 12
+
+
+def write_page(output_dir: str | Path, *, title: str = "Training") -> tuple[Path, Path]:
+    """Writes ``curves.png`` and ``run.html`` into the output folder of a training, and returns their paths.
+
+    Args:
+        output_dir: of the training; must hold training_log.csv. validation_log.csv, run.json and pictures/ are used if
+            they are there.
+        title: heading.
+
+    Raises:
+        DataError: when there is no training_log.csv with a row.
+    """
+    folder = Path(output_dir)
+    log = _rows(folder / "training_log.csv")
+    if not log:
+        raise DataError(f"{folder / 'training_log.csv'} is missing or empty: give the output_dir of a training.")
+    curves, html = folder / "curves.png", folder / "run.html"
+    curves.write_bytes(png(curves_figure(log, _rows(folder / "validation_log.csv"))))
+    description = folder / "run.json"
+    about = json.loads(description.read_text(encoding="utf-8")) if description.is_file() else {}
+    last = log[-1]
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p>{escape(str(folder))}: {escape(last['iteration'])} iterations in {escape(last['seconds'])} s of training."
+        f" {escape(str((about.get('config') or {}).get('about', '')))}</p>",
+        "<h2>Curves</h2>",
+        picture(curves.read_bytes(), "loss, terms, weights and learning rate over the iterations"),
+        "<h2>Last row of the log</h2>",
+        table(["quantity", "value"], [[name, value] for name, value in last.items() if value]),
+        *_pictures(sorted((folder / "pictures").glob("iteration_*.png"))),
+        *_starts(about.get("starts", [])),
+    ]
+    if about.get("config"):
+        config = escape(json.dumps(about["config"], indent=4))
+        parts.append(f"<h2>Config</h2>\n<details><summary>merged</summary><pre>{config}</pre></details>")
+    html.write_text(page(title, parts), encoding="utf-8")
+    return curves, html
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _pictures(paths: Sequence[Path]) -> list[str]:
+    if not paths:
+        return []
+    step = max(1, -(-len(paths) // MOST_PICTURES))
+    shown = list(reversed(paths[::-1][::step]))  # the last one is always among them
+    note = f"{len(shown)} of the {len(paths)} in {paths[0].parent.name}/."
+    return ["<h2>Pictures</h2>", f'<p class="note">{note}</p>', *(picture(p.read_bytes(), p.stem) for p in shown)]
+
+
+def _starts(starts: Sequence[dict[str, Any]]) -> list[str]:
+    if not starts:
+        return []
+    names = list(dict.fromkeys(name for start in starts for name in start))
+    rows = [[name, *(_text(start.get(name)) for start in starts)] for name in names]
+    header = ["", *(f"start {number}" for number in range(1, len(starts) + 1))]
+    return ["<h2>Command and environment</h2>", table(header, rows)]
+
+
+def _text(value: Any) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+def main(output_dir: str, title: str = "Training") -> None:
+    """Writes the page of a training.
+
+    Args:
+        output_dir: of the training.
+        title: heading.
+    """
+    print("\n".join(map(str, write_page(output_dir, title=str(title)))))
+
+
+if __name__ == "__main__":
+    print_briefly()
+    fire.Fire(main)

@@ -1,0 +1,70 @@
+"""Resources: what to do when memory runs out, or when a data worker dies or hangs, as a note on the error."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+
+from scripts.errors import Advice, chain
+
+OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|CUDNN_STATUS_ALLOC_FAILED|bad_alloc", re.IGNORECASE
+)
+WORKER = re.compile(r"DataLoader (worker .* (is killed|exited unexpectedly)|timed out)")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that the memory of the machine or of the GPU is exhausted."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, (RuntimeError, OSError)) and OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def advise_on_resources(trainer: Any, error: BaseException) -> None:
+    """Adds a note to an ``error`` of a training that memory or data workers caused; other errors stay as they are.
+
+    Args:
+        trainer: a :class:`~scripts.training.SemiSupervisedTrainer` whose run ended with ``error``.
+        error: keeps its type, so that those who catch it still do.
+    """
+    causes = list(chain(error))
+    workers = getattr(trainer.data_loader, "num_workers", 0)
+    where = f"at iteration {trainer.state.iteration}"
+    if any(out_of_memory(cause) for cause in causes):
+        on_gpu = any(isinstance(cause, torch.OutOfMemoryError) for cause in causes)
+        steps = [*(_gpu_steps(trainer) if on_gpu else _machine_steps(workers)), *_common_steps(trainer)]
+        error.add_note(
+            Advice(
+                f"The memory of the {'GPU' if on_gpu else 'machine'} ran out {where}. "
+                f"Settings that lower it, in this order: {'; '.join(steps)}."
+            )
+        )
+    elif any(WORKER.search(str(cause)) for cause in causes):
+        error.add_note(
+            Advice(
+                f"A data worker ended or did not answer {where}. In this order: lower num_workers (now {workers}; 0 is "
+                "without), since each takes memory; look into the system's log for processes that were killed; "
+                f"raise worker_timeout (now {getattr(trainer.data_loader, 'timeout', 0):g} s) if the storage is slow."
+            )
+        )
+
+
+# The steps that change the result least come first.
+
+
+def _gpu_steps(trainer: Any) -> list[str]:
+    return [] if trainer.amp else ["amp true"]
+
+
+def _machine_steps(workers: int) -> list[str]:
+    cache = "train#dataset#cache_rate 0 and train#unlabeled_dataset#cache_rate 0 (volumes are then read for every crop)"
+    return [*([f"num_workers 0 (now {workers})"] if workers else []), cache]
+
+
+def _common_steps(trainer: Any) -> list[str]:
+    names = {"unlabeled_batch_size": trainer.unlabeled_data_loader, "labeled_batch_size": trainer.data_loader}
+    sizes = {name: getattr(getattr(loader, "batch_sampler", None), "batch_size", 0) for name, loader in names.items()}
+    smaller = [f"{name} {size // 2} (now {size})" for name, size in sizes.items() if size > 1]
+    return ["sw_batch_size 1, if it was in a validation", "a smaller patch_size", *smaller, "a smaller base_filters"]

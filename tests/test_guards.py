@@ -1,0 +1,305 @@
+"""Tests of scripts/training/guards.py and reproducer.py: steps that are not finite, and what is said of them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, run_bundle, small
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
+from monai.engines.utils import IterationEvents
+from torch import nn
+
+from scripts.data import LabelCoding
+from scripts.objectives import Objective
+from scripts.training import CollapseWarning, FiniteLoss, SeededIterations, SemiSupervisedTrainer
+from scripts.training.guards import NotFiniteError
+from scripts.training.reproducer import replay, save_reproducer
+
+TRAIN = "configs/train.json"
+EXTENT = 4
+BAD = 666.0  # an image of this value spoils a step
+
+
+class Normed(nn.Module):
+    """A convolution and a BatchNorm, which has running averages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv3d(1, 1, 1), nn.BatchNorm3d(1))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.layers(x)}
+
+
+class Spoilt(Objective):
+    """Two terms; a batch with an image of the value ``BAD`` makes "far" NaN, or only its gradient."""
+
+    TERMS = ("near", "far")
+
+    def __init__(self, *, only_gradient: bool = False) -> None:
+        super().__init__(LabelCoding(1))
+        self.only_gradient = only_gradient
+
+    def terms(self, heads, targets):
+        logits = heads["logits"]
+        far = (logits - 1).square().mean()
+        if (targets["image"] == BAD).any():
+            # The derivative of the root at zero is infinite, and infinity times zero is NaN.
+            far = far + (0 * logits.sum()).sqrt() if self.only_gradient else far * float("nan")
+        return {"near": logits.square().mean(), "far": far}
+
+
+def batch(value: float) -> dict:
+    generator = torch.Generator().manual_seed(int(value))
+    image = torch.full((2, 1, *(EXTENT,) * 3), float(value))
+    image[0] = torch.randn(image[0].shape, generator=generator)
+    return {"image": image, "label": torch.zeros_like(image), "file": [f"a{value:g}.nii", f"b{value:g}.nii"]}
+
+
+def train(values, *handlers, objective=None, network=None, **options) -> SemiSupervisedTrainer:
+    torch.manual_seed(0)
+    network = network or Normed()
+    trainer = SemiSupervisedTrainer(
+        device="cpu",
+        max_epochs=1,
+        epoch_length=len(values),
+        train_data_loader=[batch(value) for value in values],
+        network=network,
+        objective=objective or Spoilt(),
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01),
+        train_handlers=list(handlers),
+        **options,
+    )
+    trainer.run()
+    return trainer
+
+
+def state(trainer: SemiSupervisedTrainer) -> list[torch.Tensor]:
+    momentum = [slot["momentum_buffer"] for slot in trainer.optimizer.state.values()]
+    return [*trainer.network.state_dict().values(), *momentum]
+
+
+# --- a loss or a gradient that is not finite ---
+
+
+def test_the_error_names_term_iteration_and_files_and_the_weights_are_those_before(tmp_path):
+    network = Normed()
+    with pytest.raises(NotFiniteError) as error:
+        train([1, 2, BAD, 4], FiniteLoss(tmp_path, seed=3), network=network)
+    text = str(error.value)
+    assert text.startswith(
+        "the loss is not finite: far = nan, at iteration 3, with crops of labeled: a666.nii, b666.nii."
+    )
+    assert str(tmp_path / "reproducer" / "iteration_00000003.pt") in text
+    assert "near" not in text and "weights are not finite" not in text
+    assert all(weight.isfinite().all() for weight in network.parameters())
+
+
+def test_without_the_guard_the_weights_are_spoilt():
+    trainer = train([1, BAD])
+    assert not all(weight.isfinite().all() for weight in trainer.network.parameters())
+
+
+def test_weights_that_were_spoilt_before_are_said_to_be(tmp_path):
+    network = Normed()
+    nn.init.constant_(network.layers[0].weight, float("inf"))
+    with pytest.raises(NotFiniteError, match="The weights are not finite either: they were before this iteration"):
+        train([1], FiniteLoss(tmp_path, seed=0), network=network)
+
+
+def test_images_that_are_not_finite_are_said_to_be(tmp_path):
+    with pytest.raises(NotFiniteError, match="near = nan, far = nan.*The image of the crops is not finite"):
+        train([1], FiniteLoss(tmp_path, seed=0), prepare_nan_image())
+
+
+def prepare_nan_image():
+    """A handler that puts a NaN into the image of an iteration before its forward pass."""
+
+    class Spoil:
+        def attach(self, engine):
+            engine.add_event_handler(Events.ITERATION_STARTED, self.spoil)
+
+        def spoil(self, engine):
+            engine.state.batch["image"][0, 0, 0, 0, 0] = float("nan")
+
+    return Spoil()
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
+    network = Normed()
+    with pytest.raises(NotFiniteError, match=r"the gradient is not finite \(in 4 weights, first layers.0.weight\)"):
+        train([1, BAD], FiniteLoss(tmp_path, seed=0), objective=Spoilt(only_gradient=True), network=network)
+    assert all(weight.isfinite().all() for weight in network.parameters())
+
+
+@pytest.mark.parametrize("only_gradient", [False, True], ids=["loss", "gradient"])
+def test_a_skipped_batch_leaves_the_training_as_if_it_had_not_been(tmp_path, caplog, only_gradient):
+    guarded = train(
+        [1, BAD, 2, BAD, 3],
+        FiniteLoss(tmp_path, seed=0, policy="skip"),
+        objective=Spoilt(only_gradient=only_gradient),
+    )
+    without = train([1, 2, 3])
+    for skipped, plain in zip(state(guarded), state(without), strict=True):
+        assert torch.equal(skipped, plain)
+    assert guarded.state.iteration == 5
+    assert "at iteration 2" in caplog.text and "the batch is skipped (2 so far)" in caplog.text
+    assert [path.name for path in (tmp_path / "reproducer").iterdir()] == ["iteration_00000002.pt"]
+
+
+def test_skipping_ends_after_ten_in_succession(tmp_path):
+    guard = FiniteLoss(tmp_path, seed=0, policy="skip")
+    train([BAD] * 10 + [1] + [BAD] * 10, guard)
+    assert guard.skipped == 20
+    with pytest.raises(NotFiniteError, match="at iteration 12.*after 10 skipped in succession"):
+        train([1] + [BAD] * 11, FiniteLoss(tmp_path, seed=0, policy="skip"))
+
+
+def test_a_reproducer_that_cannot_be_written_does_not_hide_the_error(tmp_path):
+    (tmp_path / "reproducer").write_text("a file where a folder is to be")
+    with pytest.raises(NotFiniteError, match="far = nan.*The step could not be saved"):
+        train([BAD], FiniteLoss(tmp_path, seed=0))
+
+
+def test_unknown_policy_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="non_finite_loss is 'ignore'; it is one of stop, skip"):
+        FiniteLoss(tmp_path, seed=0, policy="ignore")
+
+
+def test_watching_does_not_change_a_training(tmp_path):
+    plain = train([1, 2, 3])
+    for policy in ("stop", "skip"):
+        watched = train([1, 2, 3], FiniteLoss(tmp_path, seed=0, policy=policy))
+        assert all(torch.equal(a, b) for a, b in zip(state(watched), state(plain), strict=True))
+
+
+# --- the reproducer ---
+
+
+def parts_of_the_run(**changes):
+    """Network and objective of train.json, shrunk."""
+    parser = ConfigParser()
+    parser.read_config(ROOT / TRAIN)
+    parser.update({**small(Path("none"), Path("none")), **changes})
+    return parser.get_parsed_content("network"), parser.get_parsed_content("objective")
+
+
+def test_a_saved_step_is_replayed_to_the_last_bit(tmp_path):
+    class SaveThird:
+        def attach(self, engine):
+            engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.save)
+
+        def save(self, engine):
+            if engine.state.iteration == 3:
+                save_reproducer(engine, tmp_path / "step.pt", seed=5)
+                self.terms = {name: value.item() for name, value in engine.state.loss.terms.items()}
+
+    network, objective = parts_of_the_run()
+    label = torch.zeros(2, 1, 16, 16, 16)
+    label[:, :, 4:9, 4:9, 4:9] = 1
+    data = [
+        {"image": torch.randn(2, 1, 16, 16, 16), "label": label, "file": [f"a{n}.nii", f"b{n}.nii"]} for n in range(3)
+    ]
+    saved = SaveThird()
+    trainer = SemiSupervisedTrainer(
+        device="cpu",
+        max_epochs=1,
+        epoch_length=3,
+        train_data_loader=data,
+        unlabeled_data_loader=[{"image": torch.randn(2, 1, 16, 16, 16), "file": ["u.nii", "v.nii"]}] * 3,
+        network=network,
+        objective=objective,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.01),
+        train_handlers=[SeededIterations(5), saved],
+    )
+    trainer.run()
+    content = torch.load(tmp_path / "step.pt", weights_only=True)
+    assert (content["iteration"], content["seed"]) == (3, 5)
+    assert content["files"] == {"labeled": ["a2.nii", "b2.nii"], "unlabeled": ["u.nii", "v.nii"]}
+    assert content["targets"]["image"].shape == (4, 1, 16, 16, 16) and content["targets"]["label"].shape[0] == 2
+    assert content["terms"] == saved.terms
+
+    torch.manual_seed(99)
+    loss = replay(tmp_path / "step.pt", *parts_of_the_run())
+    assert {name: value.item() for name, value in loss.terms.items()} == saved.terms
+    assert loss.weights == content["weights"]
+    assert loss.total.requires_grad
+
+
+def test_a_run_that_diverges_ends_in_one_line_and_its_step_can_be_replayed(tiny, tmp_path):
+    finished = run_bundle("training", TRAIN, **small(tiny, tmp_path, learning_rate=1e30))
+    assert finished.returncode == 1
+    assert "Traceback" not in finished.stderr
+    message = finished.stderr.rsplit("\nerror: ", 1)[1]
+    found = re.search(
+        r"not finite.*at iteration (\d), with crops of labeled: (.*); unlabeled: (.*?)\. The step", message
+    )
+    labeled, unlabeled = (set(group.split(", ")) for group in found.groups()[1:])
+    assert labeled <= {str(tiny / "images" / f"training_{n}.nii.gz") for n in range(3)}
+    assert unlabeled <= {str(tiny / "images" / f"training_{n}.nii.gz") for n in range(3, 6)}
+    (step,) = (tmp_path / "reproducer").iterdir()
+    content = torch.load(step, weights_only=True)
+    assert content["iteration"] == int(found[1]) and str(step) in message
+    loss = replay(step, *parts_of_the_run())
+    spoilt = {name for name, value in loss.terms.items() if not value.isfinite()}
+    assert spoilt == {name for name, value in content["terms"].items() if value - value != 0}
+    assert not (tmp_path / "models" / "model.pt").exists()
+
+
+# --- collapse ---
+
+
+def validate(warning: CollapseWarning, *validations: list[tuple[list[float], list[float]]]) -> None:
+    """Runs an engine whose cases have the given fraction of foreground per class in prediction and label."""
+
+    def volume(fractions: list[float]) -> torch.Tensor:
+        channels = torch.zeros(len(fractions), 2, 2, 1)
+        for channel, fraction in zip(channels, fractions):
+            channel.view(-1)[: round(4 * fraction)] = 1
+        return channels
+
+    for cases in validations:
+        engine = Engine(lambda engine, case: [{"pred": volume(case[0]), "label": volume(case[1])}])
+        warning.attach(engine)
+        engine.run(cases)
+
+
+def test_a_class_that_is_empty_in_three_validations_is_named(caplog):
+    warning = CollapseWarning(["left atrium", "right"])
+    cases = [([0, 0.5], [0.25, 0.25]), ([0, 0], [0.5, 0.25])]
+    validate(warning, cases, cases)
+    assert caplog.text == ""
+    validate(warning, cases)
+    assert "the segmentation of left atrium has been empty in all 2 cases of the last 3 validations" in caplog.text
+    assert "right" not in caplog.text
+
+
+def test_full_is_named_too_and_classes_are_numbered(caplog):
+    validate(CollapseWarning(validations=1), [([0.25, 1], [0.25, 0.5])])
+    assert "the segmentation of class 2 has been full in all 1 cases of the last 1 validations" in caplog.text
+
+
+def test_a_validation_in_between_starts_the_count_again(caplog):
+    collapsed, well = [([0], [0.5])], [([0.25], [0.5])]
+    validate(CollapseWarning(), collapsed, collapsed, well, collapsed, collapsed)
+    assert caplog.text == ""
+
+
+def test_an_empty_segmentation_of_what_is_not_there_is_right(caplog):
+    validate(CollapseWarning(validations=1), [([0], [0]), ([0], [0])], [([1], [1])])
+    assert caplog.text == ""
+
+
+def test_validation_of_the_bundle_reports_its_collapse(workflow, tiny, tmp_path, caplog):
+    empty = {"_target_": "torch.nn.Threshold", "threshold": 1e9, "value": -9.0}
+    bundle = workflow(TRAIN, **small(tiny, tmp_path, max_iterations=3, epoch_length=1, num_epochs=3, val_interval=1))
+    bundle.parser["validate#evaluator#network"] = empty
+    bundle.initialize()
+    with caplog.at_level(logging.WARNING):
+        bundle.run()
+    assert "the segmentation of class 1 has been empty in all 1 cases of the last 3 validations" in caplog.text

@@ -1,0 +1,264 @@
+"""Tests of the pictures of a training, its validation log, its page and its description, on real runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, small
+from matplotlib.image import imread
+from monai.bundle import ConfigParser
+
+from scripts.data import DataError, LabelCoding
+from scripts.objectives.dbisl import unanimity_mask
+from scripts.pictures.crops import crops_figure
+from scripts.pictures.curves import column, curves_figure, panels_of
+from scripts.training import RunState, describe_run
+from scripts.training.description import running_config
+from scripts.training.pictures import crops_of, drawn_heads
+from scripts.training.report import write_page
+
+TRAIN = "configs/train.json"
+SETTINGS = {"max_iterations": 5, "epoch_length": 1, "num_epochs": 5, "val_interval": 2, "checkpoint_interval": 2}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    """Output folder, workflow and trainer of a run with a picture every two iterations."""
+    from monai.bundle import ConfigWorkflow
+    from monai.utils import set_determinism
+
+    output = tmp_path_factory.mktemp("run")
+    (output / "pictures").mkdir()
+    (output / "pictures" / "iteration_00000900.png").write_bytes(b"of a former run")
+    overrides = small(tiny, output, **SETTINGS, picture_interval=2)
+    bundle = ConfigWorkflow([str(ROOT / TRAIN)], run_id="steps", logging_file=False, bundle_root=str(ROOT), **overrides)
+    # As the id "training", without what changes the whole process.
+    bundle.parser["steps"] = bundle.parser["training"][2:]
+    bundle.initialize()
+    bundle.run()
+    yield SimpleNamespace(output=output, bundle=bundle, trainer=bundle.parser.get_parsed_content("train#trainer"))
+    set_determinism(seed=None)
+
+
+# --- the run's own files ---
+
+
+def test_pictures_are_written_at_the_interval_and_those_of_a_former_run_are_gone(run):
+    pictures = sorted((run.output / "pictures").iterdir())
+    assert [path.name for path in pictures] == ["iteration_00000002.png", "iteration_00000004.png"]
+    assert imread(pictures[0]).std() > 0.1
+
+
+def test_pictures_change_no_weight(run, workflow, tiny, tmp_path):
+    plain = workflow(TRAIN, **small(tiny, tmp_path, **SETTINGS))
+    plain.initialize()
+    plain.run()
+    assert not (tmp_path / "pictures").exists() and not (tmp_path / "run.html").exists()
+    for folder in (run.output, tmp_path):
+        assert (folder / "validation_log.csv").is_file()
+    with_pictures, without = (
+        torch.load(folder / "models" / "model.pt", weights_only=True) for folder in (run.output, tmp_path)
+    )
+    assert all(torch.equal(with_pictures[name], without[name]) for name in without)
+
+
+def test_validation_log_has_a_row_for_every_validation(run):
+    log = rows(run.output / "validation_log.csv")
+    assert [(row["iteration"], row["epoch"]) for row in log] == [("2", "2"), ("4", "4")]
+    evaluator = run.bundle.parser.get_parsed_content("validate#evaluator")
+    assert float(log[-1]["val_mean_dice"]) == pytest.approx(float(evaluator.state.metrics["val_mean_dice"]))
+
+
+def test_share_of_unanimous_voxels_is_logged(run):
+    output = run.trainer.state.output
+    logits, distance = (
+        torch.stack([output["pred"][f"{kind}_{decoder}"] for decoder in ("phi", "psi")])
+        for kind in ("logits", "distance")
+    )
+    inside = torch.cat([logits > 0, distance < 0])  # (4 heads, B, ...): unanimous where 0 or all 4 are inside
+    votes = inside.sum(0)
+    share = ((votes == 0) | (votes == 4)).double().mean().item()
+    assert 0 <= share <= 1
+    assert float(rows(run.output / "training_log.csv")[-1]["unanimous_share"]) == pytest.approx(share, abs=1e-6)
+
+
+def test_share_is_empty_without_pseudo_supervision(workflow, tiny, tmp_path):
+    ablation = "configs/ablations/without_pseudo_supervision.json"
+    bundle = workflow(TRAIN, ablation, **small(tiny, tmp_path, max_iterations=1, val_interval=9))
+    bundle.initialize()
+    bundle.run()
+    assert rows(tmp_path / "training_log.csv")[0]["unanimous_share"] == ""
+
+
+# --- what is drawn ---
+
+
+def test_crops_are_the_first_labeled_and_the_first_unlabeled_one_with_all_heads(run):
+    labeled, unlabeled = crops_of(run.trainer)
+    output = run.trainer.state.output
+    assert (labeled.title, unlabeled.title) == ("labeled", "unlabeled")
+    for crop, index in ((labeled, 0), (unlabeled, 2)):
+        heads = {name: head[index, 0].detach() for name, head in output["pred"].items()}
+        assert np.array_equal(crop.image, output["image"][index, 0].numpy())
+        probability = torch.stack([heads["logits_phi"], heads["logits_psi"]]).sigmoid()
+        distance = torch.stack([heads["distance_phi"], heads["distance_psi"]])
+        assert list(crop.probabilities) == ["segmentation phi", "segmentation psi"]
+        assert list(crop.distances) == ["distance phi", "distance psi"]
+        np.testing.assert_allclose(list(crop.probabilities.values()), probability)
+        np.testing.assert_array_equal(list(crop.distances.values()), distance)
+        np.testing.assert_allclose(crop.pseudo_label, probability.mean(0))
+        np.testing.assert_array_equal(crop.unanimous, unanimity_mask(probability, distance))
+    assert np.array_equal(labeled.reference, output["label"]["label"][0, 0] > 0) and unlabeled.reference is None
+
+
+def test_figure_has_a_panel_for_the_image_every_head_unanimity_and_pseudo_label(run):
+    crops = crops_of(run.trainer)
+    titles = [axes.get_title() for axes in crops_figure(crops, title="").axes if axes.get_title()]
+    assert len(titles) == 2 * 7
+    share = 100 * crops[0].unanimous.mean()
+    assert titles[1:7] == [
+        *("segmentation phi", "segmentation psi", "distance phi", "distance psi"),
+        *(f"unanimous: {share:.1f} % of the crop", "pseudo-label"),
+    ]
+
+
+def test_softmax_heads_show_their_foreground_and_features_are_left_out():
+    objective = SimpleNamespace(label_coding=LabelCoding(2))
+    logits = torch.tensor([1.0, 2.0, 3.0])[None, :, None, None, None].expand(1, 3, 2, 2, 2)
+    heads = {"logits": logits, "features_a": torch.zeros(1, 8, 2, 2, 2)}
+    probabilities, distances = drawn_heads(heads, 0, objective)
+    assert list(probabilities) == ["segmentation"] and distances == {}
+    total = np.exp([1, 2, 3]).sum()
+    np.testing.assert_allclose(probabilities["segmentation"][:, 0, 0, 0], np.exp([2, 3]) / total, rtol=1e-6)
+
+
+def test_other_methods_and_several_classes_have_a_row_for_each_class():
+    objective = SimpleNamespace(label_coding=LabelCoding(2))
+    label = torch.zeros(1, 1, 4, 4, 4)
+    label[0, 0, :2, :2] = 2
+    output = {"image": torch.rand(2, 1, 4, 4, 4), "label": {"label": label}}
+    output["pred"] = {"logits": torch.randn(2, 2, 4, 4, 4)}
+    crops = crops_of(SimpleNamespace(state=SimpleNamespace(output=output), objective=objective))
+    assert [crop.title for crop in crops] == [f"{kind}, class {c}" for kind in ("labeled", "unlabeled") for c in (1, 2)]
+    assert [int(crop.reference.sum()) for crop in crops[:2]] == [0, 16]
+    assert crops[0].unanimous is None
+    assert len([axes for axes in crops_figure(crops, title="").axes if axes.get_title()]) == 4 * 2
+
+
+# --- curves and page ---
+
+
+LOG = [
+    {"iteration": "1", "seconds": "1", "learning_rate": "0.1", "loss": "2", "a": "1", "a_weight": "1"}
+    | {"a_gradient_norm": "3", "b": "", "b_weight": "", "b_gradient_norm": "", "share": "0.5"},
+    {"iteration": "2", "seconds": "2", "learning_rate": "0.1", "loss": "1", "a": "0", "a_weight": "1"}
+    | {"a_gradient_norm": "", "b": "", "b_weight": "", "b_gradient_norm": "", "share": "0.25"},
+]
+
+
+def test_columns_of_a_log_are_grouped_and_empty_ones_left_out():
+    assert panels_of(LOG) == {
+        "loss": ["loss"],
+        "terms before weighting": ["a"],
+        "weights of the terms": ["a_weight"],
+        "gradient norms of the terms": ["a_gradient_norm"],
+        "measured": ["share"],
+        "learning rate": ["learning_rate"],
+    }
+    np.testing.assert_array_equal(column(LOG, "a_gradient_norm"), [3, np.nan])
+
+
+def test_curves_hold_the_values_of_the_log():
+    figure = curves_figure(LOG, [{"iteration": "2", "epoch": "1", "val_mean_dice": "0.5"}])
+    lines = {axes.get_title(): [line.get_xydata().tolist() for line in axes.lines] for axes in figure.axes}
+    assert lines["loss"] == [[[1, 2], [2, 1]]]
+    assert lines["validation"] == [[[2, 0.5]]]
+    assert lines["gradient norms of the terms"] == [[[1, 3]]]
+
+
+class Page(HTMLParser):
+    """The headings and the number of pictures of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.pictures, self.headings, self.tag = 0, [], ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.tag = tag
+        self.pictures += tag == "img" and dict(attributes)["src"].startswith("data:image/png;base64,")
+
+    def handle_data(self, data):
+        if self.tag == "h2" and data.strip():
+            self.headings.append(data)
+
+
+def test_page_of_the_run_was_written_at_its_end(run):
+    page = Page(run.output / "run.html")
+    assert page.pictures == 3
+    expected = ["Curves", "Last row of the log", "Pictures", "Command and environment", "Config"]
+    assert page.headings == expected
+    assert imread(run.output / "curves.png").ndim == 3
+
+
+def test_page_of_a_run_of_which_only_the_log_is_there(run, tmp_path):
+    (tmp_path / "training_log.csv").write_bytes((run.output / "training_log.csv").read_bytes())
+    write_page(tmp_path)
+    assert Page(tmp_path / "run.html").headings == ["Curves", "Last row of the log"]
+
+
+def test_page_without_a_log_is_refused_with_its_path(tmp_path):
+    with pytest.raises(DataError, match="training_log.csv is missing or empty: give the output_dir of a training"):
+        write_page(tmp_path)
+
+
+def test_a_picture_that_cannot_be_made_does_not_stop_the_training(workflow, tiny, tmp_path, caplog):
+    (tmp_path / "pictures").write_text("a file where a folder is to be")
+    bundle = workflow(TRAIN, **small(tiny, tmp_path, max_iterations=1, val_interval=9, picture_interval=1))
+    bundle.initialize()
+    bundle.run()
+    assert "no picture of iteration 1; training goes on" in caplog.text
+    assert (tmp_path / "models" / "model.pt").is_file()
+
+
+# --- run.json ---
+
+
+def test_description_holds_the_merged_config_and_the_environment(run):
+    about = json.loads((run.output / "run.json").read_text())
+    (start,) = about["starts"]
+    assert start["torch"] == torch.__version__ and start["git_commit"] and start["command"] and start["time"]
+    assert about["config"]["max_iterations"] == 5 and about["config"]["num_epochs"] == 5
+    assert about["config"]["objective"]["_target_"] == "scripts.objectives.DBiSLObjective"
+    assert about["config"]["lr_scheduler"]["optimizer"] == "@optimizer"
+    parser = ConfigParser(about["config"])  # it is a config itself
+    assert parser.get_parsed_content("checkpoint_interval") == 2
+    assert type(parser.get_parsed_content("objective")).__name__ == "DBiSLObjective"
+
+
+def test_a_run_that_continues_adds_its_start_and_one_that_begins_does_not(run, tmp_path):
+    state = RunState(tmp_path / "checkpoints", {}, None, {})
+    starts = []
+    for resume, checkpoint in [("auto", False), ("auto", True), ("never", True)]:
+        if checkpoint:
+            (tmp_path / "checkpoints").mkdir(exist_ok=True)
+            (tmp_path / "checkpoints" / f"iteration_00000002.{16 * 'a'}.pt").touch()
+        describe_run(tmp_path, device="cpu", run_state=state, resume=resume)
+        starts.append(len(json.loads((tmp_path / "run.json").read_text())["starts"]))
+    assert starts == [1, 2, 1]
+
+
+def test_outside_of_a_workflow_there_is_no_config():
+    assert running_config() is None
