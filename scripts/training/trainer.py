@@ -15,6 +15,17 @@ from scripts.data.stream import DrawBatches
 from scripts.objectives import Loss, Objective
 
 
+class BatchOutput(list):
+    """A list of one dictionary that is also read by its keys.
+
+    MONAI's handlers, such as that of ``--tracking mlflow``, take the loss from a list of dictionaries, the decollated
+    output; of a dictionary ``monai.handlers.from_engine`` would give them a tuple.
+    """
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(0)[key] if isinstance(key, str) else super().__getitem__(key)
+
+
 class SemiSupervisedTrainer(SupervisedTrainer):
     """MONAI's supervised trainer with a second stream and an objective that knows the iteration.
 
@@ -22,9 +33,9 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     concatenated, labeled first, and go through the network together. Mixed precision, gradient accumulation and the
     iteration events are those of MONAI's trainer.
 
-    ``engine.state.output`` holds "image" (B, channels, H, W, D), "label" (the targets), "pred"
-    (the heads by name) and "loss"; ``engine.state.loss`` the whole :class:`~scripts.objectives.Loss`, whose terms still
-    carry their graph when ``IterationEvents.LOSS_COMPLETED`` fires.
+    ``engine.state.output`` holds "image" (B, channels, H, W, D), "label" (the targets), "pred" (the heads by name) and
+    "loss", and is a :class:`BatchOutput` once the iteration is over; ``engine.state.loss`` is the whole
+    :class:`~scripts.objectives.Loss`, whose terms still carry their graph when ``IterationEvents.LOSS_COMPLETED`` fires.
 
     Args:
         unlabeled_data_loader: endless loader of batches with an "image"; None to train on the labeled crops alone.
@@ -72,6 +83,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
 
     def _after_step(self, engine: Engine) -> None:
         self.objective.after_step(engine.state.iteration - 1)
+        engine.state.output = BatchOutput([engine.state.output])
 
     def _loss(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> torch.Tensor:
         loss: Loss = self.objective(heads, targets, self.state.iteration - 1)
