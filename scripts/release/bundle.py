@@ -32,7 +32,9 @@ CONTENTS = (
     "docs/**/*.md",
     "docs/**/*.txt",
     "docs/**/*.png",
+    "docs/**/*.svg",
     "scripts/**/*.py",
+    "scripts/**/*.json",
     "models/model.json",
 )
 WEIGHTS = ("models/model.pt", "models/model.ts")

@@ -27,7 +27,7 @@ value of another id. Training and evaluation share train.json's; evaluate.json a
 ids of their own ([methods/](methods/)). "–": the file does not have it.
 
 File formats are in [data.md](data.md), metrics in [metrics.md](metrics.md), options of inference in [inference.md](inference.md), checks
-in [preflight.md](preflight.md), and arguments of the commands `python -m scripts....` behind their `--help`.
+in [preflight.md](preflight.md); the commands of `scripts/` list their arguments with `--help`.
 """
 PARTS_HEAD = """
 ## Parts of `train` and `validate`
