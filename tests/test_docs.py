@@ -60,7 +60,9 @@ def test_relative_links_lead_to_files_and_headings_that_exist(page):
 
 
 def test_every_page_is_in_the_index():
-    linked = {(INDEX.parent / target.partition("#")[0]).resolve() for target in re.findall(r"\]\((\S+?)\)", text_of(INDEX))}
+    linked = {
+        (INDEX.parent / target.partition("#")[0]).resolve() for target in re.findall(r"\]\((\S+?)\)", text_of(INDEX))
+    }
     pages = set((ROOT / "docs").rglob("*.md")) - {INDEX}
     assert sorted(map(name_of, pages - linked)) == []
 
@@ -159,7 +161,11 @@ def test_options_in_the_text_exist(page):
     for command in inline_commands(page):
         text = text.replace(f"`{command}`", "")
     named = {name for code in re.findall(r"`([^`]+)`", text) for name in re.findall(r"(?<!\S)--([\w#-]+)", code)}
-    modules = {name_of(path)[:-3].replace("/", ".") for path in (ROOT / "scripts").rglob("*.py") if "fire.Fire(" in path.read_text()}
+    modules = {
+        name_of(path)[:-3].replace("/", ".")
+        for path in (ROOT / "scripts").rglob("*.py")
+        if "fire.Fire(" in path.read_text()
+    }
     commands = {argument for module in modules for argument in arguments_of(module)}
     for function in ("run", "ckpt_export", "onnx_export", "trt_export", "push_to_hf_hub"):
         commands |= set(inspect.signature(getattr(monai.bundle, function)).parameters)
@@ -170,8 +176,12 @@ def test_options_in_the_text_exist(page):
 
 def test_wrong_options_ids_and_programs_are_found():
     """The checks above can fail."""
-    assert unknown_options(words_of("python -m scripts.demo.dataset --output_dir a --num_labelled 4")[0][2:]) == ["num_labelled"]
-    command = "python -m monai.bundle run train_it --config_file configs/train.json --patchsize 3 --optimizer#momentum 0.9"
+    assert unknown_options(words_of("python -m scripts.demo.dataset --output_dir a --num_labelled 4")[0][2:]) == [
+        "num_labelled"
+    ]
+    command = (
+        "python -m monai.bundle run train_it --config_file configs/train.json --patchsize 3 --optimizer#momentum 0.9"
+    )
     assert unknown_options(words_of(command)[0][2:]) == ["patchsize", "train_it"]
     assert "optimizer#momentun" in unknown_options(words_of(command.replace("momentum", "momentun"))[0][2:])
     with pytest.raises(AttributeError):

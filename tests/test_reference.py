@@ -1,4 +1,4 @@
-"""Tests of scripts/release/{reference,config_ids}.py: every id has a true type and a meaning, and the page is current."""
+"""Tests of scripts/release/{reference,config_ids}.py: every id has a type and a meaning; the page is current."""
 
 from __future__ import annotations
 
@@ -95,4 +95,9 @@ def test_defaults_are_shown_short_and_fit_a_cell():
     assert shown("$a | b") == "`$a \\| b`"
     assert shown({"_target_": "scripts.data.Datalist", "x": 1}) == "`data.Datalist`"
     assert shown([{"_target_": "RandFlipd", "keys": ["image", "label", "distance"]}] * 2) == "2 entries"
-    assert [shown(value) for value in (None, False, [1.25, 2], "auto")] == ["`null`", "`false`", "`[1.25, 2]`", '`"auto"`']
+    assert [shown(value) for value in (None, False, [1.25, 2], "auto")] == [
+        "`null`",
+        "`false`",
+        "`[1.25, 2]`",
+        '`"auto"`',
+    ]

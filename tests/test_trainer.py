@@ -225,7 +225,9 @@ def test_monais_handlers_find_the_loss_as_a_number():
     """With a plain dictionary from_engine gives a tuple, at which the handler of --tracking mlflow fails."""
     trainer = make_trainer()
     trainer.run()
-    assert float(from_engine(["loss"], first=True)(trainer.state.output)) == pytest.approx(trainer.state.loss.total.item())
+    assert float(from_engine(["loss"], first=True)(trainer.state.output)) == pytest.approx(
+        trainer.state.loss.total.item()
+    )
 
 
 def test_terms_still_carry_their_graph_when_the_loss_is_completed():

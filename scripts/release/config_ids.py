@@ -7,10 +7,16 @@ from __future__ import annotations
 IDS: dict[str, dict[str, tuple[str, str]]] = {
     "Folders and files": {
         "bundle_root": ("path", "folder in which the relative defaults below lie"),
-        "dataset_dir": ("path", "folder of `dataset.json` ([data.md](data.md)); at inference the default of `input_dir`"),
+        "dataset_dir": (
+            "path",
+            "folder of `dataset.json` ([data.md](data.md)); at inference the default of `input_dir`",
+        ),
         "input_dir": ("path", "folder whose `.nii.gz` and `.nii` files are segmented"),
         "output_dir": ("path", "receives logs, checkpoints, masks and tables; made if missing"),
-        "ckpt_dir": ("path", "receives `model.pt`, `model_best.pt` and `model.json`; evaluation reads `model.pt` there"),
+        "ckpt_dir": (
+            "path",
+            "receives `model.pt`, `model_best.pt` and `model.json`; evaluation reads `model.pt` there",
+        ),
         "ckpt_path": ("path or list of paths", "weights; a list is an ensemble ([inference.md](inference.md))"),
     },
     "Data": {
@@ -30,7 +36,10 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "intensity_window": ("2 numbers or null", "intensities are clipped to it before the z-score; for CT, HU"),
         "normalize_nonzero": ("boolean", "the z-score leaves out voxels that are exactly 0 (skull-stripped MR)"),
         "patch_size": ("3 integers", "voxels of a crop and of a window, multiples of 16 along every axis"),
-        "foreground_crops": ("number", "part, 0 to 1, of the labeled crops that are centred on foreground; 0: all random"),
+        "foreground_crops": (
+            "number",
+            "part, 0 to 1, of the labeled crops that are centred on foreground; 0: all random",
+        ),
         "augmentation": ("list", "random transforms before the crop, of labeled and unlabeled volumes"),
         "num_workers": ("integer", "processes that prepare crops, for each of the two streams; 0: none besides"),
         "label_coding": ("object", "between label values and channels of the network"),
@@ -47,7 +56,10 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Training": {
         "seed": ("integer", "of weights, crops, dropout and noise"),
-        "max_iterations": ("integer", "steps of the optimiser; ramps and the learning rate's decay are fractions of it"),
+        "max_iterations": (
+            "integer",
+            "steps of the optimiser; ramps and the learning rate's decay are fractions of it",
+        ),
         "labeled_batch_size": ("integer", "labeled crops of an iteration"),
         "unlabeled_batch_size": ("integer", "unlabeled crops of an iteration; 0 leaves unlabeled cases out altogether"),
         "learning_rate": ("number", "at the start"),
@@ -96,10 +108,16 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "What can be run": {
         "training": ("list", "`run training`: preflight, then training or its continuation"),
-        "evaluation": ("list", "`run evaluation`, with `configs/evaluate.json` last: the final weights on the test list"),
+        "evaluation": (
+            "list",
+            "`run evaluation`, with `configs/evaluate.json` last: the final weights on the test list",
+        ),
         "inference": ("list", "`run inference`, with `configs/inference.json`"),
         "preflight": ("list", "`run preflight`, with `configs/preflight.json`: the checks alone"),
-        "run": ("list", "the same under the name that MONAI's clients call; in train.json without preflight and resume"),
+        "run": (
+            "list",
+            "the same under the name that MONAI's clients call; in train.json without preflight and resume",
+        ),
         "initialize": ("list", "done before `run` and `training`: seeds"),
         "preflight_checks": ("object", "the checks and their arguments, such as `preflight_checks#workers`"),
         "train": ("map", "parts of the training, see below"),

@@ -1,6 +1,6 @@
 """Reference: writes docs/reference.md, every config id with its type, its defaults and its meaning.
 
-    python -m scripts.release.reference
+python -m scripts.release.reference
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ HEAD = """# Config ids
 Made by `python -m scripts.release.reference` from `configs/{train,evaluate,inference,preflight}.json` and
 `scripts/release/config_ids.py`; edit those.
 
-Any id is changed on the command line (`--num_labeled 10`, `--optimizer#momentum 0.95`, `--patch_size "[96,96,96]"`) or by an
-overlay, a JSON file of ids that comes later in `--config_file`. Values that begin with `$` are Python expressions, `@id` is the
-value of another id. Training and evaluation share train.json's; evaluate.json and preflight.json are overlays of it. Methods add
-ids of their own ([methods/](methods/)). "–": the file does not have it.
+Any id is changed on the command line (`--num_labeled 10`, `--optimizer#momentum 0.95`, `--patch_size "[96,96,96]"`) or
+by an overlay, a JSON file of ids that comes later in `--config_file`. Values that begin with `$` are Python
+expressions, `@id` is the value of another id. Training and evaluation share train.json's; evaluate.json and
+preflight.json are overlays of it. Methods add ids of their own ([methods/](methods/)). "–": the file does not have it.
 
-File formats are in [data.md](data.md), metrics in [metrics.md](metrics.md), options of inference in [inference.md](inference.md), checks
-in [preflight.md](preflight.md); the commands of `scripts/` list their arguments with `--help`.
+File formats are in [data.md](data.md), metrics in [metrics.md](metrics.md), options of inference in
+[inference.md](inference.md), checks in [preflight.md](preflight.md); the commands of `scripts/` list their arguments
+with `--help`.
 """
 PARTS_HEAD = """
 ## Parts of `train` and `validate`
 
-By these names MONAI's clients find the parts of a bundle, and a command line changes them: `--validate#inferer#sw_batch_size 1`.
+By these names MONAI's clients find the parts of a bundle, and a command line changes them:
+`--validate#inferer#sw_batch_size 1`.
 """
 
 

@@ -35,7 +35,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
 
     ``engine.state.output`` holds "image" (B, channels, H, W, D), "label" (the targets), "pred" (the heads by name) and
     "loss", and is a :class:`BatchOutput` once the iteration is over; ``engine.state.loss`` is the whole
-    :class:`~scripts.objectives.Loss`, whose terms still carry their graph when ``IterationEvents.LOSS_COMPLETED`` fires.
+    :class:`~scripts.objectives.Loss`, whose terms still carry their graph at ``IterationEvents.LOSS_COMPLETED``.
 
     Args:
         unlabeled_data_loader: endless loader of batches with an "image"; None to train on the labeled crops alone.
