@@ -11,6 +11,7 @@ import torch
 from conftest import small
 from monai.data import CacheDataset
 from monai.engines.utils import IterationEvents
+from monai.handlers import from_engine
 from monai.transforms import Compose
 from torch import nn
 
@@ -218,6 +219,15 @@ def test_state_holds_images_targets_heads_and_the_loss_with_its_terms():
     assert output["image"].shape[0] == 4 and output["label"]["label"].shape[0] == 2
     assert set(output["pred"]) == {"logits"}
     assert output["loss"].item() == pytest.approx(loss.terms["mean"].item()) == pytest.approx(loss.total.item())
+
+
+def test_monais_handlers_find_the_loss_as_a_number():
+    """With a plain dictionary from_engine gives a tuple, at which the handler of --tracking mlflow fails."""
+    trainer = make_trainer()
+    trainer.run()
+    assert float(from_engine(["loss"], first=True)(trainer.state.output)) == pytest.approx(
+        trainer.state.loss.total.item()
+    )
 
 
 def test_terms_still_carry_their_graph_when_the_loss_is_completed():

@@ -33,7 +33,9 @@ CONTENTS = (
     "docs/**/*.md",
     "docs/**/*.txt",
     "docs/**/*.png",
+    "docs/**/*.svg",
     "scripts/**/*.py",
+    "scripts/**/*.json",
     "models/model.json",
 )
 WEIGHTS = ("models/model.pt", "models/model.ts")

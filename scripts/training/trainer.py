@@ -32,8 +32,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     single one with "image" (B, channels, H, W, D), "label" (the targets), "pred" (the heads by name) and "loss", so
     that ``from_engine(["loss"], first=True)`` of experiment tracking finds the loss. ``engine.state.loss`` is the whole
     :class:`~scripts.objectives.Loss`, whose terms still carry their graph when ``IterationEvents.LOSS_COMPLETED``
-    fires.
-    ``engine.state.files`` names the image files of the crops by their stream, "labeled" and "unlabeled".
+    fires, and ``engine.state.files`` names the image files of the crops by their stream, "labeled" and "unlabeled".
 
     Args:
         unlabeled_data_loader: endless loader of batches with an "image"; None to train on the labeled crops alone.
@@ -62,11 +61,12 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             advise_on_resources(self, error)
             raise
 
-    def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict:
+    def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> Any:
         try:
-            return super()._iteration(engine, batchdata)
+            output = super()._iteration(engine, batchdata)
         except SkipBatch:
-            return engine.state.output
+            output = engine.state.output
+        return [output]
 
     def _continue_streams(self, engine: Engine) -> None:
         """Lets the crops of a second ``run`` follow those of the first instead of repeating them."""
@@ -96,11 +96,9 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         targets = {key: value.to(device=device, non_blocking=non_blocking) for key, value in batch.items()}
         return joined, {Keys.IMAGE: joined, **targets}
 
-    def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> Any:
-        return [super()._iteration(engine, batchdata)]
-
     def _after_step(self, engine: Engine) -> None:
         self.objective.after_step(engine.state.iteration - 1)
+        engine.state.output = BatchOutput([engine.state.output])
 
     def _loss(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> torch.Tensor:
         loss: Loss = self.objective(heads, targets, self.state.iteration - 1)
