@@ -14,6 +14,8 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from tqdm import tqdm
 
+from scripts.ranks import average
+
 
 class ProgressBar:
     """One bar over the whole run of a trainer or evaluator, with the loss of a recent iteration."""
@@ -64,6 +66,7 @@ class GradientNorms:
         for name, value in engine.state.loss.terms.items():
             if value.requires_grad:
                 grads = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+                average(g for g in grads if g is not None)
                 norms = [g.norm() for g in grads if g is not None]
                 engine.state.gradient_norms[name] = torch.stack(norms).norm().item() if norms else 0.0
 

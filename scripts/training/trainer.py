@@ -13,6 +13,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from scripts.data.stream import DrawBatches
 from scripts.objectives import Loss, Objective
+from scripts.ranks import average, broadcast
 
 
 class SemiSupervisedTrainer(SupervisedTrainer):
@@ -25,6 +26,11 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     ``engine.state.output`` holds "image" (B, channels, H, W, D), "label" (the targets), "pred"
     (the heads by name) and "loss"; ``engine.state.loss`` the whole :class:`~scripts.objectives.Loss`, whose terms still
     carry their graph when ``IterationEvents.LOSS_COMPLETED`` fires.
+
+    In a run of several processes (torchrun) each trains on its share of the batch: all start from the weights of rank 0,
+    and gradients and running statistics are averaged after every backward pass, so that all stay the same. It is done
+    here, and not by DistributedDataParallel, which takes no network with heads that the loss leaves out, as ablations
+    have them, and no gradient of single terms; it would hide the message of 38 MB behind the backward pass.
 
     Args:
         unlabeled_data_loader: endless loader of batches with an "image"; None to train on the labeled crops alone.
@@ -42,6 +48,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.unlabeled_data_loader = unlabeled_data_loader
         self._unlabeled: Iterator[dict] | None = None
         self.add_event_handler(Events.STARTED, self._continue_streams)
+        self.add_event_handler(Events.STARTED, self._start_alike)
+        self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._average_gradients)
         # The last event within an iteration, so that whatever listens to its end finds the method's state complete.
         self.add_event_handler(IterationEvents.MODEL_COMPLETED, self._after_step)
 
@@ -55,6 +63,14 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         # then have been seeded for the iteration.
         if self.unlabeled_data_loader is not None:
             self._unlabeled = iter(self.unlabeled_data_loader)
+
+    def _start_alike(self, engine: Engine) -> None:
+        for module in (self.network, self.objective):
+            broadcast([*module.parameters(), *module.buffers()])
+
+    def _average_gradients(self, engine: Engine) -> None:
+        statistics = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
+        average([*(w.grad for w in self.network.parameters() if w.grad is not None), *statistics])
 
     def _join_streams(
         self, batchdata: dict[str, torch.Tensor], device: torch.device, non_blocking: bool, **to_kwargs: Any
