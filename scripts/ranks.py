@@ -6,6 +6,7 @@ Without a process group everything here is that of a single process, rank 0 of 1
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -36,7 +37,9 @@ def device_of_process() -> torch.device:
         return torch.device("cpu")
     number, found = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if number >= found:
-        raise ValueError(f"process {number} of this machine has no GPU, {found} found: --nproc_per_node is at most that.")
+        raise ValueError(
+            f"process {number} of this machine has no GPU, {found} found: --nproc_per_node is at most that."
+        )
     return torch.device("cuda", number)
 
 
@@ -60,12 +63,15 @@ def start_processes(device: torch.device, *, timeout_minutes: float = 60) -> Non
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+    if rank() > 0:
+        logging.disable(logging.INFO)  # every line would come once from each process; warnings still do
 
 
 def end_processes() -> None:
     """Leaves the processes that :func:`start_processes` joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
+        logging.disable(logging.NOTSET)
 
 
 def wait_for_all() -> None:
@@ -119,6 +125,14 @@ def share_of(cases: Sequence[Any]) -> Sequence[Any]:
     if count < size:
         raise ValueError(f"{count} cases cannot be shared out to {size} processes: start at most {count}.")
     return cases[count * rank() // size : count * (rank() + 1) // size]
+
+
+def share_for_a_mean(cases: Sequence[Any]) -> Sequence[Any]:
+    """:func:`share_of`; all cases in every process when there are too few, which leaves their mean as it is.
+
+    MONAI's metrics gather what the processes measured, so that all of them know the same mean.
+    """
+    return cases if len(cases) < world_size() else share_of(cases)
 
 
 def handlers_of_rank(handlers: Sequence[Any], every_rank: Iterable[str]) -> list[Any]:

@@ -214,7 +214,9 @@ def run_or_resume(trainer: Any, run_state: RunState, mode: str = "auto") -> None
     check_equal({**run_state.settings, "iteration": trainer.state.iteration})
     if content is not None:
         finished = content["iteration"] >= planned
-        done = f"{planned} iterations were done before" if finished else f"iteration {content['iteration']} of {planned}"
+        done = (
+            f"{planned} iterations were done before" if finished else f"iteration {content['iteration']} of {planned}"
+        )
         if rank() == 0:
             print(f"{'finished:' if finished else 'resuming at'} {done} (--resume never starts anew).")
         if finished:

@@ -27,10 +27,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     (the heads by name) and "loss"; ``engine.state.loss`` the whole :class:`~scripts.objectives.Loss`, whose terms still
     carry their graph when ``IterationEvents.LOSS_COMPLETED`` fires.
 
-    In a run of several processes (torchrun) each trains on its share of the batch: all start from the weights of rank 0,
-    and gradients and running statistics are averaged after every backward pass, so that all stay the same. It is done
-    here, and not by DistributedDataParallel, which takes no network with heads that the loss leaves out, as ablations
-    have them, and no gradient of single terms; it would hide the message of 38 MB behind the backward pass.
+    In a run of several processes (torchrun) each trains on its share of the batch: all start from the weights of rank
+    0, and gradients and running statistics are averaged after every backward pass, so that all stay the same. It is
+    done here, and not by DistributedDataParallel, which takes no network with heads that the loss leaves out, as some
+    ablations have them; what it would gain is to send the gradients while others are still being computed.
 
     Args:
         unlabeled_data_loader: endless loader of batches with an "image"; None to train on the labeled crops alone.
