@@ -302,6 +302,8 @@ def test_without_torchrun_the_overlay_says_how_to_start(monkeypatch):
 
 # --- commands, as users give them ---
 
+# A smooth loss: DBiSL's steep sigmoid makes of a rounding error of 1e-7 one of 1e-2 in two steps, in one process, too.
+METHOD = "configs/methods/entropy_minimization.json"
 # Nothing in a crop or a step depends on the other crops of the batch.
 SETTINGS = {"normalization": "group", "network_def__dropout": 0.0, "num_labeled": 4, "unlabeled_batch_size": 1}
 
@@ -326,7 +328,7 @@ def trained(tiny, tmp_path_factory) -> tuple[Path, str]:
     """Output folder and stderr of a training in two processes with one labeled and one unlabeled crop each."""
     output = tmp_path_factory.mktemp("trained")
     overrides = small(tiny, output, labeled_batch_size=1, **SETTINGS)
-    finished = run_process(torchrun_command("training", TRAIN, SEVERAL_TRAIN, **overrides))
+    finished = run_process(torchrun_command("training", TRAIN, METHOD, SEVERAL_TRAIN, **overrides))
     assert finished.returncode == 0, finished.stderr
     return output, finished.stderr
 
@@ -334,7 +336,7 @@ def trained(tiny, tmp_path_factory) -> tuple[Path, str]:
 def test_torchrun_trains_to_the_weights_of_one_process_and_one_process_writes(trained, workflow, tiny, tmp_path):
     output, said = trained
     changes = {**SETTINGS, "labeled_batch_size": 2, "unlabeled_batch_size": 2}
-    one = workflow(TRAIN, run_id="training", **small(tiny, tmp_path, **changes))
+    one = workflow(TRAIN, METHOD, run_id="training", **small(tiny, tmp_path, **changes))
     one.initialize()
     one.run()
     for name, weight in weights(tmp_path).items():
@@ -346,15 +348,15 @@ def test_torchrun_trains_to_the_weights_of_one_process_and_one_process_writes(tr
     assert files == {
         str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.name.split(".")[0][:9] != "iteration"
     }
-    assert len(set(re.findall(r"(\d+)/4 \[", said))) > 0 and len(re.findall(r"\| 0/4 \[", said)) == 1
+    assert len(re.findall(r"\| 0/4 \[", said)) == 1  # one progress bar
 
 
 def test_torchrun_evaluates_every_case_once(trained, workflow, tiny, tmp_path):
     overrides = small(tiny, tmp_path, ckpt_dir=str(trained[0] / "models"), **SETTINGS)
-    finished = run_process(torchrun_command("evaluation", TRAIN, EVALUATE, SEVERAL_EVALUATE, **overrides))
+    finished = run_process(torchrun_command("evaluation", TRAIN, METHOD, EVALUATE, SEVERAL_EVALUATE, **overrides))
     assert finished.returncode == 0, finished.stderr
     found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    one = workflow(TRAIN, EVALUATE, run_id="evaluation", **{**overrides, "output_dir": str(tmp_path / "one")})
+    one = workflow(TRAIN, METHOD, EVALUATE, run_id="evaluation", **{**overrides, "output_dir": str(tmp_path / "one")})
     one.initialize()
     one.run()
     assert found == {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
@@ -366,11 +368,11 @@ def children(pid: int) -> list[int]:
 
 
 def start_and_stop(command: list[str], output: Path, *, rows_before: int, stop) -> tuple[int, str]:
-    """Starts torchrun, calls ``stop(its process, those of the ranks)``, and returns its exit status and stderr."""
+    """Starts torchrun, calls ``stop(its process, those of the ranks)``, and returns its exit status and output."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (output / "stderr").open("w+") as stderr:
+    with (output / "said").open("w+") as said:
         launcher = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+            command, cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True
         )
         log, deadline = output / "training_log.csv", time.monotonic() + TIMEOUT
         while not log.exists() or len(rows(log)) < rows_before:
@@ -385,8 +387,8 @@ def start_and_stop(command: list[str], output: Path, *, rows_before: int, stop) 
             if launcher.poll() is None:
                 os.killpg(launcher.pid, signal.SIGKILL)
         assert not any(Path(f"/proc/{pid}").exists() for pid in processes)
-        stderr.seek(0)
-        return status, stderr.read()
+        said.seek(0)
+        return status, said.read()
 
 
 @pytest.mark.long
@@ -395,7 +397,8 @@ def test_a_stopped_run_ends_in_all_processes_and_continues_to_the_same_weights(t
     if not Path("/proc/self/task").is_dir():
         pytest.skip("this system has no /proc to find the processes in")
     settings = {**SETTINGS, "normalization": "batch", "network_def__dropout": 0.5, "labeled_batch_size": 1}
-    settings |= {"max_iterations": 20, "checkpoint_interval": 3}
+    killed = how == "one process is killed"
+    settings |= {"max_iterations": 20, "checkpoint_interval": 3 if killed else 20}
     for name in ("never", "stopped"):
         (tmp_path / name).mkdir()
     never, stopped = (
@@ -410,7 +413,6 @@ def test_a_stopped_run_ends_in_all_processes_and_continues_to_the_same_weights(t
     def ask(launcher, processes):
         launcher.send_signal(signal.SIGTERM)
 
-    killed = how == "one process is killed"
     status, said = start_and_stop(stopped, tmp_path / "stopped", rows_before=8, stop=kill if killed else ask)
     assert status != 0 and not (tmp_path / "stopped" / "models" / "model.pt").exists()
     assert ("Signal 9 (SIGKILL) received" if killed else "as asked; the same command continues") in said
