@@ -251,10 +251,3 @@ def test_a_label_that_is_no_metatensor_is_refused(tmp_path, label):
     item = {"pred": image({A: 1})} | ({} if label is None else {"label": label})
     with pytest.raises(TypeError, match="needs MetaTensors 'pred' and 'label', got {'pred': 'MetaTensor'"):
         run(CaseMetrics(OneClass(), tmp_path), [[item]])
-
-
-def test_a_run_of_several_processes_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
-    with pytest.raises(RuntimeError, match="a run of one process, got 2"):
-        run(CaseMetrics(OneClass(), tmp_path), [[]])
-    assert not (tmp_path / "metrics.csv").exists()

@@ -14,6 +14,8 @@ from monai.data import DataLoader
 from monai.data import Dataset as MonaiDataset
 from torch.utils.data import Dataset
 
+from scripts.ranks import rank, world_size
+
 # Separates the random numbers that order the cases from those that augment them.
 ORDER, AUGMENT = 0, 1
 # Key of a draw under which the image file is, for messages; the transforms leave no trace of it on the image.
@@ -62,20 +64,27 @@ class SeededDraws(Dataset):
 class DrawBatches:
     """Batch sampler: batch i holds draws i * size ... (i + 1) * size - 1, without end.
 
+    Of several processes each has a share of ``batch_size`` draws in every batch of all: process r of w the draws
+    (i * w + r) * size ... (i * w + r + 1) * size - 1.
+
     Args:
-        batch_size: draws in a batch.
+        batch_size: draws in a batch of this process.
         start: number of the first batch, for a run that is continued.
+        rank: number r of this process.
+        ranks: number w of processes.
     """
 
-    def __init__(self, batch_size: int, *, start: int = 0) -> None:
+    def __init__(self, batch_size: int, *, start: int = 0, rank: int = 0, ranks: int = 1) -> None:
         self.batch_size = batch_size
         self.start = start
+        self.rank = rank
+        self.ranks = ranks
 
     def __iter__(self) -> Iterator[list[int]]:
-        batch = self.start
+        share = self.start * self.ranks + self.rank
         while True:
-            yield list(range(batch * self.batch_size, (batch + 1) * self.batch_size))
-            batch += 1
+            yield list(range(share * self.batch_size, (share + 1) * self.batch_size))
+            share += self.ranks
 
 
 def crop_stream(
@@ -87,11 +96,11 @@ def crop_stream(
     num_workers: int = 0,
     worker_timeout: float = 600,
 ) -> DataLoader | None:
-    """An endless loader of seeded random crops.
+    """An endless loader of seeded random crops; in a run of several processes, of the share of this one.
 
     Args:
         dataset: see :class:`SeededDraws`.
-        batch_size: crops in a batch.
+        batch_size: crops in a batch of this process.
         seed: of the run.
         stream: tells the labeled (0) from the unlabeled (1) crops of a run.
         num_workers: data worker processes; 0 loads in the training process.
@@ -105,7 +114,7 @@ def crop_stream(
     draws = SeededDraws(dataset, seed=seed, stream=stream)
     return DataLoader(
         draws,
-        batch_sampler=DrawBatches(batch_size),
+        batch_sampler=DrawBatches(batch_size, rank=rank(), ranks=world_size()),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         timeout=worker_timeout if num_workers > 0 else 0,

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
+
+from scripts.ranks import gathered, rank
 
 from .metrics import METRIC_NAMES, checked_tolerance, segmentation_metrics
 from .summary import ALL_CLASSES, SUMMARY_COLUMNS, summarize, summary_table
@@ -44,6 +45,10 @@ class CaseMetrics:
        "-2", "-3", ...;
     3. engine completed: ``metrics_summary.csv`` is written (see `summarize`), logged as a table, and the mean Dice,
        over the classes if there are several, becomes ``engine.state.metrics["test_mean_dice"]``.
+
+    In a run of several processes, each with a share of the cases, the first one writes to ``metrics.csv`` and the
+    others to ``metrics_rank<r>.csv`` as they go; at the end the first one has all rows, in the order of the ranks, in
+    ``metrics.csv``, and every process the mean Dice of all cases.
 
     Args:
         label_coding: turns integer labels into classes. ``encode(label)`` takes (B, 1, H, W, D) and returns float
@@ -96,21 +101,14 @@ class CaseMetrics:
 
         Args:
             engine: the engine that starts.
-
-        Raises:
-            RuntimeError: in a run of several processes, which would write over each other's rows.
         """
-        if idist.get_world_size() > 1:
-            raise RuntimeError(
-                f"CaseMetrics needs a run of one process, got {idist.get_world_size()}: a distributed sampler also "
-                "repeats cases to fill its last batch. Run the evaluation without torchrun."
-            )
         self.rows = []
+        self.path = self.output_dir / (f"metrics_rank{rank()}.csv" if rank() else "metrics.csv")
         self.output_dir.mkdir(parents=True, exist_ok=True)
         # Removing metrics.csv as well keeps a link that somebody left there from being written through.
-        for name in ("metrics.csv", "metrics_summary.csv"):
-            (self.output_dir / name).unlink(missing_ok=True)
-        _write_csv(self.output_dir / "metrics.csv", CASE_COLUMNS, [])
+        for path in (self.path, self.output_dir / "metrics_summary.csv"):
+            path.unlink(missing_ok=True)
+        _write_csv(self.path, CASE_COLUMNS, [])
 
     def __call__(self, engine: Engine) -> None:
         """Measure the cases of one iteration and append them to ``metrics.csv``.
@@ -132,7 +130,7 @@ class CaseMetrics:
             rows = self._measure(item)
             self.rows += rows
             # Opened and closed for each case, so that nothing computed is lost when a later case fails.
-            _write_csv(self.output_dir / "metrics.csv", CASE_COLUMNS, rows, append=True)
+            _write_csv(self.path, CASE_COLUMNS, rows, append=True)
 
     def complete(self, engine: Engine) -> None:
         """Write and log the summary, and put the mean Dice into ``engine.state.metrics["test_mean_dice"]``.
@@ -140,11 +138,18 @@ class CaseMetrics:
         Args:
             engine: the engine that has completed. Without any case its mean Dice is NaN.
         """
+        shares = gathered(self.rows)
+        self.rows = [row for share in shares for row in share]
         summary = summarize(self.rows)
-        _write_csv(self.output_dir / "metrics_summary.csv", SUMMARY_COLUMNS, summary)
         # The last class of the summary is "all", or the only class.
         dice = [line["mean"] for line in summary if line["metric"] == "dice"]
         engine.state.metrics["test_mean_dice"] = dice[-1] if dice else float("nan")
+        if rank() > 0:
+            self.path.unlink()
+            return
+        if len(shares) > 1:
+            _write_csv(self.path, CASE_COLUMNS, self.rows)
+        _write_csv(self.output_dir / "metrics_summary.csv", SUMMARY_COLUMNS, summary)
         self.logger.info("metrics of %d cases, in %s\n%s", self._case_count(), self.output_dir, summary_table(summary))
 
     def _measure(self, item: Mapping) -> list[dict]:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from scripts.data import DataError
 from scripts.errors import chain
+from scripts.ranks import gathered, rank
 
 FAILURE = "failure"
 COLUMNS = ("case", "reason")
@@ -89,6 +90,7 @@ class TolerantEvaluator(SupervisedEvaluator):
 
     Failed cases are appended to ``<output_dir>/failures.csv`` (columns ``case,reason``). When all cases have been
     tried and some have failed, the run ends with a :class:`~scripts.data.DataError`, so that the exit status says so.
+    Of several processes with a share of the cases each, the others write to ``failures_rank<r>.csv`` until the end.
 
     Args:
         output_dir: folder of failures.csv; an old one is removed at the start.
@@ -96,8 +98,8 @@ class TolerantEvaluator(SupervisedEvaluator):
     """
 
     def __init__(self, *, output_dir: str | Path, **kwargs: Any) -> None:
-        self.failures_path = Path(output_dir) / "failures.csv"
-        self.failures = 0
+        self.failures_path = Path(output_dir) / (f"failures_rank{rank()}.csv" if rank() else "failures.csv")
+        self.failures: list[tuple[Any, str]] = []
         super().__init__(**kwargs)
         # After the handlers that the base class attaches, so that they conclude before this ends the run with an error.
         self.add_event_handler(Events.STARTED, self._forget_failures)
@@ -121,27 +123,36 @@ class TolerantEvaluator(SupervisedEvaluator):
             return []
 
     def _report(self, image: Any, reason: str) -> None:
-        self.failures += 1
+        self.failures.append((image, reason))
+        self._append([(image, reason)])
+        logging.getLogger(__name__).error("%s failed: %s", image, reason)
+
+    def _append(self, failures: list[tuple[Any, str]]) -> None:
         self.failures_path.parent.mkdir(parents=True, exist_ok=True)
         new = not self.failures_path.exists()
         with self.failures_path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(COLUMNS)
-            writer.writerow([image, reason])
-        logging.getLogger(__name__).error("%s failed: %s", image, reason)
+            writer.writerows(failures)
 
     def _forget_previous_case(self, engine: Engine) -> None:
         # Else its image and maps would stay in memory while the next is read and segmented.
         engine.state.batch = engine.state.output = None
 
     def _forget_failures(self, engine: Engine) -> None:
-        self.failures = 0
+        self.failures = []
         self.failures_path.unlink(missing_ok=True)
 
     def _conclude(self, engine: Engine) -> None:
-        if self.failures:
+        shares = gathered((self.failures, engine.state.iteration))
+        of_others = [failure for failures, _ in shares[1:] for failure in failures]
+        if rank() > 0:
+            self.failures_path.unlink(missing_ok=True)
+        elif of_others:
+            self._append(of_others)
+        if count := len(shares[0][0]) + len(of_others):
             raise DataError(
-                f"{self.failures} of {engine.state.iteration} cases failed; the others are complete. "
-                f"The reasons are in {self.failures_path}."
+                f"{count} of {sum(cases for _, cases in shares)} cases failed; the others are complete. "
+                f"The reasons are in {self.failures_path.with_name('failures.csv')}."
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import nn
 
 NORMALIZATIONS = ("batch", "group", "instance")
@@ -34,6 +35,29 @@ def set_normalization(network: nn.Module, kind: str) -> None:
         for name, child in parent.named_children():
             if isinstance(child, nn.BatchNorm3d):
                 setattr(parent, name, _normalization(kind, child.num_features))
+
+
+def synchronise_batch_norm(network: nn.Module, *, enabled: bool, device: torch.device) -> nn.Module:
+    """The network with SyncBatchNorm in place of BatchNorm: statistics of the crops of all processes of a run.
+
+    Names and shapes of the weights stay the same.
+
+    Args:
+        network: any; without BatchNorm it is returned as it is.
+        enabled: False returns the network as it is, each process then normalises its own share of the batch.
+        device: that the network is trained on.
+
+    Raises:
+        ValueError: when it is enabled on the CPU, for which torch has no SyncBatchNorm.
+    """
+    if not enabled:
+        return network
+    if device.type != "cuda":
+        raise ValueError(
+            f"sync_batchnorm is true and the device is {device}: torch has SyncBatchNorm for GPUs only. Set it to "
+            "false, or normalization to group, which does not depend on the other crops of the batch."
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
 def _normalization(kind: str, channels: int) -> nn.Module:

@@ -11,6 +11,8 @@ from monai.networks import eval_mode, train_mode
 from torch import nn
 from torch.optim import Optimizer
 
+from scripts.ranks import average
+
 from .objective import Objective, Weight
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ class AdversarialObjective(Objective):
             truth[:labeled] = 1
             self.discriminator_optimizer.zero_grad()
             F.binary_cross_entropy_with_logits(decision, truth).backward()
+            average(weight.grad for weight in self.discriminator.parameters() if weight.grad is not None)
             self.discriminator_optimizer.step()
             self.discriminator_optimizer.zero_grad()
         self.discriminator.requires_grad_(False)

@@ -14,9 +14,11 @@ import torch.nn.functional as F
 
 from scripts.networks.heads import foreground_probability
 
+from .reduction import sum_over_ranks
+
 
 def dice_loss(probability: torch.Tensor, target: torch.Tensor, *, smooth: float = 1e-5) -> torch.Tensor:
-    """1 - (2 sum(p y) + s) / (sum(p^2) + sum(y^2) + s), over all crops jointly, mean over the classes.
+    """1 - (2 sum(p y) + s) / (sum(p^2) + sum(y^2) + s), mean over the classes; sums over all crops of all processes.
 
     Squares and the joint sum are those of the benchmarks' programs; DTC Eq. 5 has no squares and is per image.
 
@@ -28,6 +30,7 @@ def dice_loss(probability: torch.Tensor, target: torch.Tensor, *, smooth: float 
     axes = (0, *range(2, probability.dim()))
     intersection = (probability * target).sum(axes)
     size = (probability * probability).sum(axes) + (target * target).sum(axes)
+    intersection, size = sum_over_ranks(intersection, size)
     return (1 - (2 * intersection + smooth) / (size + smooth)).mean()
 
 
@@ -61,6 +64,7 @@ def total(values: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of ``values`` where ``mask`` (broadcast to their shape) holds; 0 where it never does."""
+    """Mean of ``values`` where ``mask`` (broadcast to their shape) holds, over all processes; 0 where it never does."""
     mask = mask.to(values.dtype).expand_as(values)
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+    numerator, denominator = sum_over_ranks((values * mask).sum(), mask.sum())
+    return numerator / denominator.clamp(min=1)

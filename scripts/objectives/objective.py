@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
+from .reduction import mean_over_ranks
+
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
 
@@ -107,6 +109,8 @@ class Objective(nn.Module):
             self._refuse_softmax_of_regions(heads)
             self.measures = {}
             terms = self.terms(heads, {**targets, "label": self.label_coding.encode(label)})
+            # Means over the voxels of this process become those of the whole batch; see reduction.py.
+            terms = dict(zip(terms, mean_over_ranks(*terms.values())))
             weights = {name: w(iteration) if callable(w) else w for name, w in self.weights.items() if name in terms}
             total = sum((weights[name] * value for name, value in terms.items()), start=label.new_zeros(()).float())
         return Loss(total, terms, weights, self.measures)

@@ -9,6 +9,7 @@ import torch
 from .distributions import log_distributions, segmentation_heads, squared_difference
 from .losses import segmentation_loss, total
 from .objective import Objective
+from .reduction import mean_over_ranks
 
 
 class URPCObjective(Objective):
@@ -60,7 +61,8 @@ class URPCObjective(Objective):
             # One quotient per scale, so that a scale that is uncertain everywhere counts as much as the others.
             axes = tuple(range(1, scales.dim()))
             errors = (squared_difference(scales, mean) * certainty).mean(axes)
-            terms["consistency"] = (errors / certainty.mean(axes).clamp(min=1e-8)).mean()
+            errors, certainty = mean_over_ranks(errors, certainty.mean(axes))
+            terms["consistency"] = (errors / certainty.clamp(min=1e-8)).mean()
         if self.active("uncertainty"):
             terms["uncertainty"] = divergence.mean()
         return terms

@@ -17,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from scripts.networks import Network
+from scripts.ranks import average
 
 
 class ProgressBar:
@@ -68,6 +69,7 @@ class GradientNorms:
         for name, value in engine.state.loss.terms.items():
             if value.requires_grad:
                 grads = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+                average(g for g in grads if g is not None)
                 norms = [g.norm() for g in grads if g is not None]
                 engine.state.gradient_norms[name] = torch.stack(norms).norm().item() if norms else 0.0
 

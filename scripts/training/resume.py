@@ -18,6 +18,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from scripts.files import sha256
+from scripts.ranks import any_rank, check_equal, rank, wait_for_all, world_size
 
 from .checkpoints import save_atomically
 
@@ -31,7 +32,10 @@ NAME = re.compile(r"iteration_(\d+)\.([0-9a-f]{16})\.pt")
 
 
 class SeededIterations:
-    """Seeds torch at the start of every iteration from (seed, iteration), for dropout and the noise of teachers."""
+    """Seeds torch at the start of every iteration from (seed, iteration), for dropout and the noise of teachers.
+
+    Of several processes every one has random numbers of its own: its rank, from 1 on, is a third part of the seed.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -45,7 +49,8 @@ class SeededIterations:
 
 def seed_iteration(seed: int, iteration: int) -> None:
     """Seeds torch for an iteration, counted from 1, of a run with ``seed``."""
-    entropy = np.random.SeedSequence([seed, ITERATION_STREAM, iteration])
+    own = [rank()] if rank() else []  # the processes of a run drop other channels
+    entropy = np.random.SeedSequence([seed, ITERATION_STREAM, iteration, *own])
     torch.manual_seed(int(entropy.generate_state(1)[0]))
 
 
@@ -58,7 +63,7 @@ class RunState:
     """Everything that a run consists of, and its checkpoints ``<directory>/iteration_<n>.<sha256>.pt``.
 
     A checkpoint carries its own checksum in its name, is written atomically and loads with ``weights_only``. The last
-    two are kept.
+    two are kept. Of several processes, which are all in the same state, the first one writes and all read.
 
     Args:
         directory: of the checkpoints.
@@ -74,7 +79,8 @@ class RunState:
         self.directory = Path(directory)
         self.parts = dict(parts)
         self.evaluator = evaluator
-        self.settings = {name: _plain(value) for name, value in settings.items()}
+        # With another number of processes the same batch size would mean another batch.
+        self.settings = {**{name: _plain(value) for name, value in settings.items()}, "processes": world_size()}
         self.stop_requested = False
 
     def checkpoints(self) -> list[Path]:
@@ -88,6 +94,8 @@ class RunState:
 
     def save(self, trainer: Any) -> None:
         """Writes a checkpoint of now and removes all but the last two. A full disk costs this checkpoint only."""
+        if rank() > 0:
+            return
         content = {
             "iteration": trainer.state.iteration,
             "settings": self.settings,
@@ -108,6 +116,8 @@ class RunState:
 
     def clear(self) -> None:
         """Removes the checkpoints of a former run."""
+        if rank() > 0:
+            return
         for path in self.checkpoints():
             path.unlink()
 
@@ -180,8 +190,10 @@ class SaveRun:
 
     def _save_if_due(self, engine: Any) -> None:
         iteration, planned = engine.state.iteration, engine.state.max_epochs * engine.state.epoch_length
-        if self.run_state.stop_requested:
+        # The processes are told one by one and have to stop behind the same iteration.
+        if any_rank(self.run_state.stop_requested):
             self.run_state.save(engine)
+            wait_for_all()
             logger.warning("stopped at iteration %d as asked; the same command continues.", iteration)
             raise SystemExit(128 + signal.SIGTERM)
         if self.interval and iteration % self.interval == 0 and iteration < planned:
@@ -199,7 +211,7 @@ def run_or_resume(trainer: Any, run_state: RunState, mode: str = "auto") -> None
         mode: "auto" continues what can be continued, "never" starts anew and removes the former checkpoints.
 
     Raises:
-        ValueError: when ``mode`` is unknown, or the former run had other settings.
+        ValueError: when ``mode`` is unknown, or the former run or another process has other settings.
     """
     if mode not in RESUME_MODES:
         raise ValueError(f"resume is {mode!r}; it is one of {', '.join(RESUME_MODES)}.")
@@ -207,10 +219,16 @@ def run_or_resume(trainer: Any, run_state: RunState, mode: str = "auto") -> None
     planned = trainer.state.max_epochs * trainer.state.epoch_length
     if content is not None:
         run_state.restore(content, trainer)
-        if content["iteration"] >= planned:
-            print(f"finished: {planned} iterations were done before (--resume never starts anew).")
+    check_equal({**run_state.settings, "iteration": trainer.state.iteration})
+    if content is not None:
+        finished = content["iteration"] >= planned
+        done = (
+            f"{planned} iterations were done before" if finished else f"iteration {content['iteration']} of {planned}"
+        )
+        if rank() == 0:
+            print(f"{'finished:' if finished else 'resuming at'} {done} (--resume never starts anew).")
+        if finished:
             return
-        print(f"resuming at iteration {content['iteration']} of {planned} (--resume never starts anew).")
 
     def request_stop(*_: Any) -> None:
         run_state.stop_requested = True

@@ -13,6 +13,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from scripts.data.stream import FILE, DrawBatches
 from scripts.objectives import Loss, Objective
+from scripts.ranks import average, broadcast
 
 from .resources import advise_on_resources
 
@@ -34,6 +35,11 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     :class:`~scripts.objectives.Loss`, whose terms still carry their graph when ``IterationEvents.LOSS_COMPLETED``
     fires, and ``engine.state.files`` names the image files of the crops by their stream, "labeled" and "unlabeled".
 
+    In a run of several processes (torchrun) each trains on its share of the batch: all start from the weights of rank
+    0, and gradients and running statistics are averaged after every backward pass, so that all stay the same. It is
+    done here, and not by DistributedDataParallel, which takes no network with heads that the loss leaves out, as some
+    ablations have them; what it would gain is to send the gradients while others are still being computed.
+
     Args:
         unlabeled_data_loader: endless loader of batches with an "image"; None to train on the labeled crops alone.
         objective: what is minimised.
@@ -50,6 +56,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.unlabeled_data_loader = unlabeled_data_loader
         self._unlabeled: Iterator[dict] | None = None
         self.add_event_handler(Events.STARTED, self._continue_streams)
+        self.add_event_handler(Events.STARTED, self._start_alike)
+        self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._average_gradients)
         # The last event within an iteration, so that whatever listens to its end finds the method's state complete.
         self.add_event_handler(IterationEvents.MODEL_COMPLETED, self._after_step)
 
@@ -79,6 +87,14 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         if self.unlabeled_data_loader is not None:
             self._unlabeled = iter(self.unlabeled_data_loader)
 
+    def _start_alike(self, engine: Engine) -> None:
+        for module in (self.network, self.objective):
+            broadcast([*module.parameters(), *module.buffers()])
+
+    def _average_gradients(self, engine: Engine) -> None:
+        statistics = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
+        average([*(w.grad for w in self.network.parameters() if w.grad is not None), *statistics])
+
     def _join_streams(
         self, batchdata: dict[str, torch.Tensor], device: torch.device, non_blocking: bool, **to_kwargs: Any
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -98,7 +114,6 @@ class SemiSupervisedTrainer(SupervisedTrainer):
 
     def _after_step(self, engine: Engine) -> None:
         self.objective.after_step(engine.state.iteration - 1)
-        engine.state.output = BatchOutput([engine.state.output])
 
     def _loss(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> torch.Tensor:
         loss: Loss = self.objective(heads, targets, self.state.iteration - 1)
