@@ -313,8 +313,9 @@ def test_evaluation_has_every_property_that_clients_ask_for(workflow, tiny, tmp_
     assert bundle.check_properties() == []
 
 
-def test_inference_has_every_property_that_clients_ask_for(workflow, tiny):
-    bundle = workflow(INFERENCE, workflow_type="inference", dataset_dir=str(tiny / "images"))
+def test_inference_has_every_property_that_clients_ask_for(workflow, tiny, tmp_path):
+    folders = {"dataset_dir": str(tiny / "images"), "output_dir": str(tmp_path)}
+    bundle = workflow(INFERENCE, workflow_type="inference", **folders)
     bundle.initialize()
     assert bundle.check_properties() == []
 

@@ -48,7 +48,7 @@ def unfinished(
             ``output_dir`` itself, where masks would be taken for images.
     """
     folder = Path(output_dir)
-    if any(folder.resolve() == Path(path).resolve().parent for case in cases for path in images_of(case)):
+    if any(folder.resolve() == Path(path).parent.resolve() for case in cases for path in images_of(case)):
         raise DataError(f"output_dir {folder} is the folder of the images: choose another, to keep masks apart.")
     record = folder / RECORD
     wanted = {name: _plain(value) for name, value in settings.items()}

@@ -55,8 +55,12 @@ class Discriminator(nn.Module):
             layers += [nn.LeakyReLU(SLOPE), nn.Dropout3d(dropout), halving(fine, coarse)]
         layers.append(nn.LeakyReLU(SLOPE))
         self.layers = nn.Sequential(*layers)
-        of_crop = (nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(channels[-1], 1))
-        self.decision: nn.Module = halving(channels[-1], 1) if per_region else nn.Sequential(*of_crop)
+        # Of a region, or of the crop.
+        self.decision: nn.Module = (
+            halving(channels[-1], 1)
+            if per_region
+            else nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(channels[-1], 1))
+        )
 
     def forward(self, maps: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """The decisions as logits, above 0 for labeled.
