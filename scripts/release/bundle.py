@@ -32,6 +32,7 @@ CONTENTS = (
     "docs/**/*.md",
     "docs/**/*.txt",
     "docs/**/*.png",
+    "docs/federated/job/**/*.json",
     "scripts/**/*.py",
     "models/model.json",
 )
