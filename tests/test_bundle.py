@@ -43,6 +43,7 @@ SCHEMA = ROOT.parent / "shared" / "reference" / "meta_schema_20240725.json"
 BESIDE = {"discriminator", "discriminator_optimizer"}
 TRAIN, EVALUATE, INFERENCE = "configs/train.json", "configs/evaluate.json", "configs/inference.json"
 PREFLIGHT = "configs/preflight.json"
+SEVERAL_TRAIN, SEVERAL_EVALUATE = "configs/multi_gpu_train.json", "configs/multi_gpu_evaluate.json"
 
 
 def name_of(path: Path) -> str:
@@ -106,7 +107,14 @@ def test_config_is_json_without_duplicate_keys(path):
 
 @pytest.mark.parametrize(
     "files",
-    [[TRAIN], [TRAIN, EVALUATE], [INFERENCE], [TRAIN, PREFLIGHT]],
+    [
+        [TRAIN],
+        [TRAIN, EVALUATE],
+        [INFERENCE],
+        [TRAIN, PREFLIGHT],
+        [TRAIN, SEVERAL_TRAIN],
+        [TRAIN, EVALUATE, SEVERAL_EVALUATE],
+    ],
     ids=lambda files: Path(files[-1]).stem,
 )
 def test_every_reference_in_a_config_exists(files):

@@ -11,7 +11,7 @@ import test_previous_monai
 import yaml
 from conftest import ROOT
 
-DOCUMENTS = ("CONTRIBUTING.md", "docs/export.md", "docs/clients.md")
+DOCUMENTS = ("CONTRIBUTING.md", "docs/export.md", "docs/clients.md", "docs/several_devices.md")
 
 
 def read(name: str) -> str:

@@ -34,6 +34,7 @@ CONTENTS = (
     "docs/**/*.txt",
     "docs/**/*.png",
     "docs/**/*.svg",
+    "docs/federated/job/**/*.json",
     "scripts/**/*.py",
     "scripts/**/*.json",
     "models/model.json",
