@@ -137,16 +137,17 @@ class _Cascade(torch.autograd.Function):
     def _gradient(ctx, grad_distance: torch.Tensor) -> torch.Tensor:
         sums, step_of, kernel = ctx.saved_tensors
         radius = kernel.shape[-1] // 2
-        flow = torch.where(step_of != NEVER, -ctx.h * grad_distance / sums, torch.zeros_like(sums))
+        sends = step_of != NEVER
+        flow = (grad_distance * sends).div_(sums).mul_(-ctx.h)
+        # Modulo three: what no step reaches counts as 3, so that its gradient comes from all three.
+        residue_of = torch.where(sends, step_of.remainder(3), 3).to(torch.uint8)
         grad_seeds = torch.zeros_like(sums)
         for residue in range(3):
-            senders = (step_of % 3 == residue) & (step_of != NEVER)
             # The kernel is symmetric, so the adjoint of its convolution is a convolution; then that of the padding.
-            padded = F.conv3d(F.pad(torch.where(senders, flow, 0.0), (2 * radius,) * 6), kernel)
+            padded = F.conv3d(F.pad(flow * (residue_of == residue), (2 * radius,) * 6), kernel)
             received = torch.ops.aten.replication_pad3d_backward(padded, sums, (radius,) * 6)
             # Of the senders' step and the next one, or never reached (a seed); else the sender is a step ahead.
-            ahead = (step_of != NEVER) & ((step_of + 1) % 3 == residue)
-            grad_seeds += torch.where(ahead, 0.0, received)
+            grad_seeds += received.mul_(residue_of != (residue + 2) % 3)
         return grad_seeds
 
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .resize import resize
+
 # Voxels that a CPU works on at a time.
 CPU_VOXELS = 2**18
 
@@ -113,7 +115,7 @@ class SegmentationToDistance(nn.Module):
             signed = torch.cat([part for part, _ in parts]).reshape(*probability.shape[:2], *volumes.shape[2:])
             valid = torch.cat([part for _, part in parts]).reshape(probability.shape[:2])
             if signed.shape[2:] != size:
-                signed = F.interpolate(signed, size=size, mode="trilinear", align_corners=False)
+                signed = resize(signed, size)
             return signed, valid
 
     def _signed(self, p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,7 +142,7 @@ class SegmentationToDistance(nn.Module):
         if self.factor == 1:
             return p
         size = [max(1, round(extent * self.factor)) for extent in p.shape[2:]]
-        return F.interpolate(p, size=size, mode="trilinear", align_corners=False)
+        return resize(p, size)
 
     def _normalise(self, distance: torch.Tensor) -> torch.Tensor:
         """Min-max over the volume (Eq. 4). The minimum is 0, at the seeds, wherever the patch is not degenerate."""
