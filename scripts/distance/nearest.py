@@ -21,6 +21,8 @@ CPU_PIECE = 2**18
 OTHER_PIECE = 2**26
 # Offsets between two looks at whether a pass may stop.
 LOOK_INTERVAL = 4
+# Every so many voxels along each axis are looked at for a bound on the distances.
+BOUND_STRIDE = 4
 # Bits of a cost that is no integer by itself; float64 has 53.
 FIXED_POINT_BITS = 50
 
@@ -85,7 +87,7 @@ def _minimise(column: torch.Tensor, best: torch.Tensor, candidate: torch.Tensor,
     ``candidate`` is memory to work in, of the same shape.
     """
     best.copy_(column)
-    for offset in range(1, len(column)):
+    for offset in range(1, len(steps)):
         if offset % LOOK_INTERVAL == 1 and best.amax() <= steps[offset]:
             break
         torch.add(column, steps[offset], out=candidate)
@@ -93,8 +95,12 @@ def _minimise(column: torch.Tensor, best: torch.Tensor, candidate: torch.Tensor,
         torch.minimum(best[:-offset], candidate[offset:], out=best[:-offset])
 
 
-def _along(axis: int, packed: torch.Tensor, coding: Coding, piece: int) -> torch.Tensor:
-    """:func:`_minimise` along an ``axis`` (0 to 2) of (N, H, W, D) integers, a piece of its columns at a time."""
+def _along(axis: int, packed: torch.Tensor, coding: Coding, piece: int, *, reach: int | None = None) -> torch.Tensor:
+    """:func:`_minimise` along an ``axis`` (0 to 2) of (N, H, W, D) integers, a piece of its columns at a time.
+
+    Args:
+        reach: no offset beyond it is needed.
+    """
     # The axis that comes next varies slowest over the columns: distances within a piece are then most alike.
     order = (axis + 1, (axis + 1) % 3 + 1, 0, (axis + 2) % 3 + 1)
     lines = coding.unpositioned(packed).permute(order)
@@ -105,7 +111,7 @@ def _along(axis: int, packed: torch.Tensor, coding: Coding, piece: int) -> torch
     reached = lines.amin(0) < coding.infinity
     whole = bool(reached.all())
     work = lines if whole else lines[:, reached]
-    steps = (coding.steps[axis] * torch.arange(n, dtype=lines.dtype, device="cpu").square() << coding.bits).unbind()
+    steps = (coding.steps[axis] * torch.arange(n, dtype=lines.dtype, device="cpu").square() << coding.bits).unbind()[:reach]
     size = max(1, piece // n)
     # The same memory for every piece, since fresh pages cost more than the arithmetic on them.
     memory = lines.new_empty(3, n * min(size, work.shape[1]))
@@ -138,6 +144,15 @@ def _pieces(volumes: torch.Tensor) -> tuple[Sequence[torch.Tensor], int]:
     return volumes.split(max(1, piece // volumes[0].numel())), piece
 
 
+def _farthest(seeds: torch.Tensor, spacing: Sequence[float]) -> float:
+    """At least the largest distance in (N, H, W, D), judged by a few of the seeds and voxels; infinity if unknown."""
+    few = seeds[:, ::BOUND_STRIDE, ::BOUND_STRIDE, ::BOUND_STRIDE]
+    if min(few.shape[1:]) < 2 or not few.flatten(1).any(1).all():
+        return math.inf
+    between, _ = nearest_seed(few, [BOUND_STRIDE * s for s in spacing], with_source=False)
+    return float(between.amax()) + (BOUND_STRIDE - 1) * math.hypot(*spacing)
+
+
 def nearest_seed(
     seeds: torch.Tensor, spacing: Sequence[float], *, with_source: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -160,11 +175,13 @@ def nearest_seed(
     for part in parts:
         here = slice(start, start + len(part))
         start += len(part)
+        farthest = _farthest(part, spacing)
         columns = part.movedim(1, 0)
         swept = _sweep(columns.reshape(part.shape[1], -1), coding)
         packed = [swept.reshape(columns.shape).movedim(0, 1).contiguous()]
         for axis in (1, 2):
-            packed.append(_along(axis, packed[-1], coding, piece))
+            reach = None if farthest == math.inf else int(farthest / spacing[axis]) + 2
+            packed.append(_along(axis, packed[-1], coding, piece, reach=reach))
         if source is not None:
             source[here] = _flat_source(packed, coding)
         costs = packed[-1] >> coding.bits
