@@ -9,6 +9,7 @@ from torch import nn
 
 from .nearest import cheapest_source, nearest_seed
 
+
 class _NearestSeedDistance(torch.autograd.Function):
     """Euclidean distance forward; backward, -1 voxel per unit of seed, sent to the nearest seed."""
 

@@ -5,8 +5,8 @@ every voxel: the cost so far and, in its lowest bits, the position along the axi
 is the least cost together with its source, so that a pass is made of additions and minima alone.
 
 A pass visits the offsets 1, 2, 3, ... and stops where the offset alone costs more than any minimum found so far: its
-work follows the distances that occur and not the extent of the volume. Where f is 0 on the seeds and infinite elsewhere,
-the first pass is two sweeps from neighbour to neighbour.
+work follows the distances that occur and not the extent of the volume. Where f is 0 on the seeds and infinite
+elsewhere, the first pass is two sweeps from neighbour to neighbour.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Coding:
         return packed & -(1 << self.bits)
 
 
-# torch.where, masked_fill_ and powers take many times as long as a sum or a minimum on a CPU; hence the arithmetic below.
+# On a CPU torch.where, masked_fill_ and powers take many times as long as sums and minima; hence the arithmetic below.
 
 
 def _sweep(seeds: torch.Tensor, coding: Coding) -> torch.Tensor:
@@ -111,7 +111,9 @@ def _along(axis: int, packed: torch.Tensor, coding: Coding, piece: int, *, reach
     reached = lines.amin(0) < coding.infinity
     whole = bool(reached.all())
     work = lines if whole else lines[:, reached]
-    steps = (coding.steps[axis] * torch.arange(n, dtype=lines.dtype, device="cpu").square() << coding.bits).unbind()[:reach]
+    steps = (coding.steps[axis] * torch.arange(n, dtype=lines.dtype, device="cpu").square() << coding.bits).unbind()[
+        :reach
+    ]
     size = max(1, piece // n)
     # The same memory for every piece, since fresh pages cost more than the arithmetic on them.
     memory = lines.new_empty(3, n * min(size, work.shape[1]))
