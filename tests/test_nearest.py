@@ -38,6 +38,15 @@ def test_distance_is_scipys_and_the_source_is_a_seed_at_that_distance(monkeypatc
     assert np.take_along_axis(seeds.reshape(3, -1), source.flatten(1).long().numpy(), 1).all()
 
 
+def test_one_seed_in_a_corner_is_the_nearest_of_all_voxels():
+    # The farthest voxel is as far as the bound on the distances allows the passes to look.
+    seeds = torch.zeros(1, 9, 41, 30, dtype=torch.bool)
+    seeds[0, 0, 0, 0] = True
+    distance, source = nearest_seed(seeds, (1, 1, 1), with_source=True)
+    assert not source.any()
+    np.testing.assert_allclose(distance[0].numpy(), distance_transform_edt(~seeds[0].numpy()), rtol=1e-6)
+
+
 def test_without_source_the_distance_is_the_same():
     seeds = torch.from_numpy(sparse((2, 12, 9, 14), 0.01))
     distance, source = nearest_seed(seeds, (1, 1, 1), with_source=False)

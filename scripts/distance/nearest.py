@@ -116,7 +116,7 @@ def _along(axis: int, packed: torch.Tensor, coding: Coding, piece: int, *, reach
     ]
     size = max(1, piece // n)
     # The same memory for every piece, since fresh pages cost more than the arithmetic on them.
-    memory = lines.new_empty(3, n * min(size, work.shape[1]))
+    memory = lines.new_empty((3, n * min(size, work.shape[1])))
     for part in work.split(size, dim=1) if work.numel() else ():
         column, best, candidate = (m[: part.numel()].view(part.shape) for m in memory)
         _minimise(column.copy_(part), best, candidate, steps)

@@ -107,6 +107,8 @@ class SegmentationToDistance(nn.Module):
             foreground and background occur at the map's resolution.
         """
         with torch.autocast(probability.device.type, enabled=False):
+            # Of a MONAI tensor only the values: each of its operations would look after what it knows of the image.
+            probability = probability.as_subclass(torch.Tensor)
             size = probability.shape[2:]
             volumes = self._downsample(probability.float()).flatten(0, 1)[:, None]
             # Volumes are independent. A CPU takes them a few at a time, so that memory just used is used again.
