@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from monai.data import MetaTensor
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, zoom
 
 from scripts.distance import (
@@ -394,6 +395,14 @@ def test_map_of_a_label_is_scipys_signed_map_with_min_max_by_hand(mask, transfor
     signed, valid = SegmentationToDistance(transform(), factor=1).with_validity(tensor(mask))
     np.testing.assert_allclose(signed[0, 0].numpy(), euclidean_map(mask), atol=1e-5)
     assert valid.tolist() == [[True]]
+
+
+@each_transform
+@pytest.mark.parametrize("factor", [1, 0.5])
+def test_map_of_a_label_from_monais_pipeline_is_that_of_its_values(transform, factor):
+    mask = tensor(blob(12))
+    operator = SegmentationToDistance(transform(), factor=factor)
+    assert torch.equal(operator(MetaTensor(mask)), operator(mask))
 
 
 def test_map_in_the_unit_of_an_anisotropic_spacing_is_scipys():

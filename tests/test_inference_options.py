@@ -24,7 +24,7 @@ NAMES = ("first", "second")
 def network(seed: int) -> DualTaskVNet:
     """An untrained network whose masks are scattered, whose decoders differ and whose heads disagree in places."""
     torch.manual_seed(seed)
-    network = DualTaskVNet(base_filters=2).eval()
+    network = DualTaskVNet(base_filters=2, normalization="group").eval()
     with torch.no_grad():
         heads = network.forward_heads(torch.randn(1, 1, 16, 16, 16))
         for decoder in ("phi", "psi"):  # half of the voxels become foreground, for every head its own half

@@ -392,4 +392,4 @@ def test_dual_task_network_refuses_tasks_without_segmentation(tasks):
 
 def test_shipped_weights_load_into_the_dual_task_network():
     state = torch.load(Path(__file__).resolve().parents[1] / "models" / "model.pt", weights_only=True)
-    DualTaskVNet(base_filters=8).load_state_dict(state)
+    DualTaskVNet(base_filters=8, normalization="group").load_state_dict(state)

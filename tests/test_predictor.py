@@ -58,6 +58,14 @@ class Heads(nn.Module):
         return torch.stack([torch.sigmoid(head) for name, head in self.heads.items() if "logits" in name]).mean(0)
 
 
+def calls_of(network: nn.Module) -> list[str]:
+    """A list to which the names of the network's parts are added as they are called."""
+    called: list[str] = []
+    for name, part in network.named_children():
+        part.register_forward_hook(lambda *_, name=name: called.append(name))
+    return called
+
+
 def test_by_default_it_is_a_plain_call_of_any_network(dual, image):
     assert torch.equal(Predictor([dual])(image), dual(image))
     vnet = VNet(base_filters=2).eval()
@@ -82,6 +90,32 @@ def test_one_decoder_gives_its_own_probability_and_distance(dual, image, decoder
     assert outputs.shape == (1, 4, 16, 16, 32)
     assert torch.equal(outputs[:, :2], torch.sigmoid(heads[f"logits_{decoder}"]))
     assert torch.equal(outputs[:, 2:], heads[f"distance_{decoder}"])
+
+
+@pytest.mark.parametrize("decoder, other", [("phi", "psi"), ("psi", "phi")])
+def test_with_one_decoder_the_other_is_not_run_nor_a_distance_head_that_is_not_asked_for(dual, image, decoder, other):
+    called = calls_of(dual)
+    Predictor([dual], decoders=decoder)(image)
+    assert called == ["encoder", f"decoder_{decoder}", f"segmentation_head_{decoder}"]
+    called.clear()
+    Predictor([dual], decoders=decoder, maps=["distance"])(image)
+    assert f"distance_head_{decoder}" in called and f"decoder_{other}" not in called
+
+
+def test_the_network_is_run_once_whatever_is_asked_for_and_the_distance_heads_only_for_maps(dual, image):
+    called = calls_of(dual)
+    Predictor([dual])(image)
+    assert called.count("encoder") == 1 and not [name for name in called if name.startswith("distance")]
+    called.clear()
+    Predictor([dual], maps=["distance", "uncertainty"])(image)
+    assert called.count("encoder") == 1
+
+
+def test_features_are_channels_last_when_the_networks_weights_are(dual, image):
+    formats = []
+    dual.encoder.register_forward_hook(lambda *call: formats.append(call[2][0]))
+    Predictor([dual.to(memory_format=torch.channels_last_3d)])(image.expand(2, -1, -1, -1, -1))
+    assert formats[0].is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_distance_map_comes_behind_the_unchanged_probability(dual, image):

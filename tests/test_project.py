@@ -25,6 +25,11 @@ def test_every_requirement_is_pinned(name):
     assert [line for line in lines if not re.fullmatch(r"[\w-]+==[\w.]+", line)] == []
 
 
+def test_requirements_of_inference_are_those_of_the_project():
+    lean, full = (set(read(f"requirements{name}.txt").splitlines()) for name in ("-inference", ""))
+    assert {line for line in lean if not line.startswith("#")} < full
+
+
 def test_citation_names_the_four_papers_and_the_version():
     citation = yaml.safe_load(read("CITATION.cff"))
     assert citation["version"] == json.loads(read("configs/metadata.json"))["version"]

@@ -82,7 +82,7 @@ def test_validation_log_has_a_row_for_every_validation(run):
 
 
 def test_share_of_unanimous_voxels_is_logged(run):
-    output = run.trainer.state.output
+    (output,) = run.trainer.state.output
     logits, distance = (
         torch.stack([output["pred"][f"{kind}_{decoder}"] for decoder in ("phi", "psi")])
         for kind in ("logits", "distance")
@@ -107,7 +107,7 @@ def test_share_is_empty_without_pseudo_supervision(workflow, tiny, tmp_path):
 
 def test_crops_are_the_first_labeled_and_the_first_unlabeled_one_with_all_heads(run):
     labeled, unlabeled = crops_of(run.trainer)
-    output = run.trainer.state.output
+    (output,) = run.trainer.state.output
     assert (labeled.title, unlabeled.title) == ("labeled", "unlabeled")
     for crop, index in ((labeled, 0), (unlabeled, 2)):
         heads = {name: head[index, 0].detach() for name, head in output["pred"].items()}

@@ -1,8 +1,4 @@
-"""Exact distance transform: separable squared-distance minimisation, with a gradient at the nearest seed.
-
-min_y (||x - y||^2 + f(y)) separates over the axes (Felzenszwalb and Huttenlocher 2012). Every axis is solved by brute
-force over its n positions, which is n operations a voxel but runs as a few dense tensor operations on any device.
-"""
+"""Exact distance transform: the Euclidean distance to the nearest seed, with a gradient at that seed."""
 
 from __future__ import annotations
 
@@ -11,50 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-# Elements of the largest temporary; 2**22 floats are 16 MB, which stays in a CPU's cache hierarchy.
-CHUNK_ELEMENTS = 2**22
-
-
-def _minimise_along(f: torch.Tensor, spacing: float, *, with_source: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """min_j (f[..., j] + spacing^2 (i - j)^2) along the last axis, and the minimising j (int64) when asked for."""
-    n = f.shape[-1]
-    position = torch.arange(n, dtype=f.dtype, device=f.device) * spacing
-    cost = (position[:, None] - position[None, :]) ** 2
-    rows = f.reshape(-1, n)
-    values, sources = [], []
-    for chunk in rows.split(max(1, CHUNK_ELEMENTS // (n * n))):
-        candidates = chunk[:, None, :] + cost
-        if with_source:
-            value, source = candidates.min(-1)
-            sources.append(source)
-        else:
-            value = candidates.amin(-1)
-        values.append(value)
-    value = torch.cat(values).reshape(f.shape)
-    return value, torch.cat(sources).reshape(f.shape) if with_source else None
-
-
-def minimise_squared_distance(
-    f: torch.Tensor, spacing: Sequence[float], *, with_source: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """min_y (||x - y||^2 + f(y)) for every voxel x.
-
-    Args:
-        f: (N, H, W, D), floating, non-negative; infinity where y is not allowed.
-        spacing: extent of a voxel along H, W and D; distances are in its unit.
-        with_source: also return where the minimum is attained.
-
-    Returns:
-        The minima (N, H, W, D), infinite in volumes without a finite f; and the flat index (N, H, W, D), int64, into
-        the H*W*D voxels of the minimising y, or None.
-    """
-    source = torch.arange(f[0].numel(), device=f.device).reshape(f.shape[1:]).expand(f.shape) if with_source else None
-    for axis in (3, 2, 1):
-        f, arg = _minimise_along(f.transpose(axis, 3), spacing[axis - 1], with_source=with_source)
-        f = f.transpose(axis, 3)
-        if source is not None and arg is not None:
-            source = source.gather(axis, arg.transpose(axis, 3))
-    return f, source
+from .nearest import cheapest_source, nearest_seed
 
 
 class _NearestSeedDistance(torch.autograd.Function):
@@ -62,20 +15,20 @@ class _NearestSeedDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, seeds: torch.Tensor, spacing: Sequence[float], needs_grad: bool) -> torch.Tensor:
-        f = torch.zeros_like(seeds).masked_fill_(seeds < 0.5, float("inf"))
-        squared, source = minimise_squared_distance(f, spacing, with_source=needs_grad)
-        distance = torch.where(torch.isinf(squared), torch.zeros_like(squared), squared).sqrt()
-        if needs_grad:
-            ctx.save_for_backward(source, distance > 0)
+        distance, source = nearest_seed(seeds > 0.5, spacing, with_source=needs_grad)
+        if source is not None:
+            ctx.save_for_backward(source)
             ctx.step = sum(spacing) / len(spacing)
         return distance
 
     @staticmethod
     def backward(ctx, grad_distance: torch.Tensor):
-        source, away = ctx.saved_tensors
-        flow = torch.where(away, -ctx.step * grad_distance, torch.zeros_like(grad_distance))
-        grad_seeds = torch.zeros_like(grad_distance).flatten(1).scatter_add_(1, source.flatten(1), flow.flatten(1))
-        return grad_seeds.reshape(grad_distance.shape), None, None
+        (source,) = ctx.saved_tensors
+        grad_seeds = torch.zeros_like(grad_distance)
+        own = torch.arange(source[0].numel(), dtype=source.dtype, device=source.device)
+        for received, sent, to in zip(grad_seeds.flatten(1), grad_distance.flatten(1), source.flatten(1)):
+            received.index_add_(0, to, sent * (to != own), alpha=-ctx.step)
+        return grad_seeds, None, None
 
 
 class ExactDistance(nn.Module):
@@ -135,8 +88,7 @@ class GeneralizedDistance(nn.Module):
         diagonal_squared = sum((extent * s) ** 2 for extent, s in zip(p.shape[1:], self.spacing))
         price = diagonal_squared * torch.clamp(1 - 2 * p, min=0) ** 2
         with torch.no_grad():
-            _, source = minimise_squared_distance(price, self.spacing, with_source=True)
-            assert source is not None
+            source = cheapest_source(price, self.spacing)
             squared_length = self._squared_length(source)
         squared = squared_length.to(price) + price.flatten(1).gather(1, source.flatten(1)).reshape(p.shape)
         # The square root has no finite derivative at zero, where nothing may flow.

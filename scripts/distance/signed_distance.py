@@ -6,6 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .resize import resize
+
+# Voxels that a CPU works on at a time.
+CPU_VOXELS = 2**18
+
 
 def straight_through(probability: torch.Tensor, *, gate: float | None = None) -> torch.Tensor:
     """Exactly binary forward, [p > 1/2]; backward the identity.
@@ -102,34 +107,44 @@ class SegmentationToDistance(nn.Module):
             foreground and background occur at the map's resolution.
         """
         with torch.autocast(probability.device.type, enabled=False):
+            # Of a MONAI tensor only the values: each of its operations would look after what it knows of the image.
+            probability = probability.as_subclass(torch.Tensor)
             size = probability.shape[2:]
-            p = self._downsample(probability.float())
-            batch, classes = p.shape[:2]
-            if self.transform.needs_binary_input:
-                p = straight_through(p, gate=self.gate)
-            mask = p > 0.5
-            foreground = mask.flatten(2)
-            valid = foreground.any(-1) & ~foreground.all(-1)
-
-            # One call measures outside and inside of every sample and class.
-            p = p.reshape(batch * classes, 1, *p.shape[2:])
-            outside, inside = self.transform(torch.cat([p, 1 - p])).chunk(2)
-            signed = self._normalise(outside) - self._normalise(inside)
-            signed = signed.reshape(batch, classes, *signed.shape[2:])
-
-            constant = 1 - 2 * foreground.all(-1).to(signed.dtype)
-            signed = torch.where(valid[..., None, None, None], signed, constant[..., None, None, None])
-            if self.zero_inner_boundary:
-                signed = signed.masked_fill(inner_boundary(mask), 0)
+            volumes = self._downsample(probability.float()).flatten(0, 1)[:, None]
+            # Volumes are independent. A CPU takes them a few at a time, so that memory just used is used again.
+            number = max(1, CPU_VOXELS // volumes[0].numel()) if volumes.device.type == "cpu" else len(volumes)
+            parts = [self._signed(part) for part in volumes.split(number)]
+            signed = torch.cat([part for part, _ in parts]).reshape(*probability.shape[:2], *volumes.shape[2:])
+            valid = torch.cat([part for _, part in parts]).reshape(probability.shape[:2])
             if signed.shape[2:] != size:
-                signed = F.interpolate(signed, size=size, mode="trilinear", align_corners=False)
+                signed = resize(signed, size)
             return signed, valid
+
+    def _signed(self, p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The map (N, 1, H, W, D) of the volumes ``p`` at their own resolution, and which are valid, (N,)."""
+        if self.transform.needs_binary_input:
+            p = straight_through(p, gate=self.gate)
+        mask = p > 0.5
+        # Minimum and maximum of bytes; any() and all() are much slower.
+        voxels = mask.flatten(1).view(torch.uint8)
+        full = voxels.amin(1).bool()
+        valid = voxels.amax(1).bool() & ~full
+
+        # One call measures outside and inside of every volume.
+        outside, inside = self.transform(torch.cat([p, 1 - p])).chunk(2)
+        signed = self._normalise(outside) - self._normalise(inside)
+        if not valid.all():
+            constant = 1 - 2 * full.to(signed.dtype)
+            signed = torch.where(valid[:, None, None, None, None], signed, constant[:, None, None, None, None])
+        if self.zero_inner_boundary:
+            signed = signed.masked_fill(inner_boundary(mask), 0)
+        return signed, valid
 
     def _downsample(self, p: torch.Tensor) -> torch.Tensor:
         if self.factor == 1:
             return p
         size = [max(1, round(extent * self.factor)) for extent in p.shape[2:]]
-        return F.interpolate(p, size=size, mode="trilinear", align_corners=False)
+        return resize(p, size)
 
     def _normalise(self, distance: torch.Tensor) -> torch.Tensor:
         """Min-max over the volume (Eq. 4). The minimum is 0, at the seeds, wherever the patch is not degenerate."""

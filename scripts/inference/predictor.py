@@ -27,7 +27,8 @@ class Predictor(nn.Module):
             decoder end in its name (``_phi``, ``_psi``). The defaults need no more than a call that returns
             probabilities.
         decoders: "both" for the probability that the network itself returns and, of the maps, the mean of all heads of
-            a kind; "phi" or "psi" for the heads of one decoder. The other decoder is computed all the same.
+            a kind; "phi" or "psi" for the heads of one decoder. The other decoder is not run if the network has
+            ``forward_decoder``.
         maps: names of further outputs, in this order. "distance": signed distance, the mean of those heads.
             "uncertainty": 1 where the heads do not vote unanimously for foreground or background (1 minus DBiSL's
             Eq. 13), 0 elsewhere; averaged, the fraction of windows, networks and flips in which they did not.
@@ -76,18 +77,9 @@ class Predictor(nn.Module):
                 yield self._predict(network, x.flip(axes)).flip(axes) if axes else self._predict(network, x)
 
     def _predict(self, network: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        if self.decoders == "both":
-            # What the network itself takes for its probability: the mean of its heads, or one of them.
-            probability = network(x)
-            if not self.maps:
-                return probability
-        forward_heads = getattr(network, "forward_heads", None)
-        if forward_heads is None:
-            raise ValueError(
-                f"maps and single decoders need the heads, which a {type(network).__name__} does not have: "
-                "use model.pt or TorchScript, or switch save_distance, save_uncertainty and decoders off."
-            )
-        heads = forward_heads(x)
+        if self.decoders == "both" and not self.maps:
+            return network(x)
+        heads = self._heads(network, x)
         logits, distance = self._chosen(heads, "logits"), self._chosen(heads, "distance")
         if self.decoders != "both":
             if not logits:
@@ -95,6 +87,9 @@ class Predictor(nn.Module):
                     f"decoders is {self.decoders!r} and the network has only {sorted(heads)}: set it to 'both'."
                 )
             probability = torch.sigmoid(torch.stack(logits)).mean(0)
+        else:
+            # What the network itself takes for its probability: the mean of its heads, or one of them.
+            probability = network.probability_of(heads) if hasattr(network, "probability_of") else network(x)
         outputs = [probability]
         for name in self.maps:
             if name == "distance":
@@ -104,6 +99,17 @@ class Predictor(nn.Module):
             else:
                 outputs.append(self._uncertainty(logits, distance, num_classes=probability.shape[1]))
         return torch.cat(outputs, dim=1)
+
+    def _heads(self, network: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The heads by name; of the chosen decoder alone where the network can leave the other out."""
+        if self.decoders != "both" and hasattr(network, "forward_decoder"):
+            return network.forward_decoder(x, self.decoders, bool(self.maps))
+        if not hasattr(network, "forward_heads"):
+            raise ValueError(
+                f"maps and single decoders need the heads, which a {type(network).__name__} does not have: "
+                "use model.pt or TorchScript, or switch save_distance, save_uncertainty and decoders off."
+            )
+        return network.forward_heads(x)
 
     def _uncertainty(
         self, logits: list[torch.Tensor], distance: list[torch.Tensor], *, num_classes: int

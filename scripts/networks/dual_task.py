@@ -86,6 +86,43 @@ class DualTaskNetwork(Network):
             heads["distance_psi"] = torch.tanh(self.distance_head_psi(psi))
         return heads
 
+    @torch.jit.export
+    def forward_decoder(self, x: torch.Tensor, decoder: str, with_distance: bool) -> dict[str, torch.Tensor]:
+        """The heads of one decoder; the other is not run.
+
+        Args:
+            x: as in :meth:`forward_heads`.
+            decoder: "phi" or "psi".
+            with_distance: run the distance head too, if there is one.
+
+        Returns:
+            Those of :meth:`forward_heads` whose names end in the decoder's.
+
+        Raises:
+            ValueError: when ``decoder`` is neither, or the channels or extents of ``x`` do not fit.
+        """
+        if decoder not in ["phi", "psi"]:
+            raise ValueError(f"decoder is {decoder}; it is 'phi' or 'psi'.")
+        check_input(x, self.in_channels, self.factor)
+        heads: dict[str, torch.Tensor] = {}
+        features = self.encoder(x)
+        if decoder == "phi":
+            phi = self.decoder_phi(features)
+            heads["logits_phi"] = self.segmentation_head_phi(phi)
+            if with_distance and self.distance_head_phi is not None:
+                heads["distance_phi"] = torch.tanh(self.distance_head_phi(phi))
+        else:
+            psi = self.decoder_psi(features)
+            heads["logits_psi"] = self.segmentation_head_psi(psi)
+            if with_distance and self.distance_head_psi is not None:
+                heads["distance_psi"] = torch.tanh(self.distance_head_psi(psi))
+        return heads
+
+    @torch.jit.export
+    def probability_of(self, heads: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The probability of evaluation mode from all ``heads``: the mean of the two decoders'."""
+        return 0.5 * (torch.sigmoid(heads["logits_phi"]) + torch.sigmoid(heads["logits_psi"]))
+
     def forward(self, x: torch.Tensor) -> Union[torch.Tensor, dict[str, torch.Tensor]]:
         """The heads in training mode; in evaluation mode foreground probabilities (B, C, H, W, D), float, [0, 1].
 

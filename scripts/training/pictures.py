@@ -74,7 +74,7 @@ def crops_of(engine: Any) -> list[Crop]:
     """The first labeled and the first unlabeled crop of the step just done, once for each class."""
     from scripts.pictures.crops import Crop
 
-    output, objective = engine.state.output, engine.objective
+    (output,), objective = engine.state.output, engine.objective
     images, heads = output["image"], output["pred"]
     labels = objective.label_coding.encode(output["label"]["label"])
     first = {"labeled": 0, "unlabeled": len(labels)}

@@ -1,0 +1,72 @@
+"""Data: caching labeled scans and the preflight of a thousand volumes against reading the same files with nibabel."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from scripts.data import Datalist
+from scripts.demo.dataset import make_dataset
+from scripts.preflight import Preflight
+
+from .dynamics import parse
+from .measure import peak_megabytes, row, seconds
+
+CASES = 20
+VOLUMES = 1000
+SHAPE = (24, 22, 20)
+
+
+def read(files: list[str]) -> list[np.ndarray]:
+    """The voxels of all files as float32."""
+    return [np.asarray(nibabel.nifti1.load(file).dataobj, dtype=np.float32) for file in files]
+
+
+def cached(dataset_dir: str, cases: int = CASES) -> Any:
+    """The labeled data set of configs/train.json with everything in its cache."""
+    parser = parse(["configs/train.json"], {"dataset_dir": dataset_dir, "num_labeled": cases})
+    with contextlib.redirect_stderr(io.StringIO()):
+        return parser.get_parsed_content("train#dataset")
+
+
+def memory(dataset_dir: str) -> tuple[Callable, Callable]:
+    """For ``peak_megabytes``."""
+    return (lambda: dataset_dir), cached
+
+
+def cache_row(dataset_dir: str | None) -> dict[str, Any]:
+    """The cache of the first 20 scans of a data set, synthetic ones by default; once, since it is long."""
+    with tempfile.TemporaryDirectory() as folder:
+        if dataset_dir is None:
+            with contextlib.redirect_stdout(io.StringIO()):
+                make_dataset(output_dir=folder, num_labeled=CASES, num_unlabeled=1, num_validation=0, num_test=0)
+        root = dataset_dir or folder
+        files = [str(case[key]) for case in Datalist(root).training[:CASES] for key in ("image", "label")]
+        reading, ours = seconds(lambda: read(files)), seconds(lambda: cached(root))
+        peak = peak_megabytes("benchmarks.data", f"memory({root!r})")
+    name = "the synthetic" if dataset_dir is None else Path(dataset_dir).name
+    return row(f"cache of {CASES} scans, {name}", ours, "nibabel, the same files", reading, peak_mb=peak)
+
+
+def preflight_row() -> dict[str, Any]:
+    """Reading and judging 1,000 small volumes in one process."""
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        names = [f"{number:04d}.nii.gz" for number in range(VOLUMES)]
+        for name in names:
+            voxels = random.integers(0, 1000, SHAPE, dtype=np.int16)
+            nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), Path(folder) / name)
+        Path(folder, "dataset.json").write_text(json.dumps({"training": [{"image": name} for name in names]}))
+        preflight = Preflight(dataset_dir=folder, output_dir=folder, workers=1)
+        reading = seconds(lambda: read([f"{folder}/{name}" for name in names]))
+        with contextlib.redirect_stderr(io.StringIO()):
+            ours = seconds(preflight.report)
+    return row(f"preflight of {VOLUMES} volumes", ours, "nibabel, the same files", reading)

@@ -1,0 +1,117 @@
+"""Inference: whole volumes through the bundle's inferer and predictor against a plain loop over the same windows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data.utils import dense_patch_slices
+from monai.inferers import SlidingWindowInferer
+from torch import nn
+
+from scripts.inference import Predictor, window_overlap
+from scripts.networks import DualTaskVNet
+
+from .measure import medians, peak_megabytes, row
+
+PATCH = (64, 48, 32)
+WINDOWS = 4
+# The papers' stride, and overlap 0.5, on volumes that give some twenty windows.
+VOLUMES = {(18, 18, 4): (82, 66, 48), (32, 24, 16): (128, 72, 64)}
+BLOCKED = ("mlflow", "matplotlib", "pandas", "sklearn")
+
+
+def network(*, channels_last: bool) -> nn.Module:
+    torch.manual_seed(0)
+    format_ = torch.channels_last_3d if channels_last else torch.contiguous_format
+    return DualTaskVNet(base_filters=8).eval().to(memory_format=format_)
+
+
+@torch.no_grad()
+def plain(net: nn.Module, image: torch.Tensor, stride: Sequence[int]) -> np.ndarray:
+    """One window at a time, default memory format, numpy accumulation; the mean probability."""
+    total, count = np.zeros(image.shape[2:], np.float32), np.zeros(image.shape[2:], np.float32)
+    for window in dense_patch_slices(image.shape[2:], PATCH, stride):
+        total[window] += net(image[(..., *window)])[0, 0].numpy()
+        count[window] += 1
+    return total / count
+
+
+@torch.no_grad()
+def ours(predictor: nn.Module, image: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
+    """As configs/inference.json does it."""
+    return SlidingWindowInferer(PATCH, WINDOWS, window_overlap(PATCH, stride))(image, predictor)
+
+
+def memory(shape: Sequence[int]) -> tuple[Callable, Callable]:
+    """For ``peak_megabytes``, at overlap 0.5."""
+    predictor = Predictor([network(channels_last=True)])
+    return (lambda: torch.randn(1, 1, *shape)), partial(ours, predictor, stride=(32, 24, 16))
+
+
+def rows(repeats: int) -> list[dict[str, Any]]:
+    """A row for each stride, for both decoders and for one."""
+    first, other, found = network(channels_last=False), network(channels_last=True), []
+    for stride, shape in VOLUMES.items():
+        image = torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(0))
+        options: dict[str, dict[str, Any]] = {
+            "both decoders": {},
+            "one decoder": {"decoders": "phi"},
+            "both, distance map too": {"maps": ["distance"]},
+        }
+        predictors = {name: Predictor([other], **given) for name, given in options.items()}
+        works: dict[str, Callable] = {"plain": partial(plain, first, image, stride)}
+        works |= {name: partial(ours, predictor, image, stride) for name, predictor in predictors.items()}
+        expected = plain(first, image, stride)
+        times = medians(works, repeats)
+        for name, predictor in predictors.items():
+            probability = ours(predictor, image, stride)[0, 0].numpy()
+            clear = np.abs(expected - 0.5) > 1e-5
+            unlike = int(((probability > 0.5) != (expected > 0.5))[clear].sum())
+            found.append(
+                row(
+                    f"inference of {'x'.join(map(str, shape))}, stride {stride}, {name}",
+                    times[name],
+                    "plain loop, both decoders",
+                    times["plain"],
+                    accuracy="another network" if name == "one decoder" else f"{unlike} voxels of the mask differ",
+                    peak_mb=(
+                        peak_megabytes("benchmarks.inference", f"memory({shape})") if name == "both decoders" else None
+                    ),
+                )
+            )
+    return found
+
+
+def start(*, blocked: Sequence[str] = ()) -> float:
+    """Processor seconds until MONAI's bundle commands and all that inference uses are imported."""
+    code = (
+        "import sys, time, importlib.abc\n"
+        "class Absent(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {tuple(blocked)}: raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import monai.bundle, scripts.data, scripts.inference, scripts.networks, scripts.training\n"
+        "print(time.process_time())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[1],
+    )
+    return float(done.stdout.split()[-1])
+
+
+def start_rows(repeats: int) -> list[dict[str, Any]]:
+    """Imports where only requirements-inference.txt is installed, against all requirements."""
+    pairs = [(start(blocked=BLOCKED), start()) for _ in range(repeats)]
+    lean, full = np.median(pairs, axis=0)
+    return [row("imports of inference, its own requirements alone", lean, "all requirements installed", full)]
