@@ -64,7 +64,8 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_shipped_plan_can_be_read_and_tunes_no_method_apart(path):
     plan = read_plan(path)
     assert plan.baseline == "supervised" and len(plan.methods) >= 2
-    assert not any(method.overrides for method in plan.methods.values())
+    # Labels only with DBiSL's network is a control: the network is all that a method may have to itself.
+    assert {key for method in plan.methods.values() for key in method.overrides} <= {"network_def#_target_"}
     assert len(json.loads(path.read_text())["about"]) > 20
 
 

@@ -83,6 +83,7 @@ def train(method: str, dataset: Path, *, processes: int) -> dict:
         "labeled_batch_size": share,
         "unlabeled_batch_size": 0 if method == "supervised" else share,
         "network_def#dropout": 0.0,
+        "normalization": "batch",  # which FrozenBatchNorm replaces
         **METHODS.get(method, {}),
     }
     parser.update({**small(dataset, dataset.parent / "unused"), **changes})

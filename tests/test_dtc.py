@@ -228,7 +228,7 @@ def test_level_sets_of_whole_volumes_as_in_the_paper_train_through_the_bundle(wo
 
 def test_distance_head_alone_trains_and_segments_where_its_distance_is_negative(workflow, tiny, tmp_path):
     train(workflow, tiny, tmp_path, DTC, "configs/ablations/dtc_lsf.json", base_filters=2)
-    network = VNet(base_filters=2, tasks=["distance"])
+    network = VNet(base_filters=2, tasks=["distance"], normalization="group")
     network.load_state_dict(torch.load(tmp_path / "models" / "model.pt", weights_only=True))
     x = torch.randn(1, 1, 16, 16, 16)
     distance = network.eval().forward_heads(x)["distance"]

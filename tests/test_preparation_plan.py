@@ -291,7 +291,7 @@ def test_labeled_crops_are_drawn_to_the_foreground_and_unlabeled_ones_need_no_la
     for crop in drawn[1]:
         assert crop["image"].shape == crop["label"].shape == (1, 1, 16, 16, 16)
     for crop in crops(parsed(sparse, foreground_crops=1), labeled=False):
-        assert set(crop) == {"image"} and crop["image"].shape == (1, 1, 16, 16, 16)
+        assert set(crop) == {"image", "file"} and crop["image"].shape == (1, 1, 16, 16, 16)
 
 
 def test_unlabeled_crops_are_the_same_whatever_is_asked_of_the_labeled_ones(sparse):

@@ -226,7 +226,9 @@ def test_no_secret_of_the_environment_is_in_the_log_or_in_a_tracked_run(tiny, tm
         )
     }
     (tmp_path / "out" / "models").mkdir(parents=True)
-    torch.save(DualTaskVNet(base_filters=2, normalization="group").state_dict(), tmp_path / "out" / "models" / "model.pt")
+    torch.save(
+        DualTaskVNet(base_filters=2, normalization="group").state_dict(), tmp_path / "out" / "models" / "model.pt"
+    )
     command = [sys.executable, "-m", "monai.bundle", "run", "evaluation", "--tracking", "mlflow"]
     command += ["--config_file", str([TRAIN, EVALUATE])]
     for name, value in small(tiny, tmp_path / "out").items():

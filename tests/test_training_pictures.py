@@ -150,7 +150,7 @@ def test_other_methods_and_several_classes_have_a_row_for_each_class():
     label[0, 0, :2, :2] = 2
     output = {"image": torch.rand(2, 1, 4, 4, 4), "label": {"label": label}}
     output["pred"] = {"logits": torch.randn(2, 2, 4, 4, 4)}
-    crops = crops_of(SimpleNamespace(state=SimpleNamespace(output=output), objective=objective))
+    crops = crops_of(SimpleNamespace(state=SimpleNamespace(output=[output]), objective=objective))
     assert [crop.title for crop in crops] == [f"{kind}, class {c}" for kind in ("labeled", "unlabeled") for c in (1, 2)]
     assert [int(crop.reference.sum()) for crop in crops[:2]] == [0, 16]
     assert crops[0].unanimous is None

@@ -40,6 +40,10 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
             "number",
             "part, 0 to 1, of the labeled crops that are centred on foreground; 0: all random",
         ),
+        "intensity_augmentation": (
+            "list",
+            "random transforms of the crop's intensities, such as `configs/augmentations/intensity.json`; none in the papers",
+        ),
         "augmentation": ("list", "random transforms before the crop, of labeled and unlabeled volumes"),
         "num_workers": ("integer", "processes that prepare crops, for each of the two streams; 0: none besides"),
         "label_coding": ("object", "between label values and channels of the network"),
@@ -79,6 +83,15 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "epoch_length": ("object", "iterations of an epoch: the largest divisor of `max_iterations` up to 100"),
         "num_epochs": ("expression", "follows from the two above"),
         "log_interval": ("integer", "iterations between two rows of `training_log.csv`"),
+        "picture_interval": (
+            "integer",
+            "iterations between two pictures of the crops ([training.md](training.md)); 0: none",
+        ),
+        "non_finite_loss": (
+            "text",
+            "what happens when the loss is not finite: `stop`, or `skip` the batch ([training.md](training.md))",
+        ),
+        "worker_timeout": ("integer", "seconds to wait for a data worker before the run ends with an error"),
         "gradient_norm_interval": ("integer", "iterations between two measurements of each term's gradient; 0: never"),
         "checkpoint_interval": ("integer", "iterations between two checkpoints ([resume](how_to/resume_a_run.md))"),
         "resume": ("text", "`auto` continues the run in `output_dir` where it stopped, `never` starts anew"),

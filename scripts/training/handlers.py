@@ -39,7 +39,8 @@ class ProgressBar:
         self.bar.update()
 
     def _close(self, engine: Engine, error: BaseException | None = None) -> None:
-        self.bar.close()
+        if hasattr(self, "bar"):  # a handler that starts before this one may have failed
+            self.bar.close()
         if error is not None:
             raise error
 
