@@ -26,10 +26,10 @@ demo: install
 	$(PY) -m scripts.demo.report --demo_dir $(DEMO) --iterations $(DEMO_ITERATIONS)
 
 test: install
-	$(PY) -m pytest -q -m "not long" tests
+	$(PY) -m pytest -q -n 2 --dist loadfile -m "not long" tests
 
 test-all: install
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q -n 2 --dist loadfile tests
 
 lint: install
 	$(PY) -m black --check --line-length 120 scripts tests benchmarks

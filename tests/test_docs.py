@@ -113,7 +113,7 @@ def all_parsers() -> tuple[ConfigParser, ...]:
     """Every config file, with those that it is an overlay of."""
     networks = sorted((ROOT / "configs" / "networks").glob("*.json"))
     train = [("configs/train.json", name_of(path)) for path in [*METHODS, *networks]]
-    train += [("configs/train.json", f"configs/{name}.json") for name in ("evaluate", "preflight")]
+    train += [("configs/train.json", f"configs/{name}.json") for name in ("evaluate", "preflight", "multi_gpu_train")]
     inference = [("configs/inference.json", name_of(path)) for path in (ROOT / "configs" / "runtimes").glob("*.json")]
     return tuple(parser_of(*files) for files in [*train, *inference])
 

@@ -42,7 +42,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "intensity_augmentation": (
             "list",
-            "random transforms of the crop's intensities, such as `configs/augmentations/intensity.json`; none in the papers",
+            "random transforms of each crop's intensities (`configs/augmentations/intensity.json`); papers: none",
         ),
         "augmentation": ("list", "random transforms before the crop, of labeled and unlabeled volumes"),
         "num_workers": ("integer", "processes that prepare crops, for each of the two streams; 0: none besides"),
