@@ -66,9 +66,9 @@ def sum_before(steps: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     for offsets in by_length.values():
         number = torch.zeros(steps.shape, dtype=torch.uint8, device=steps.device)
         for u in offsets:
-            window = (slice(radius + o, radius + o + n) for o, n in zip(u, extents))
-            number += (padded[(..., *window)] < steps).view(torch.uint8)
-        total.add_(number, alpha=float(kernel[(0, 0, *(radius + o for o in offsets[0]))]))
+            x, y, z = (slice(radius + o, radius + o + n) for o, n in zip(u, extents))
+            number += (padded[..., x, y, z] < steps).view(torch.uint8)
+        total.add_(number, alpha=float(kernel[0, 0][tuple(radius + o for o in offsets[0])]))
     return total
 
 

@@ -213,7 +213,7 @@ def cheapest_source(price: torch.Tensor, spacing: Sequence[float]) -> torch.Tens
     sources = []
     for part in parts:
         start = (part.double() / coding.unit).round_().to(coding.dtype) << coding.bits
-        packed = []
+        packed: list[torch.Tensor] = []
         for axis in (0, 1, 2):
             packed.append(_along(axis, packed[-1] if packed else start, coding, piece))
         sources.append(_flat_source(packed, coding))
