@@ -106,10 +106,9 @@ class TolerantEvaluator(SupervisedEvaluator):
         self.add_event_handler(Events.GET_BATCH_STARTED, self._forget_previous_case)
         self.add_event_handler(Events.COMPLETED, self._conclude)
 
-    def run(self) -> None:
+    def run(self, *args: Any, **kwargs: Any) -> Any:
         """Go through all cases; without any, because an earlier run has finished them, do nothing."""
-        if self.state.epoch_length:
-            super().run()
+        return super().run(*args, **kwargs) if self.state.epoch_length else None
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> Any:
         if FAILURE in batchdata:
