@@ -267,6 +267,22 @@ def test_handlers_of_other_processes_are_those_named(monkeypatch):
     assert ranks.handlers_of_rank(handlers, ["SeededIterations"]) == [handlers[0], handlers[2]]
 
 
+# Handlers that write, and are told apart from those that change the training or communicate.
+FIRST_PROCESS_ONLY = {"FinalWeights", "InferenceOverlay", "TermsLog", "ProgressBar"}
+
+
+@pytest.mark.parametrize(
+    "overlay, config, handlers, first_only",
+    [(SEVERAL_TRAIN, TRAIN, "train", FIRST_PROCESS_ONLY), (SEVERAL_EVALUATE, EVALUATE, "validate", {"ProgressBar"})],
+)
+def test_every_handler_runs_in_every_process_or_is_known_to_only_write(overlay, config, handlers, first_only):
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / path) for path in dict.fromkeys((TRAIN, config, overlay))])
+    names = {handler["_target_"].rsplit(".", 1)[-1] for handler in parser[handlers]["handlers"]}
+    assert names - set(parser["every_rank"]) == first_only
+    assert set(parser["every_rank"]) <= names
+
+
 def test_synchronised_batch_norm_is_refused_on_the_cpu_and_keeps_the_names_of_the_weights():
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
     network = nn.Sequential(nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2))
@@ -352,6 +368,7 @@ def test_torchrun_trains_to_the_weights_of_one_process_and_one_process_writes(tr
     assert len(re.findall(r"\| 0/4 \[", said)) == 1  # one progress bar
 
 
+@pytest.mark.long
 def test_torchrun_evaluates_every_case_once(trained, workflow, tiny, tmp_path):
     overrides = small(tiny, tmp_path, ckpt_dir=str(trained[0] / "models"), **SETTINGS)
     finished = run_process(torchrun_command("evaluation", TRAIN, METHOD, EVALUATE, SEVERAL_EVALUATE, **overrides))

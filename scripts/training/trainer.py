@@ -22,6 +22,27 @@ class SkipBatch(Exception):  # noqa: N818
     """Raised from an event within an iteration, it ends the iteration and not the run."""
 
 
+class Replicas:
+    """Keeps the networks of several processes the same, bit for bit; with one process it does nothing.
+
+    All start from the weights of rank 0, and gradients and running statistics are averaged after every backward pass.
+    Why not DistributedDataParallel: it takes no network with heads that the loss leaves out, as some ablations have
+    them. What it would gain is to send gradients while others are still being computed.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._start_alike)
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._average)
+
+    def _start_alike(self, engine: Any) -> None:
+        for module in (engine.network, engine.objective):
+            broadcast([*module.parameters(), *module.buffers()])
+
+    def _average(self, engine: Any) -> None:
+        gradients = [weight.grad for weight in engine.network.parameters() if weight.grad is not None]
+        average([*gradients, *(buffer for buffer in engine.network.buffers() if buffer.is_floating_point())])
+
+
 class SemiSupervisedTrainer(SupervisedTrainer):
     """MONAI's supervised trainer with a second stream and an objective that knows the iteration.
 
@@ -35,10 +56,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     :class:`~scripts.objectives.Loss`, whose terms still carry their graph when ``IterationEvents.LOSS_COMPLETED``
     fires, and ``engine.state.files`` names the image files of the crops by their stream, "labeled" and "unlabeled".
 
-    In a run of several processes (torchrun) each trains on its share of the batch: all start from the weights of rank
-    0, and gradients and running statistics are averaged after every backward pass, so that all stay the same. It is
-    done here, and not by DistributedDataParallel, which takes no network with heads that the loss leaves out, as some
-    ablations have them; what it would gain is to send the gradients while others are still being computed.
+    In a run of several processes (torchrun) each trains on its share of the batch, see :class:`Replicas`.
 
     Args:
         unlabeled_data_loader: endless loader of batches with an "image"; None to train on the labeled crops alone.
@@ -51,13 +69,13 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     ) -> None:
         # The heads are a dictionary of whole-batch tensors, for which there is nothing to decollate.
         kwargs.setdefault("decollate", False)
+        # Before all handlers, so that what they see of a gradient is the same in every process.
+        kwargs["train_handlers"] = [Replicas(), *(kwargs.get("train_handlers") or [])]
         super().__init__(loss_function=self._loss, prepare_batch=self._join_streams, **kwargs)
         self.objective = objective
         self.unlabeled_data_loader = unlabeled_data_loader
         self._unlabeled: Iterator[dict] | None = None
         self.add_event_handler(Events.STARTED, self._continue_streams)
-        self.add_event_handler(Events.STARTED, self._start_alike)
-        self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._average_gradients)
         # The last event within an iteration, so that whatever listens to its end finds the method's state complete.
         self.add_event_handler(IterationEvents.MODEL_COMPLETED, self._after_step)
 
@@ -86,14 +104,6 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         # then have been seeded for the iteration.
         if self.unlabeled_data_loader is not None:
             self._unlabeled = iter(self.unlabeled_data_loader)
-
-    def _start_alike(self, engine: Engine) -> None:
-        for module in (self.network, self.objective):
-            broadcast([*module.parameters(), *module.buffers()])
-
-    def _average_gradients(self, engine: Engine) -> None:
-        statistics = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
-        average([*(w.grad for w in self.network.parameters() if w.grad is not None), *statistics])
 
     def _join_streams(
         self, batchdata: dict[str, torch.Tensor], device: torch.device, non_blocking: bool, **to_kwargs: Any
