@@ -13,12 +13,11 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from benchmarks.dynamics import parse
+from benchmarks.measure import peak_megabytes, row, seconds
 from scripts.data import Datalist
 from scripts.demo.dataset import make_dataset
 from scripts.preflight import Preflight
-
-from .dynamics import parse
-from .measure import peak_megabytes, row, seconds
 
 CASES = 20
 VOLUMES = 1000

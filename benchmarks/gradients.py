@@ -18,9 +18,8 @@ import fire
 import torch
 from ignite.engine import Events
 
+from benchmarks.dynamics import parse
 from scripts.objectives.losses import segmentation_loss
-
-from .dynamics import parse
 
 LEFT_ATRIUM = {
     "spacing": [2.5, 2.5, 2.5],
@@ -104,7 +103,7 @@ def main(
     trainer = parse(["configs/train.json"], {**common, **labels_only}).get_parsed_content("train#trainer")
     network = trainer.network
     weights = list(network.parameters())
-    objectives = {
+    objectives: dict[str, Any] = {
         form: parse(["configs/train.json"], {**common, "splits": {"training": [0, 56]}, **overrides})
         for form, overrides in FORMS.items()
     }

@@ -15,10 +15,9 @@ from monai.data.utils import dense_patch_slices
 from monai.inferers import SlidingWindowInferer
 from torch import nn
 
+from benchmarks.measure import medians, peak_megabytes, row
 from scripts.inference import Predictor, window_overlap
 from scripts.networks import DualTaskVNet
-
-from .measure import medians, peak_megabytes, row
 
 PATCH = (64, 48, 32)
 WINDOWS = 4
@@ -30,14 +29,16 @@ BLOCKED = ("mlflow", "matplotlib", "pandas", "sklearn")
 def network(*, channels_last: bool) -> nn.Module:
     torch.manual_seed(0)
     format_ = torch.channels_last_3d if channels_last else torch.contiguous_format
-    return DualTaskVNet(base_filters=8).eval().to(memory_format=format_)
+    made: Any = DualTaskVNet(base_filters=8).eval()
+    return made.to(memory_format=format_)
 
 
 @torch.no_grad()
 def plain(net: nn.Module, image: torch.Tensor, stride: Sequence[int]) -> np.ndarray:
     """One window at a time, default memory format, numpy accumulation; the mean probability."""
     total, count = np.zeros(image.shape[2:], np.float32), np.zeros(image.shape[2:], np.float32)
-    for window in dense_patch_slices(image.shape[2:], PATCH, stride):
+    windows: Any = dense_patch_slices(image.shape[2:], PATCH, stride)
+    for window in windows:
         total[window] += net(image[(..., *window)])[0, 0].numpy()
         count[window] += 1
     return total / count
@@ -46,7 +47,8 @@ def plain(net: nn.Module, image: torch.Tensor, stride: Sequence[int]) -> np.ndar
 @torch.no_grad()
 def ours(predictor: nn.Module, image: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
     """As configs/inference.json does it."""
-    return SlidingWindowInferer(PATCH, WINDOWS, window_overlap(PATCH, stride))(image, predictor)
+    inferer: Any = SlidingWindowInferer(PATCH, WINDOWS, window_overlap(PATCH, stride))
+    return inferer(image, predictor)
 
 
 def memory(shape: Sequence[int]) -> tuple[Callable, Callable]:

@@ -14,12 +14,11 @@ from ignite.engine import Events
 from monai.losses import DiceLoss
 from scipy.ndimage import distance_transform_edt
 
+from benchmarks.dynamics import parse
+from benchmarks.measure import medians, row, status_megabytes
+from benchmarks.transform import blobs
 from scripts.demo.dataset import make_dataset
 from scripts.networks import VNet
-
-from .dynamics import parse
-from .measure import medians, row, status_megabytes
-from .transform import blobs
 
 PATCH = (48, 48, 32)
 FILTERS = 16

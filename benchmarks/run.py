@@ -18,7 +18,7 @@ from typing import Any
 import fire
 import torch
 
-from . import data, inference, iteration, transform
+from benchmarks import data, inference, iteration, transform
 
 EIGHT_CLASSES = ["exact, factor 1", "exact, factor 0.5", "cascade, factor 0.5"]
 

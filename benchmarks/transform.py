@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
+from benchmarks.measure import medians, peak_megabytes, row
 from scripts.distance import CascadedDistance, ExactDistance, GeneralizedDistance, SegmentationToDistance
-
-from .measure import medians, peak_megabytes, row
 
 SHAPE = (112, 112, 80)
 TRANSFORMS: dict[str, Callable[[], SegmentationToDistance]] = {
@@ -37,7 +36,7 @@ def blobs(batch: int = 4, classes: int = 1, shape: tuple[int, ...] = SHAPE) -> t
 def compact(shape: tuple[int, ...] = SHAPE) -> torch.Tensor:
     """One ball in a corner, from which the distances are long; (1, 1, H, W, D), 0 or 1."""
     grid = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
-    return (sum((x - 10) ** 2 for x in grid) < 64).float()[None, None]
+    return (torch.stack([(x - 10) ** 2 for x in grid]).sum(0) < 64).float()[None, None]
 
 
 def forward_backward(operator: SegmentationToDistance, masks: torch.Tensor) -> None:

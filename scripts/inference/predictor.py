@@ -6,6 +6,7 @@ import copy
 import functools
 from collections.abc import Iterator, Sequence
 from itertools import chain, combinations
+from typing import Any
 
 import torch
 from torch import nn
@@ -76,7 +77,7 @@ class Predictor(nn.Module):
             for axes in self.flips:
                 yield self._predict(network, x.flip(axes)).flip(axes) if axes else self._predict(network, x)
 
-    def _predict(self, network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    def _predict(self, network: Any, x: torch.Tensor) -> torch.Tensor:
         if self.decoders == "both" and not self.maps:
             return network(x)
         heads = self._heads(network, x)
@@ -100,7 +101,7 @@ class Predictor(nn.Module):
                 outputs.append(self._uncertainty(logits, distance, num_classes=probability.shape[1]))
         return torch.cat(outputs, dim=1)
 
-    def _heads(self, network: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _heads(self, network: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """The heads by name; of the chosen decoder alone where the network can leave the other out."""
         if self.decoders != "both" and hasattr(network, "forward_decoder"):
             return network.forward_decoder(x, self.decoders, bool(self.maps))

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from monai.bundle import ConfigWorkflow
 
+from scripts.ranks import rank
+
 from .record import environment
 from .resume import RunState
 
@@ -43,6 +45,8 @@ def describe_run(output_dir: str | Path, *, device: torch.device | str, run_stat
         run_state: tells by its checkpoints whether the run continues.
         resume: "auto" or "never", see :func:`~scripts.training.run_or_resume`.
     """
+    if rank() > 0:
+        return
     path = Path(output_dir) / "run.json"
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
