@@ -169,7 +169,8 @@ def test_options_in_the_text_exist(page):
     named = {name for code in re.findall(r"`([^`]+)`", text) for name in re.findall(r"(?<!\S)--([\w#-]+)", code)}
     modules = {
         name_of(path)[:-3].replace("/", ".")
-        for path in (ROOT / "scripts").rglob("*.py")
+        for folder in ("scripts", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
         if "fire.Fire(" in path.read_text()
     }
     commands = {argument for module in modules for argument in arguments_of(module)}
