@@ -79,6 +79,7 @@ def main(
     torch.manual_seed(seed)
     common = {
         **LEFT_ATRIUM,
+        "normalization": "batch",  # as in docs/methods/dbisl.md
         "dataset_dir": dataset_dir,
         "output_dir": output_dir,
         "ckpt_dir": f"{output_dir}/models",
