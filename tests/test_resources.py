@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from scripts.data import LabelCoding, crop_stream
 from scripts.errors import Advice
 from scripts.objectives import Objective
 from scripts.training import SemiSupervisedTrainer
-from scripts.training.resources import out_of_memory
+from scripts.training.resources import advise_on_resources, out_of_memory
 
 HUGE = 1 << 60
 
@@ -134,10 +135,10 @@ def test_other_errors_get_no_advice():
     assert not hasattr(caught.value, "__notes__")
 
 
-@pytest.mark.parametrize(
-    "how, timeout, said",
-    [("die", 60, "is killed by signal: Killed|exited unexpectedly"), ("hang", 1, "timed out after 1 seconds")],
-)
+KILLED = "(is killed by signal: Killed|exited unexpectedly|Connection (reset|refused))"
+
+
+@pytest.mark.parametrize("how, timeout, said", [("die", 60, KILLED), ("hang", 1, "timed out after 1 seconds")])
 def test_a_data_worker_that_dies_or_hangs_ends_the_run(how, timeout, said):
     # In a process of its own: torch raises the death of a worker from a signal handler, wherever that process is.
     code = f"""
@@ -147,10 +148,26 @@ print_briefly()
 train(loader=crops(Sabotaged({how!r}), batch_size=1, num_workers=1, worker_timeout={timeout}))
 """
     finished = run_process([sys.executable, "-c", code], PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
-    assert finished.returncode == 1 and re.search(f"error: DataLoader .*{said}", finished.stderr)
+    assert finished.returncode == 1 and re.search(f"error: .*{said}", finished.stderr), finished.stderr
     advice = finished.stderr.strip().splitlines()[-1]
     assert advice.startswith("A data worker ended or did not answer at iteration")
     assert in_order(advice, "num_workers (now 1", f"worker_timeout (now {timeout} s)")
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()], ids=repr)
+def test_the_socket_of_a_killed_worker_is_advised_on_like_the_worker_itself(error):
+    trainer = SimpleNamespace(
+        data_loader=SimpleNamespace(num_workers=1, timeout=60), state=SimpleNamespace(iteration=3)
+    )
+    advise_on_resources(trainer, error)
+    assert advice(error).startswith("A data worker ended or did not answer at iteration 3")
+
+
+def test_a_lost_connection_without_workers_is_not_a_worker():
+    error = ConnectionResetError(104, "Connection reset by peer")
+    trainer = SimpleNamespace(data_loader=SimpleNamespace(num_workers=0, timeout=0), state=SimpleNamespace(iteration=3))
+    advise_on_resources(trainer, error)
+    assert not hasattr(error, "__notes__")
 
 
 def test_without_workers_the_timeout_is_left_out():

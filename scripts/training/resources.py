@@ -41,7 +41,7 @@ def advise_on_resources(trainer: Any, error: BaseException) -> None:
                 f"Settings that lower it, in this order: {'; '.join(steps)}."
             )
         )
-    elif any(WORKER.search(str(cause)) for cause in causes):
+    elif any(_of_a_worker(cause, workers) for cause in causes):
         error.add_note(
             Advice(
                 f"A data worker ended or did not answer {where}. In this order: lower num_workers (now {workers}; 0 is "
@@ -49,6 +49,11 @@ def advise_on_resources(trainer: Any, error: BaseException) -> None:
                 f"raise worker_timeout (now {getattr(trainer.data_loader, 'timeout', 0):g} s) if the storage is slow."
             )
         )
+
+
+def _of_a_worker(error: BaseException, workers: int) -> bool:
+    # A worker that is killed while a batch is fetched from it shows as its socket's error before torch notices.
+    return WORKER.search(str(error)) is not None or (workers > 0 and isinstance(error, (ConnectionError, EOFError)))
 
 
 # The steps that change the result least come first.
