@@ -23,10 +23,9 @@ from tqdm import tqdm
 from scripts.data import DataError, Datalist, case_name, images_of
 from scripts.errors import print_briefly
 from scripts.networks import Network
-from scripts.networks.heads import foreground_probability
+from scripts.networks.heads import foreground_probability, segmentation_heads
 from scripts.objectives import DBiSLObjective, Objective
 from scripts.objectives.dbisl import unanimity_mask
-from scripts.objectives.distributions import segmentation_heads
 
 SCORES = ("dice", "recall", "precision")
 SHARES = ("unanimous_share", "unanimous_foreground_share")
