@@ -322,7 +322,6 @@ def test_generalized_distance_sends_its_gradient_to_the_almost_seed_that_determi
 def test_segmentation_is_the_sigmoid_of_minus_k_times_the_distance(k, r):
     distance = torch.tensor([r])
     assert DistanceToSegmentation(k)(distance).item() == pytest.approx(1 / (1 + math.exp(k * r)), rel=1e-5)
-    assert DistanceToSegmentation(k).logits(distance).item() == pytest.approx(-k * r)
 
 
 def test_steepness_is_the_papers_unless_given():

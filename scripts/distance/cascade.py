@@ -170,6 +170,8 @@ class CascadedDistance(nn.Module):
         ValueError: when ``kernel_size`` is even or below 3, or ``h`` is not positive.
     """
 
+    needs_binary_input = True
+
     def __init__(self, kernel_size: int = 3, h: float = 0.35) -> None:
         super().__init__()
         if kernel_size < 3 or kernel_size % 2 == 0:
@@ -179,8 +181,6 @@ class CascadedDistance(nn.Module):
         self.radius = kernel_size // 2
         self.h = h
         self.register_buffer("kernel", exponential_kernel(kernel_size, h), persistent=False)
-
-    needs_binary_input = True
 
     def forward(self, seeds: torch.Tensor) -> torch.Tensor:
         """Distances (N, 1, H, W, D), float32, in voxels; zero on the seeds, and everywhere if there is no seed.

@@ -31,7 +31,15 @@ class _NearestSeedDistance(torch.autograd.Function):
         return grad_seeds, None, None
 
 
-class ExactDistance(nn.Module):
+class _EuclideanDistance(nn.Module):
+    """Base of the transforms that measure in the unit of ``spacing``."""
+
+    def __init__(self, spacing: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.spacing = (1.0, 1.0, 1.0) if spacing is None else tuple(float(s) for s in spacing)
+
+
+class ExactDistance(_EuclideanDistance):
     """Distance to the nearest seed, equal to the Euclidean transform, with a gradient.
 
     The gradient is the envelope theorem's: the distance at x depends on the seed y(x) nearest to it and on no other.
@@ -42,10 +50,6 @@ class ExactDistance(nn.Module):
     Args:
         spacing: extent of a voxel along H, W and D, which is the unit of the result; None for voxels.
     """
-
-    def __init__(self, spacing: Sequence[float] | None = None) -> None:
-        super().__init__()
-        self.spacing = (1.0, 1.0, 1.0) if spacing is None else tuple(float(s) for s in spacing)
 
     needs_binary_input = True
 
@@ -59,7 +63,7 @@ class ExactDistance(nn.Module):
         return _NearestSeedDistance.apply(seeds.float()[:, 0], self.spacing, needs_grad)[:, None]
 
 
-class GeneralizedDistance(nn.Module):
+class GeneralizedDistance(_EuclideanDistance):
     """Generalised distance transform: a distance to a soft set, equal to the exact one on a mask.
 
     D^2(x) = min_y (||x - y||^2 + M^2 g(p_y)) with g(p) = max(0, 1 - 2p)^2 and M the diagonal of the volume
@@ -70,10 +74,6 @@ class GeneralizedDistance(nn.Module):
     Args:
         spacing: extent of a voxel along H, W and D, which is the unit of the result; None for voxels.
     """
-
-    def __init__(self, spacing: Sequence[float] | None = None) -> None:
-        super().__init__()
-        self.spacing = (1.0, 1.0, 1.0) if spacing is None else tuple(float(s) for s in spacing)
 
     needs_binary_input = False
 

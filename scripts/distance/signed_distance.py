@@ -60,7 +60,8 @@ class SegmentationToDistance(nn.Module):
 
     Args:
         transform: distance transform of (N, 1, H, W, D): :class:`~scripts.distance.CascadedDistance` (the paper's),
-            :class:`~scripts.distance.ExactDistance` or :class:`~scripts.distance.GeneralizedDistance`.
+            :class:`~scripts.distance.ExactDistance` or :class:`~scripts.distance.GeneralizedDistance`. Its attribute
+            ``needs_binary_input`` says whether the probabilities are binarised for it.
         factor: the map is computed at this fraction of the resolution and upsampled; the paper uses 0.5 (section 4.10).
         gate: as in :func:`straight_through`; not used by a transform of soft input.
         detach_extrema: no gradient through the maximum that Eq. 4 divides by. The paper does not say; with it, one

@@ -25,10 +25,6 @@ class DistanceToSegmentation(nn.Module):
             raise ValueError(f"k is {k}; the steepness must be positive (the papers use 1500).")
         self.k = k
 
-    def logits(self, distance: torch.Tensor) -> torch.Tensor:
-        """-k R in float32, for losses that work on logits; any shape."""
-        return -self.k * distance.float()
-
     def forward(self, distance: torch.Tensor) -> torch.Tensor:
         """Probabilities in [0, 1], float32, of the shape of ``distance`` (signed, [-1, 1], negative inside)."""
-        return torch.sigmoid(self.logits(distance))
+        return torch.sigmoid(-self.k * distance.float())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Union
-
 import torch
 from torch import nn
 
@@ -67,17 +65,10 @@ class CrossConsistencyVNet(Network):
 
     @torch.jit.export
     def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """All heads by name, in training as in evaluation mode; perturbed in training mode only.
+        """``logits`` of the main decoder, and of the auxiliary ones, perturbed in training mode only.
 
-        Args:
-            x: image (B, in_channels, H, W, D), extents multiples of 16.
-
-        Returns:
-            ``logits`` of the main decoder, ``logits_noise``, ``logits_dropout`` and ``logits_feature_drop`` of the
-            auxiliary ones: (B, C, H, W, D) before the sigmoid, or (B, C + 1, H, W, D) before the softmax.
-
-        Raises:
-            ValueError: when the channels or extents of ``x`` do not fit.
+        These are called ``logits_noise``, ``logits_dropout`` and ``logits_feature_drop``, see :class:`Network`; extents
+        are multiples of 16.
         """
         check_input(x, self.in_channels)
         features = self.encoder(x)
@@ -91,13 +82,8 @@ class CrossConsistencyVNet(Network):
             "logits_feature_drop": self.segmentation_head_feature_drop(self.decoder_feature_drop(dropped)),
         }
 
-    def forward(self, x: torch.Tensor) -> Union[torch.Tensor, dict[str, torch.Tensor]]:
-        """The heads in training mode; in evaluation mode the main decoder's foreground probabilities.
-
-        The probabilities are (B, C, H, W, D), float, [0, 1]. The auxiliary decoders are not run for them.
-        """
-        if self.training:
-            return self.forward_heads(x)
+    def probability(self, x: torch.Tensor) -> torch.Tensor:
+        """From the main decoder."""
         check_input(x, self.in_channels)
         logits = self.segmentation_head(self.decoder(self.encoder(x)))
         return foreground_probability(logits, self.num_classes)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Union
-
 import torch
 from monai.networks.nets.resnet import ResNetBlock
 from torch import nn
@@ -120,17 +118,9 @@ class DualNetworks(Network):
 
     @torch.jit.export
     def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The heads by name.
+        """``logits_v`` and ``logits_r``, before the softmax, of extents that are multiples of 16, see :class:`Network`.
 
-        Args:
-            x: image (B, in_channels, H, W, D), extents multiples of 16.
-
-        Returns:
-            ``logits_v`` and ``logits_r`` (B, C + 1, H, W, D), before the softmax, background first; in training mode
-            also ``features_v`` and ``features_r`` (B, base_filters, H, W, D), for the contrastive term.
-
-        Raises:
-            ValueError: when the channels or extents of ``x`` do not fit.
+        In training mode also ``features_v`` and ``features_r`` (B, base_filters, H, W, D), for the contrastive term.
         """
         check_input(x, self.in_channels)
         logits_v, features_v = self.stream_v(x)
@@ -141,14 +131,9 @@ class DualNetworks(Network):
             heads["features_r"] = features_r
         return heads
 
-    def forward(self, x: torch.Tensor) -> Union[torch.Tensor, dict[str, torch.Tensor]]:
-        """The heads in training mode; in evaluation mode foreground probabilities (B, C, H, W, D), float, [0, 1].
-
-        The probability is the mean of the two streams' softmax.
-        """
+    def probability(self, x: torch.Tensor) -> torch.Tensor:
+        """The mean of the two streams' softmax."""
         heads = self.forward_heads(x)
-        if self.training:
-            return heads
         v = foreground_probability(heads["logits_v"], self.num_classes)
         r = foreground_probability(heads["logits_r"], self.num_classes)
         return 0.5 * (v + r)

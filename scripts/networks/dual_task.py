@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Union
 
 import torch
 from torch import nn
@@ -60,17 +59,9 @@ class DualTaskNetwork(Network):
 
     @torch.jit.export
     def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """All heads by name, in training as in evaluation mode.
+        """``logits_phi`` and ``logits_psi``, before the sigmoid; with the distance task ``distance_phi`` and ``_psi``.
 
-        Args:
-            x: image (B, in_channels, H, W, D), extents multiples of ``factor``.
-
-        Returns:
-            Tensors (B, C, H, W, D): ``logits_phi`` and ``logits_psi``, segmentation before the sigmoid; with the
-            distance task ``distance_phi`` and ``distance_psi``, signed, in [-1, 1], negative inside the object.
-
-        Raises:
-            ValueError: when the channels or extents of ``x`` do not fit.
+        Extents are multiples of ``factor``; see :class:`Network`.
         """
         check_input(x, self.in_channels, self.factor)
         features = self.encoder(x)
@@ -120,16 +111,11 @@ class DualTaskNetwork(Network):
 
     @torch.jit.export
     def probability_of(self, heads: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The probability of evaluation mode from all ``heads``: the mean of the two decoders'."""
+        """What :meth:`probability` returns, from ``heads`` that have been computed already."""
         return 0.5 * (torch.sigmoid(heads["logits_phi"]) + torch.sigmoid(heads["logits_psi"]))
 
-    def forward(self, x: torch.Tensor) -> Union[torch.Tensor, dict[str, torch.Tensor]]:
-        """The heads in training mode; in evaluation mode foreground probabilities (B, C, H, W, D), float, [0, 1].
-
-        The probability is the mean of the two decoders'. Only the segmentation heads are run for it.
-        """
-        if self.training:
-            return self.forward_heads(x)
+    def probability(self, x: torch.Tensor) -> torch.Tensor:
+        """The mean of the two decoders' probabilities."""
         check_input(x, self.in_channels, self.factor)
         features = self.encoder(x)
         phi = torch.sigmoid(self.segmentation_head_phi(self.decoder_phi(features)))

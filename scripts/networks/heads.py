@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 TASKS = ("segmentation", "distance")
@@ -19,6 +21,11 @@ def segmentation_maps(num_classes: int, activation: str) -> int:
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}; a segmentation head has one of {', '.join(ACTIVATIONS)}.")
     return num_classes + 1 if activation == "softmax" else num_classes
+
+
+def segmentation_heads(heads: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The heads of ``heads`` that are called ``logits`` or ``logits_<name>``."""
+    return {name: head for name, head in heads.items() if name.startswith("logits")}
 
 
 def foreground_probability(logits: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, Union
 
 import torch
 from torch import nn
@@ -12,8 +12,8 @@ from torch import nn
 class Network(nn.Module):
     """What the trainer, the objectives, inference and exports rely on.
 
-    In training mode a call returns the heads by name, in evaluation mode one tensor (B, C, H, W, D) of foreground
-    probabilities. Subclasses define ``forward`` and :meth:`forward_heads`.
+    A call returns the heads by name in training mode and one tensor of foreground probabilities in evaluation mode, so
+    that every client of MONAI can run it. Subclasses define :meth:`forward_heads` and :meth:`probability`.
 
     Attributes:
         arguments: name and value of every argument that the network was built with, those left at their default
@@ -34,5 +34,30 @@ class Network(nn.Module):
         return network
 
     def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The heads by name, in training as in evaluation mode, of an image (B, in_channels, H, W, D)."""
+        """The heads by name, in training as in evaluation mode.
+
+        Args:
+            x: image (B, in_channels, H, W, D), extents multiples of what the network's levels divide them by.
+
+        Returns:
+            Those that the network has, float: ``logits`` or ``logits_<decoder>``, segmentation before the sigmoid
+            (B, C, H, W, D) or before the softmax (B, C + 1, H, W, D), background first; ``distance`` or
+            ``distance_<decoder>`` (B, C, H, W, D), signed, in [-1, 1], negative inside the object.
+
+        Raises:
+            ValueError: when the channels or extents of ``x`` do not fit.
+        """
         raise NotImplementedError
+
+    def probability(self, x: torch.Tensor) -> torch.Tensor:
+        """Foreground probabilities (B, C, H, W, D), float, [0, 1], of an image as for :meth:`forward_heads`.
+
+        Heads that do not contribute are not run.
+        """
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> Union[torch.Tensor, dict[str, torch.Tensor]]:
+        """:meth:`forward_heads` in training mode, :meth:`probability` in evaluation mode."""
+        if self.training:
+            return self.forward_heads(x)
+        return self.probability(x)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Union
-
 import torch
 
 from .network import Network
@@ -44,25 +42,12 @@ class PairedVNet(Network):
 
     @torch.jit.export
     def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Both heads by name, in training as in evaluation mode.
-
-        Args:
-            x: image (B, in_channels, H, W, D), extents multiples of 16.
-
-        Returns:
-            ``logits`` of M_s, (B, C, H, W, D), segmentation before the sigmoid; ``distance`` of M_d, (B, C, H, W, D),
-            signed, in [-1, 1], negative inside the object.
-
-        Raises:
-            ValueError: when the channels or extents of ``x`` do not fit.
-        """
+        """``logits`` of M_s and ``distance`` of M_d, of extents that are multiples of 16, see :class:`Network`."""
         return {
             "logits": self.segmentation_network.forward_heads(x)["logits"],
             "distance": self.distance_network.forward_heads(x)["distance"],
         }
 
-    def forward(self, x: torch.Tensor) -> Union[torch.Tensor, dict[str, torch.Tensor]]:
-        """Both heads in training mode; in evaluation mode M_s's probabilities (B, C, H, W, D), float, [0, 1]."""
-        if self.training:
-            return self.forward_heads(x)
-        return self.segmentation_network(x)
+    def probability(self, x: torch.Tensor) -> torch.Tensor:
+        """That of M_s."""
+        return self.segmentation_network.probability(x)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Union
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .blocks import Decoder, Encoder, check_input
-from .heads import foreground_probability, segmentation_maps
-from .network import Network
-from .normalization import set_normalization
+from .blocks import check_input
+from .heads import segmentation_maps
+from .vnet import VNet
 
 
-class PyramidVNet(Network):
+class PyramidVNet(VNet):
     """The network of URPC (Luo et al.): pyramid predictions from the V-Net of the semi-supervised benchmarks.
 
     A 1x1x1 convolution behind each decoder level gives logits at 1, 1/2, 1/4 and 1/8 of the resolution, which are
@@ -44,32 +41,24 @@ class PyramidVNet(Network):
         normalization: str = "batch",
         dropout: float = 0.5,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            in_channels,
+            num_classes,
+            base_filters,
+            activation=activation,
+            normalization=normalization,
+            dropout=dropout,
+        )
         maps = segmentation_maps(num_classes, activation)
-        self.in_channels = in_channels
-        self.num_classes = num_classes
-        self.encoder = Encoder(in_channels, base_filters, dropout=dropout)
-        self.decoder = Decoder(base_filters, dropout=dropout)
-        self.segmentation_head = nn.Conv3d(base_filters, maps, 1)
         self.segmentation_head_2 = nn.Conv3d(2 * base_filters, maps, 1)
         self.segmentation_head_4 = nn.Conv3d(4 * base_filters, maps, 1)
         self.segmentation_head_8 = nn.Conv3d(8 * base_filters, maps, 1)
-        set_normalization(self, normalization)
 
     @torch.jit.export
     def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """All heads by name, in training as in evaluation mode.
+        """``logits`` of the full resolution, ``logits_2``, ``_4`` and ``_8`` of a half, a quarter and an eighth of it.
 
-        Args:
-            x: image (B, in_channels, H, W, D), extents multiples of 16.
-
-        Returns:
-            ``logits`` of the full resolution, ``logits_2``, ``logits_4`` and ``logits_8`` of a half, a quarter and an
-            eighth of it, all of them interpolated to it: (B, C, H, W, D) before the sigmoid, or (B, C + 1, H, W, D)
-            before the softmax.
-
-        Raises:
-            ValueError: when the channels or extents of ``x`` do not fit.
+        All have the full resolution's extents, which are multiples of 16; see :class:`Network`.
         """
         check_input(x, self.in_channels)
         levels = [self.decoder.dropout(level) for level in self.decoder.every_level(self.encoder(x))]
@@ -79,17 +68,6 @@ class PyramidVNet(Network):
             "logits_4": enlarged(self.segmentation_head_4(levels[1]), 4.0),
             "logits_8": enlarged(self.segmentation_head_8(levels[0]), 8.0),
         }
-
-    def forward(self, x: torch.Tensor) -> Union[torch.Tensor, dict[str, torch.Tensor]]:
-        """The heads in training mode; in evaluation mode the foreground probabilities of the full-resolution head.
-
-        The probabilities are (B, C, H, W, D), float, [0, 1].
-        """
-        if self.training:
-            return self.forward_heads(x)
-        check_input(x, self.in_channels)
-        logits = self.segmentation_head(self.decoder(self.encoder(x)))
-        return foreground_probability(logits, self.num_classes)
 
 
 def enlarged(logits: torch.Tensor, factor: float) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Union
 
 import torch
 from torch import nn
@@ -64,18 +63,7 @@ class VNet(Network):
 
     @torch.jit.export
     def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The heads by name, in training as in evaluation mode.
-
-        Args:
-            x: image (B, in_channels, H, W, D), extents multiples of 16.
-
-        Returns:
-            Those that the network has: ``logits`` (B, C, H, W, D), segmentation before the sigmoid, or (B, C + 1, ...)
-            before the softmax; ``distance`` (B, C, H, W, D), signed, in [-1, 1], negative inside the object.
-
-        Raises:
-            ValueError: when the channels or extents of ``x`` do not fit.
-        """
+        """``logits``, ``distance`` or both, of extents that are multiples of 16, see :class:`Network`."""
         check_input(x, self.in_channels)
         features = self.decoder(self.encoder(x))
         heads: dict[str, torch.Tensor] = {}
@@ -85,13 +73,8 @@ class VNet(Network):
             heads["distance"] = torch.tanh(self.distance_head(features))
         return heads
 
-    def forward(self, x: torch.Tensor) -> Union[torch.Tensor, dict[str, torch.Tensor]]:
-        """The heads in training mode; in evaluation mode foreground probabilities (B, C, H, W, D), float, [0, 1].
-
-        They come from the segmentation head, or where there is none from the distance by the steep sigmoid.
-        """
-        if self.training:
-            return self.forward_heads(x)
+    def probability(self, x: torch.Tensor) -> torch.Tensor:
+        """From the segmentation head, or where there is none from the distance by the steep sigmoid."""
         check_input(x, self.in_channels)
         features = self.decoder(self.encoder(x))
         if self.segmentation_head is not None:

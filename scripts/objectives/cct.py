@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .distributions import log_distributions, segmentation_heads, squared_difference
+from scripts.networks.heads import segmentation_heads
+
+from .distributions import log_distributions, squared_difference
 from .losses import segmentation_loss, total
 from .objective import Objective, Weight
 

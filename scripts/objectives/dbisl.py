@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from .dual_task import DualTaskObjective
 from .losses import dice_loss, masked_mean, segmentation_loss, total
-from .objective import Objective, Weight
-from .reference_map import reference_map
+from .objective import Weight
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
-    from scripts.distance import SegmentationToDistance
+    from scripts.distance import DistanceToSegmentation, SegmentationToDistance
 
 DECODERS = ("phi", "psi")
 
 
-class DBiSLObjective(Objective):
+class DBiSLObjective(DualTaskObjective):
     """The objective of DBiSL over the heads of :class:`~scripts.networks.DualTaskVNet`.
 
     Sums run over the two decoders; MSE and cross-entropy are means over voxels. Terms:
@@ -51,7 +50,7 @@ class DBiSLObjective(Objective):
 
     Args:
         label_coding: see :class:`~scripts.objectives.Objective`.
-        segmentation_to_distance: T_s2r, also makes the ground-truth maps R unless the data bring a "distance".
+        segmentation_to_distance: T_s2r, see :class:`~scripts.objectives.dual_task.DualTaskObjective`.
         distance_to_segmentation: T_r2s.
         weights: see :class:`~scripts.objectives.Objective`.
         r2s_cross_entropy: whether the loss of supervised_r2s is Dice and cross-entropy (the paper's L_seg) or Dice
@@ -84,7 +83,7 @@ class DBiSLObjective(Objective):
         self,
         label_coding: LabelCoding,
         segmentation_to_distance: SegmentationToDistance,
-        distance_to_segmentation: nn.Module,
+        distance_to_segmentation: DistanceToSegmentation,
         weights: Mapping[str, Weight] | None = None,
         *,
         r2s_cross_entropy: bool = True,
@@ -92,11 +91,9 @@ class DBiSLObjective(Objective):
         pseudo_on_labeled: bool = True,
         unanimity: str = "both",
     ) -> None:
-        super().__init__(label_coding, weights)
+        super().__init__(label_coding, segmentation_to_distance, distance_to_segmentation, weights)
         if unanimity not in ("both", "segmentation"):
             raise ValueError(f"unanimity is {unanimity!r}; it is 'both' or 'segmentation'.")
-        self.segmentation_to_distance = segmentation_to_distance
-        self.distance_to_segmentation = distance_to_segmentation
         self.r2s_cross_entropy = r2s_cross_entropy
         self.hard_pseudo_labels = hard_pseudo_labels
         self.pseudo_on_labeled = pseudo_on_labeled
@@ -104,11 +101,14 @@ class DBiSLObjective(Objective):
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         label = targets["label"]
-        # The decoders become the first axis, (2, B, C, H, W, D), so that each transform is called once for both.
+        # Below, logits, distance and probability are (2, B, C, H, W, D): the decoders are the first axis, so that each
+        # transform is called once for both. label and reference_map are (L, C, H, W, D), of the labeled crops.
         logits = torch.stack([heads[f"logits_{decoder}"] for decoder in DECODERS])
         distance = torch.stack([heads[f"distance_{decoder}"] for decoder in DECODERS])
         probability = torch.sigmoid(logits)
-        reference_map = self._reference_map(label, targets)
+        # Where no term needs the map, zeros: of which the shape alone is used.
+        needed = self.active("supervised_distance", "supervised_s2r")
+        reference_map = self.reference_map(targets) if needed else torch.zeros_like(label)
         first = 0 if self.pseudo_on_labeled else len(label)
         return {
             **self._intra_task_supervision(logits, distance, label, reference_map),
@@ -118,13 +118,9 @@ class DBiSLObjective(Objective):
             **self._pseudo_supervision(logits[:, first:], probability[:, first:], distance[:, first:]),
         }
 
-    def _reference_map(self, label: torch.Tensor, targets: dict[str, torch.Tensor]) -> torch.Tensor:
-        """R, (L, C, H, W, D); zeros, of which only the shape is used, where no term needs it."""
-        if not self.active("supervised_distance", "supervised_s2r"):
-            return torch.zeros_like(label)
-        return reference_map(targets, self.segmentation_to_distance)
-
-    def _intra_task_supervision(self, logits, distance, label, reference_map) -> dict[str, torch.Tensor]:
+    def _intra_task_supervision(
+        self, logits: torch.Tensor, distance: torch.Tensor, label: torch.Tensor, reference_map: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """Eq. 6."""
         terms, labeled = {}, len(label)
         if self.active("supervised_segmentation"):
@@ -133,7 +129,7 @@ class DBiSLObjective(Objective):
             terms["supervised_distance"] = total(F.mse_loss(head[:labeled], reference_map) for head in distance)
         return terms
 
-    def _intra_task_consistency(self, probability, distance) -> dict[str, torch.Tensor]:
+    def _intra_task_consistency(self, probability: torch.Tensor, distance: torch.Tensor) -> dict[str, torch.Tensor]:
         """Eq. 9."""
         terms = {}
         if self.active("consistency_segmentation"):
@@ -142,7 +138,9 @@ class DBiSLObjective(Objective):
             terms["consistency_distance"] = F.mse_loss(distance[0], distance[1])
         return terms
 
-    def _segmentation_to_distance_terms(self, probability, distance, reference_map) -> dict[str, torch.Tensor]:
+    def _segmentation_to_distance_terms(
+        self, probability: torch.Tensor, distance: torch.Tensor, reference_map: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """First summands of Eq. 7 and 10: the segmentations seen as distance maps."""
         terms: dict[str, torch.Tensor] = {}
         if not self.active("supervised_s2r", "consistency_s2r"):
@@ -160,7 +158,9 @@ class DBiSLObjective(Objective):
             terms["consistency_s2r"] = total(map(masked_mean, errors, valid))
         return terms
 
-    def _distance_to_segmentation_terms(self, probability, distance, label) -> dict[str, torch.Tensor]:
+    def _distance_to_segmentation_terms(
+        self, probability: torch.Tensor, distance: torch.Tensor, label: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """Second summands of Eq. 7 and 10: the distance maps seen as segmentations."""
         terms: dict[str, torch.Tensor] = {}
         if not self.active("supervised_r2s", "consistency_r2s"):
@@ -177,17 +177,16 @@ class DBiSLObjective(Objective):
             return dice_loss(probability, label)
         return 0.5 * (dice_loss(probability, label) + F.binary_cross_entropy(probability, label))
 
-    def _pseudo_supervision(self, logits, probability, distance) -> dict[str, torch.Tensor]:
+    def _pseudo_supervision(
+        self, logits: torch.Tensor, probability: torch.Tensor, distance: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """Eq. 12-14."""
         if not self.active("pseudo"):
             return {}
         pseudo_label, unanimous = self.pseudo_labels(probability, distance)
         self.measures["unanimous_share"] = unanimous.float().mean()
-        pseudo = logits.new_zeros(())
-        for head in logits:
-            cross_entropy = F.binary_cross_entropy_with_logits(head, pseudo_label, reduction="none")
-            pseudo = pseudo + masked_mean(cross_entropy, unanimous)
-        return {"pseudo": pseudo}
+        errors = [F.binary_cross_entropy_with_logits(head, pseudo_label, reduction="none") for head in logits]
+        return {"pseudo": total(masked_mean(error, unanimous) for error in errors)}
 
     @torch.no_grad()
     def pseudo_labels(self, probability: torch.Tensor, distance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

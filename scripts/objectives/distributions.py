@@ -8,15 +8,9 @@ methods that are published for softmax also take overlapping regions.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-
-
-def segmentation_heads(heads: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The heads of ``heads`` that are called ``logits`` or ``logits_<name>``."""
-    return {name: head for name, head in heads.items() if name.startswith("logits")}
 
 
 def log_distributions(logits: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -8,24 +8,16 @@ and the authors' program differ, the default follows the program, whose results 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from scripts.networks.heads import foreground_probability
 
+from .dual_task import DualTaskObjective
 from .losses import dice_loss
-from .objective import Objective, Weight
-from .reference_map import reference_map
-
-if TYPE_CHECKING:
-    from scripts.data import LabelCoding
 
 
-class DTCObjective(Objective):
+class DTCObjective(DualTaskObjective):
     """The objective of DTC over the heads ``logits`` (p after the sigmoid) and ``distance`` (z) of a V-Net.
 
     =========================== ================================ ======== =======
@@ -43,26 +35,10 @@ class DTCObjective(Objective):
     - The squared norms of Eq. 4 and 6 are means over the voxels.
     - The weight of supervised_distance is 0.3 in ``configs/methods/dtc.json``; Eq. 7 has 1.
 
-    Args:
-        label_coding: see :class:`~scripts.objectives.Objective`.
-        segmentation_to_distance: T, makes the reference maps unless the data bring a "distance".
-        distance_to_segmentation: T^-1, the steep sigmoid of Eq. 2.
-        weights: see :class:`~scripts.objectives.Objective`. A network that lacks a head needs the terms of that head
-            switched off.
+    Args: see :class:`~scripts.objectives.dual_task.DualTaskObjective`; its R is T(Y) and its T_r2s is sigma(-k z).
     """
 
     TERMS = ("supervised_segmentation", "supervised_distance", "consistency")
-
-    def __init__(
-        self,
-        label_coding: LabelCoding,
-        segmentation_to_distance: nn.Module,
-        distance_to_segmentation: nn.Module,
-        weights: Mapping[str, Weight] | None = None,
-    ) -> None:
-        super().__init__(label_coding, weights)
-        self.segmentation_to_distance = segmentation_to_distance
-        self.distance_to_segmentation = distance_to_segmentation
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         label = targets["label"]
@@ -72,8 +48,8 @@ class DTCObjective(Objective):
             probability = foreground_probability(heads["logits"][:labeled], num_classes)
             terms["supervised_segmentation"] = dice_loss(probability, label)
         if self.active("supervised_distance"):
-            expected = reference_map(targets, self.segmentation_to_distance)
-            terms["supervised_distance"] = F.mse_loss(heads["distance"][:labeled], expected)
+            distance = heads["distance"][:labeled]
+            terms["supervised_distance"] = F.mse_loss(distance, self.reference_map(targets))
         if self.active("consistency"):
             probability = foreground_probability(heads["logits"], num_classes)
             terms["consistency"] = F.mse_loss(self.distance_to_segmentation(heads["distance"]), probability)

@@ -8,24 +8,16 @@ that it depends on, and one SGD over both makes the steps that one for each woul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from scripts.networks.heads import foreground_probability
 
+from .dual_task import DualTaskObjective
 from .losses import dice_loss, segmentation_loss
-from .objective import Objective, Weight
-from .reference_map import reference_map
-
-if TYPE_CHECKING:
-    from scripts.data import LabelCoding
 
 
-class DTMLObjective(Objective):
+class DTMLObjective(DualTaskObjective):
     """The objective of DTML over ``logits`` of M_s (p after the sigmoid) and ``distance`` of M_d (z).
 
     =========================== ================================ =============== ======== ===========
@@ -47,27 +39,12 @@ class DTMLObjective(Objective):
     - The paper gives the two parts of L_seg no weights; the program halves their sum. L_mask is Dice alone in the
       program.
 
-    Args:
-        label_coding: see :class:`~scripts.objectives.Objective`.
-        segmentation_to_distance: makes the reference maps of L_dis (Eq. 1) unless the data bring a "distance".
-        distance_to_segmentation: the steep sigmoid of Eq. 2.
-        weights: see :class:`~scripts.objectives.Objective`; a variant of the supervision of M_d has a zero for
-            supervised_mask or supervised_distance. A network that lacks a head needs the terms of that head switched
-            off.
+    A variant of the supervision of M_d has a weight of zero for supervised_mask or supervised_distance.
+
+    Args: see :class:`~scripts.objectives.dual_task.DualTaskObjective`; its R is SDM(Y) and its T_r2s is sigma(-k z).
     """
 
     TERMS = ("supervised_segmentation", "supervised_mask", "supervised_distance", "consistency")
-
-    def __init__(
-        self,
-        label_coding: LabelCoding,
-        segmentation_to_distance: nn.Module,
-        distance_to_segmentation: nn.Module,
-        weights: Mapping[str, Weight] | None = None,
-    ) -> None:
-        super().__init__(label_coding, weights)
-        self.segmentation_to_distance = segmentation_to_distance
-        self.distance_to_segmentation = distance_to_segmentation
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         label = targets["label"]
@@ -76,8 +53,8 @@ class DTMLObjective(Objective):
         if self.active("supervised_segmentation"):
             terms["supervised_segmentation"] = segmentation_loss(heads["logits"][:labeled], label)
         if self.active("supervised_distance"):
-            expected = reference_map(targets, self.segmentation_to_distance)
-            terms["supervised_distance"] = F.mse_loss(heads["distance"][:labeled], expected)
+            distance = heads["distance"][:labeled]
+            terms["supervised_distance"] = F.mse_loss(distance, self.reference_map(targets))
         if self.active("supervised_mask", "consistency"):
             mask = self.distance_to_segmentation(heads["distance"])
             if self.active("supervised_mask"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from .distributions import log_distributions, normalised_entropy, segmentation_heads
+from scripts.networks.heads import segmentation_heads
+
+from .distributions import log_distributions, normalised_entropy
 from .losses import segmentation_loss, total
 from .objective import Objective
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from .distributions import segmentation_heads
+from scripts.networks.heads import segmentation_heads
+
 from .losses import dice_loss, total
 from .objective import Objective, Weight
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from .distributions import log_distributions, segmentation_heads, squared_difference
+from scripts.networks.heads import segmentation_heads
+
+from .distributions import log_distributions, squared_difference
 from .losses import segmentation_loss, total
 from .teacher import TeacherObjective
 

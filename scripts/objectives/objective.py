@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
+from scripts.networks.heads import segmentation_heads
+
 from .reduction import mean_over_ranks
 
 if TYPE_CHECKING:
@@ -118,8 +120,8 @@ class Objective(nn.Module):
     def _refuse_softmax_of_regions(self, heads: dict[str, torch.Tensor]) -> None:
         if self.label_coding.regions is None:
             return
-        for name, head in heads.items():
-            if name.startswith("logits") and head.shape[1] != self.label_coding.num_classes:
+        for name, head in segmentation_heads(heads).items():
+            if head.shape[1] != self.label_coding.num_classes:
                 raise ValueError(
                     f"{name} has {head.shape[1]} maps: a softmax head makes classes exclude each other, and the "
                     f"{self.label_coding.num_classes} regions overlap. Use a method with sigmoid heads."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from scripts.networks.heads import segmentation_heads
+
 from .losses import segmentation_loss, total
 from .objective import Objective
 
@@ -20,5 +22,5 @@ class SupervisedObjective(Objective):
         if not self.active("supervised_segmentation"):
             return {}
         label = targets["label"]
-        logits = [head[: len(label)] for name, head in heads.items() if name.startswith("logits")]
-        return {"supervised_segmentation": total(segmentation_loss(head, label) for head in logits)}
+        losses = [segmentation_loss(head[: len(label)], label) for head in segmentation_heads(heads).values()]
+        return {"supervised_segmentation": total(losses)}

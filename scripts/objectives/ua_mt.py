@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .distributions import log_distributions, normalised_entropy, segmentation_heads
+from scripts.networks.heads import segmentation_heads
+
+from .distributions import log_distributions, normalised_entropy
 from .losses import masked_mean
 from .mean_teacher import MeanTeacherObjective
 from .objective import Loss, Weight

@@ -6,7 +6,9 @@ import math
 
 import torch
 
-from .distributions import log_distributions, segmentation_heads, squared_difference
+from scripts.networks.heads import segmentation_heads
+
+from .distributions import log_distributions, squared_difference
 from .losses import segmentation_loss, total
 from .objective import Objective
 from .reduction import mean_over_ranks
