@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, SHAPES, blob, las, save
+from conftest import ROOT, SHAPES, blob, las, run_process, save
 from monai.apps.utils import HashCheckError
 
 from scripts.release.bundle import NAME, WEIGHTS, contents, large_files, make_bundle, sha256
@@ -181,6 +181,17 @@ def test_downloaded_bundle_loads_and_segments_with_monai_alone(downloaded, tmp_p
     assert float(re.search(r"first (\S+)", finished.stdout)[1]) == pytest.approx(first, rel=1e-5)
     mask = nibabel.load(tmp_path / "masks" / "case_seg.nii.gz")
     assert mask.shape == SHAPES[0] and set(np.unique(np.asarray(mask.dataobj))) <= {0, 1}
+
+
+@pytest.mark.long
+def test_unit_tests_of_the_zoo_pass_where_the_zoo_has_them(packed, tmp_path):
+    """The zoo's layout, with nothing of this repository but the zip and the two files."""
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path / "models")
+    shutil.copytree(ROOT / "tests" / "zoo", tmp_path / "ci" / "unit_tests")
+    finished = run_process([sys.executable, "-m", "unittest", "discover", "-s", "ci/unit_tests"], cwd=tmp_path)
+    assert finished.returncode == 0 and "Ran 3 tests" in finished.stderr, finished.stderr
+    assert not (tmp_path / "models" / NAME / "outputs").exists()
 
 
 def test_matched_bundle_has_the_settings_of_its_weights_in_the_configs_that_clients_read(copied, tmp_path):

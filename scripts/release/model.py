@@ -111,7 +111,7 @@ def masks_by_inference(
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "model.pt").write_bytes(weights)
         (Path(folder) / "inference.json").write_bytes(as_json(inference))
-        changes = {
+        changes: dict[str, Any] = {
             "bundle_root": str(root),
             "ckpt_path": f"{folder}/model.pt",
             "output_dir": f"{folder}/masks",
@@ -123,7 +123,14 @@ def masks_by_inference(
         workflow.initialize()
         workflow.run()
         workflow.finalize()
-        return {case: np.asarray(nibabel.load(f"{folder}/masks/{case}_seg.nii.gz").dataobj) for case in images}
+        return {case: mask_of(Path(folder) / "masks", case) for case in images}
+
+
+def mask_of(folder: Path, case: str) -> np.ndarray:
+    """The mask of a case as in its file."""
+    image = nibabel.load(folder / f"{case}_seg.nii.gz")
+    assert isinstance(image, nibabel.Nifti1Image)
+    return np.asarray(image.dataobj)
 
 
 def check_agreement(masks: Mapping[str, np.ndarray], results: EvaluationResults) -> None:
@@ -133,7 +140,7 @@ def check_agreement(masks: Mapping[str, np.ndarray], results: EvaluationResults)
         ValueError: when the overlap of a case is below ``AGREEMENT``: the evaluation was of other weights or settings.
     """
     for case, mask in masks.items():
-        evaluated = np.asarray(nibabel.load(results.output_dir / f"{case}_seg.nii.gz").dataobj)
+        evaluated = mask_of(results.output_dir, case)
         dice = 1.0
         if mask.any() or evaluated.any():
             both = (mask > 0) & (mask == evaluated)
