@@ -160,6 +160,14 @@ def real_data(name: str) -> Path:
     return folder
 
 
+@pytest.hookimpl(tryfirst=True)  # before the expression behind -m is applied
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the Model Zoo's tests of several processes, whose files take nothing from pytest, as long."""
+    for item in items:
+        if item.path.parent.name == "zoo" and item.path.stem.endswith("_dist"):
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set that tests only read: 6 training, 1 validation and 2 test cases, one class."""

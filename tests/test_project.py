@@ -37,6 +37,11 @@ def test_citation_names_the_four_papers_and_the_version():
     assert all(paper["title"] and paper["type"] in ("article", "conference-paper") for paper in citation["references"])
 
 
+def test_version_of_the_upload_in_the_documents_is_the_metadatas():
+    versions = re.findall(r"--version ([\d.]+)", read("docs/clients.md"))
+    assert versions == [json.loads(read("configs/metadata.json"))["version"]]
+
+
 def test_pre_commit_runs_what_make_lint_runs():
     (repository,) = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
     lint = read("Makefile").split("lint: install\n")[1].split("\n\n")[0]

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, SHAPES, blob, las, save
+from conftest import ROOT, SHAPES, blob, las, run_process, save
 from monai.apps.utils import HashCheckError
 
-from scripts.release.bundle import NAME, contents, large_files, make_bundle, sha256
+from scripts.release.bundle import NAME, WEIGHTS, contents, large_files, make_bundle, sha256
 
 VERSION = json.loads((ROOT / "configs" / "metadata.json").read_text())["version"]
 ZOO_LIMIT = 25 * 1024 * 1024
@@ -124,15 +124,35 @@ def test_weights_that_are_served_are_left_out_listed_and_verified_when_they_are_
 def test_hash_is_the_sha256_of_the_content(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     assert sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert large_files(tmp_path, ["file"], None) == "large_files: []\n"
+    assert yaml.safe_load(large_files(tmp_path, [], None)) == {"large_files": None}
 
 
-def test_large_files_of_this_repository_lists_hashes_of_what_is_present_and_all_that_the_zoo_does_not_take():
+def test_weights_within_the_bundle_are_listed_and_verified_where_they_are(copied, tmp_path):
+    (copied / "models" / "model.ts").write_bytes(b"scripted")
+    with zipfile.ZipFile(make_bundle(tmp_path, root=copied)) as archive:
+        archive.extractall(tmp_path)
+    bundle = tmp_path / NAME
+    entries = yaml.safe_load((bundle / "large_files.yml").read_text())["large_files"]
+    assert [entry["path"] for entry in entries] == ["models/model.pt", "models/model.ts"]
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    monai.bundle.download_large_files(str(bundle))  # the Model Zoo's check begins with it
+    assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
+    for name in ("model.ts", "model.pt"):
+        (bundle / "models" / name).write_bytes(b"tampered")
+        with pytest.raises(HashCheckError, match=name.replace(".", r"\.")):
+            monai.bundle.download_large_files(str(bundle))
+        (bundle / "models" / name).write_bytes(before[bundle / "models" / name])
+
+
+def test_large_files_of_this_repository_has_the_hash_of_all_weights_present_and_all_that_the_zoo_does_not_take():
     listed = {entry["path"]: entry for entry in yaml.safe_load((ROOT / "large_files.yml").read_text())["large_files"]}
+    assert "models/model.pt" in listed
+    assert [name for name in WEIGHTS if (ROOT / name).is_file() and name not in listed] == []
     for path, entry in listed.items():
-        assert set(entry) == {"path", "url", "hash_val", "hash_type"}
+        assert set(entry) == {"path", "url", "hash_val", "hash_type"} and entry["hash_type"] == "sha256"
         if (ROOT / path).is_file():
-            assert hashlib.new(entry["hash_type"], (ROOT / path).read_bytes()).hexdigest() == entry["hash_val"]
+            digest = hashlib.sha256((ROOT / path).read_bytes()).hexdigest()
+            assert digest == entry["hash_val"], f"{path} is not the listed one: see CONTRIBUTING.md, Releases"
     files = [*contents(ROOT), "models/model.pt"]
     assert [name for name in files if (ROOT / name).stat().st_size > ZOO_LIMIT and name not in listed] == []
 
@@ -161,6 +181,17 @@ def test_downloaded_bundle_loads_and_segments_with_monai_alone(downloaded, tmp_p
     assert float(re.search(r"first (\S+)", finished.stdout)[1]) == pytest.approx(first, rel=1e-5)
     mask = nibabel.load(tmp_path / "masks" / "case_seg.nii.gz")
     assert mask.shape == SHAPES[0] and set(np.unique(np.asarray(mask.dataobj))) <= {0, 1}
+
+
+@pytest.mark.long
+def test_unit_tests_of_the_zoo_pass_where_the_zoo_has_them(packed, tmp_path):
+    """The zoo's layout, with nothing of this repository but the zip and the two files."""
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path / "models")
+    shutil.copytree(ROOT / "tests" / "zoo", tmp_path / "ci" / "unit_tests")
+    finished = run_process([sys.executable, "-m", "unittest", "discover", "-s", "ci/unit_tests"], cwd=tmp_path)
+    assert finished.returncode == 0 and "Ran 3 tests" in finished.stderr, finished.stderr
+    assert not (tmp_path / "models" / NAME / "outputs").exists()
 
 
 def test_matched_bundle_has_the_settings_of_its_weights_in_the_configs_that_clients_read(copied, tmp_path):

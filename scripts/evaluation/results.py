@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation
 
-from scripts.data import DataError, Datalist, LabelCoding, case_name, images_of
+from scripts.data import DataError, Datalist, LabelCoding, NiftiReader, case_name, images_of
 
 from .metrics import METRIC_NAMES
 
@@ -118,7 +118,7 @@ class EvaluationResults:
         mask = self.output_dir / f"{case}_seg.nii.gz"
         if not mask.is_file():
             raise DataError(f"{mask} does not exist: evaluate again, or do not move the masks.")
-        read = Compose([LoadImage(), EnsureChannelFirst(), Orientation("RAS", labels=None)])
+        read = Compose([LoadImage(reader=NiftiReader), EnsureChannelFirst(), Orientation("RAS", labels=None)])
         image, label, prediction = read(paths["image"]), read(paths["label"]), read(str(mask))
         maps = self.label_coding.regions is not None
         if prediction.shape[1:] != label.shape[1:] or len(prediction) != (len(self.classes) if maps else 1):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import fire
 
@@ -41,6 +43,10 @@ CONTENTS = (
 )
 WEIGHTS = ("models/model.pt", "models/model.ts")
 LARGE_FILES = "large_files.yml"
+LARGE_FILES_HEAD = """# The weights and their SHA-256, by scripts.release.model and scripts.release.bundle.
+# python -m monai.bundle download_large_files
+# fetches what is missing and compares what is there; a file: address is that of a file which comes with the bundle.
+"""
 # The earliest time that a zip can state.
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 
@@ -64,18 +70,19 @@ def contents(root: Path) -> list[str]:
 def large_files(root: Path, weights: list[str], models_url: str | None) -> str:
     """The content of large_files.yml: where ``monai.bundle download_large_files`` gets the weights, and their hashes.
 
+    Of a file that is there already that command, and the Model Zoo's check, which begins with it, compare the hash.
+
     Args:
         root: of the bundle.
         weights: paths relative to ``root``.
         models_url: the address of the folder that serves them; None when they are in the bundle itself.
     """
-    if models_url is None:
-        return "large_files: []\n"
-    lines = ["large_files:"]
+    lines = [LARGE_FILES_HEAD + "large_files:"]
     for path in weights:
+        address = f"{models_url.rstrip('/')}/{Path(path).name}" if models_url else f"file:{path}"
         lines += [
             f'  - path: "{path}"',
-            f'    url: "{models_url.rstrip("/")}/{Path(path).name}"',
+            f'    url: "{address}"',
             f'    hash_val: "{sha256(root / path)}"',
             '    hash_type: "sha256"',
         ]
@@ -92,6 +99,12 @@ def match_settings(files: dict[str, bytes]) -> None:
     for name in ("configs/train.json", "configs/inference.json"):
         files[name] = as_json({**json.loads(files[name]), **settings})
     metadata = json.loads(files["configs/metadata.json"])
+    describe_network(metadata, settings)
+    files["configs/metadata.json"] = as_json(metadata)
+
+
+def describe_network(metadata: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Writes channels and class names of models/model.json into the metadata, in place."""
     (image,) = metadata["network_data_format"]["inputs"].values()
     (prediction,) = metadata["network_data_format"]["outputs"].values()
     image["num_channels"] = settings["in_channels"]
@@ -99,7 +112,6 @@ def match_settings(files: dict[str, bytes]) -> None:
     prediction["num_channels"] = settings["num_classes"]
     names = settings["class_names"] or [f"class {i + 1}" for i in range(settings["num_classes"])]
     prediction["channel_def"] = {str(i): name for i, name in enumerate(["background", *names])}
-    files["configs/metadata.json"] = as_json(metadata)
 
 
 def as_json(content: object) -> bytes:
