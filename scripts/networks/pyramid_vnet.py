@@ -6,10 +6,10 @@ from typing import Union
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from .blocks import Decoder, Encoder, check_input
 from .heads import foreground_probability, segmentation_maps
+from .layers import PointwiseConv3d
 from .network import Network
 from .normalization import set_normalization
 
@@ -50,10 +50,10 @@ class PyramidVNet(Network):
         self.num_classes = num_classes
         self.encoder = Encoder(in_channels, base_filters, dropout=dropout)
         self.decoder = Decoder(base_filters, dropout=dropout)
-        self.segmentation_head = nn.Conv3d(base_filters, maps, 1)
-        self.segmentation_head_2 = nn.Conv3d(2 * base_filters, maps, 1)
-        self.segmentation_head_4 = nn.Conv3d(4 * base_filters, maps, 1)
-        self.segmentation_head_8 = nn.Conv3d(8 * base_filters, maps, 1)
+        self.segmentation_head = PointwiseConv3d(base_filters, maps)
+        self.segmentation_head_2 = PointwiseConv3d(2 * base_filters, maps)
+        self.segmentation_head_4 = PointwiseConv3d(4 * base_filters, maps)
+        self.segmentation_head_8 = PointwiseConv3d(8 * base_filters, maps)
         set_normalization(self, normalization)
 
     @torch.jit.export

@@ -104,10 +104,8 @@ class DBiSLObjective(Objective):
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         label = targets["label"]
-        # The decoders become the first axis, (2, B, C, H, W, D), so that each transform is called once for both.
-        logits = torch.stack([heads[f"logits_{decoder}"] for decoder in DECODERS])
-        distance = torch.stack([heads[f"distance_{decoder}"] for decoder in DECODERS])
-        probability = torch.sigmoid(logits)
+        logits, distance = ([heads[f"{kind}_{decoder}"] for decoder in DECODERS] for kind in ("logits", "distance"))
+        probability = [torch.sigmoid(head) for head in logits]
         reference_map = self._reference_map(label, targets)
         first = 0 if self.pseudo_on_labeled else len(label)
         return {
@@ -115,7 +113,7 @@ class DBiSLObjective(Objective):
             **self._intra_task_consistency(probability, distance),
             **self._segmentation_to_distance_terms(probability, distance, reference_map),
             **self._distance_to_segmentation_terms(probability, distance, label),
-            **self._pseudo_supervision(logits[:, first:], probability[:, first:], distance[:, first:]),
+            **self._pseudo_supervision(*([head[first:] for head in kind] for kind in (logits, probability, distance))),
         }
 
     def _reference_map(self, label: torch.Tensor, targets: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -137,9 +135,9 @@ class DBiSLObjective(Objective):
         """Eq. 9."""
         terms = {}
         if self.active("consistency_segmentation"):
-            terms["consistency_segmentation"] = F.mse_loss(probability[0], probability[1])
+            terms["consistency_segmentation"] = F.mse_loss(*probability)
         if self.active("consistency_distance"):
-            terms["consistency_distance"] = F.mse_loss(distance[0], distance[1])
+            terms["consistency_distance"] = F.mse_loss(*distance)
         return terms
 
     def _segmentation_to_distance_terms(self, probability, distance, reference_map) -> dict[str, torch.Tensor]:
@@ -149,14 +147,16 @@ class DBiSLObjective(Objective):
             return terms
         labeled = len(reference_map)
         crops = slice(None) if self.active("consistency_s2r") else slice(labeled)
-        seen, valid = self.segmentation_to_distance.with_validity(probability[:, crops].flatten(0, 1))
-        seen = seen.unflatten(0, (len(DECODERS), -1))
-        valid = valid.unflatten(0, (len(DECODERS), -1))[..., None, None, None]
+        # One call for both decoders.
+        together = torch.cat([head[crops] for head in probability])
+        results = self.segmentation_to_distance.with_validity(together)
+        seen, valid = (result.chunk(len(DECODERS)) for result in results)
+        valid = [mask[..., None, None, None] for mask in valid]
         if self.active("supervised_s2r"):
-            errors = (seen[:, :labeled] - reference_map) ** 2
-            terms["supervised_s2r"] = total(map(masked_mean, errors, valid[:, :labeled]))
+            errors = [(map_[:labeled] - reference_map) ** 2 for map_ in seen]
+            terms["supervised_s2r"] = total(masked_mean(e, mask[:labeled]) for e, mask in zip(errors, valid))
         if self.active("consistency_s2r"):
-            errors = (seen - distance) ** 2
+            errors = [(map_ - head) ** 2 for map_, head in zip(seen, distance)]
             terms["consistency_s2r"] = total(map(masked_mean, errors, valid))
         return terms
 
@@ -165,11 +165,11 @@ class DBiSLObjective(Objective):
         terms: dict[str, torch.Tensor] = {}
         if not self.active("supervised_r2s", "consistency_r2s"):
             return terms
-        seen = self.distance_to_segmentation(distance)
+        seen = [self.distance_to_segmentation(head) for head in distance]
         if self.active("supervised_r2s"):
             terms["supervised_r2s"] = total(self._r2s_loss(head[: len(label)], label) for head in seen)
         if self.active("consistency_r2s"):
-            terms["consistency_r2s"] = len(DECODERS) * F.mse_loss(seen, probability)
+            terms["consistency_r2s"] = total(map(F.mse_loss, seen, probability))
         return terms
 
     def _r2s_loss(self, probability: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -181,13 +181,10 @@ class DBiSLObjective(Objective):
         """Eq. 12-14."""
         if not self.active("pseudo"):
             return {}
-        pseudo_label, unanimous = self.pseudo_labels(probability, distance)
+        pseudo_label, unanimous = self.pseudo_labels(torch.stack(probability), torch.stack(distance))
         self.measures["unanimous_share"] = unanimous.float().mean()
-        pseudo = logits.new_zeros(())
-        for head in logits:
-            cross_entropy = F.binary_cross_entropy_with_logits(head, pseudo_label, reduction="none")
-            pseudo = pseudo + masked_mean(cross_entropy, unanimous)
-        return {"pseudo": pseudo}
+        errors = [F.binary_cross_entropy_with_logits(head, pseudo_label, reduction="none") for head in logits]
+        return {"pseudo": total(masked_mean(error, unanimous) for error in errors)}
 
     @torch.no_grad()
     def pseudo_labels(self, probability: torch.Tensor, distance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
