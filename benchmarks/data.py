@@ -6,7 +6,9 @@ import contextlib
 import io
 import json
 import tempfile
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ import numpy as np
 from benchmarks.dynamics import parse
 from benchmarks.measure import peak_megabytes, row, seconds
 from scripts.data import Datalist
+from scripts.data.machine import processors
 from scripts.demo.dataset import make_dataset
 from scripts.preflight import Preflight
+from scripts.preparation.benchmark import write_benchmark
+from scripts.preparation.volumes import save_volume
 
-CASES = 20
-VOLUMES = 1000
 SHAPE = (24, 22, 20)
 
 
@@ -29,37 +32,37 @@ def read(files: list[str]) -> list[np.ndarray]:
     return [np.asarray(nibabel.nifti1.load(file).dataobj, dtype=np.float32) for file in files]
 
 
-def cached(dataset_dir: str, cases: int = CASES) -> Any:
+def cached(dataset_dir: str, cases: int) -> Any:
     """The labeled data set of configs/train.json with everything in its cache."""
     parser = parse(["configs/train.json"], {"dataset_dir": dataset_dir, "num_labeled": cases})
     with contextlib.redirect_stderr(io.StringIO()):
         return parser.get_parsed_content("train#dataset")
 
 
-def memory(dataset_dir: str) -> tuple[Callable, Callable]:
+def memory(dataset_dir: str, cases: int) -> tuple[Callable, Callable]:
     """For ``peak_megabytes``."""
-    return (lambda: dataset_dir), cached
+    return (lambda: dataset_dir), partial(cached, cases=cases)
 
 
-def cache_row(dataset_dir: str | None) -> dict[str, Any]:
-    """The cache of the first 20 scans of a data set, synthetic ones by default; once, since it is long."""
+def cache_row(dataset_dir: str | None, cases: int) -> dict[str, Any]:
+    """The cache of the first ``cases`` scans of a data set, synthetic ones by default; once, since it is long."""
     with tempfile.TemporaryDirectory() as folder:
         if dataset_dir is None:
             with contextlib.redirect_stdout(io.StringIO()):
-                make_dataset(output_dir=folder, num_labeled=CASES, num_unlabeled=1, num_validation=0, num_test=0)
+                make_dataset(output_dir=folder, num_labeled=cases, num_unlabeled=1, num_validation=0, num_test=0)
         root = dataset_dir or folder
-        files = [str(case[key]) for case in Datalist(root).training[:CASES] for key in ("image", "label")]
-        reading, ours = seconds(lambda: read(files)), seconds(lambda: cached(root))
-        peak = peak_megabytes("benchmarks.data", f"memory({root!r})")
+        files = [str(case[key]) for case in Datalist(root).training[:cases] for key in ("image", "label")]
+        reading, ours = seconds(lambda: read(files)), seconds(lambda: cached(root, cases))
+        peak = peak_megabytes("benchmarks.data", f"memory({root!r}, {cases})")
     name = "the synthetic" if dataset_dir is None else Path(dataset_dir).name
-    return row(f"cache of {CASES} scans, {name}", ours, "nibabel, the same files", reading, peak_mb=peak)
+    return row(f"cache of {cases} scans, {name}", ours, "nibabel, the same files", reading, peak_mb=peak)
 
 
-def preflight_row() -> dict[str, Any]:
-    """Reading and judging 1,000 small volumes in one process."""
+def preflight_row(volumes: int) -> dict[str, Any]:
+    """Reading and judging small volumes in one process."""
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        names = [f"{number:04d}.nii.gz" for number in range(VOLUMES)]
+        names = [f"{number:04d}.nii.gz" for number in range(volumes)]
         for name in names:
             voxels = random.integers(0, 1000, SHAPE, dtype=np.int16)
             nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), Path(folder) / name)
@@ -68,4 +71,23 @@ def preflight_row() -> dict[str, Any]:
         reading = seconds(lambda: read([f"{folder}/{name}" for name in names]))
         with contextlib.redirect_stderr(io.StringIO()):
             ours = seconds(preflight.report)
-    return row(f"preflight of {VOLUMES} volumes", ours, "nibabel, the same files", reading)
+    return row(f"preflight of {volumes} volumes", ours, "nibabel, the same files", reading)
+
+
+def preparation_row(cases: int) -> dict[str, Any]:
+    """Writing scans of the left atrium's size several at a time, against one after another; of the wall."""
+    random = np.random.default_rng(0)
+    image = random.standard_normal((184, 140, 88)).astype(np.float32)
+    label, affine = np.zeros(image.shape, np.uint8), np.eye(4)
+    names = [f"case{number}" for number in range(cases)]
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        for name in names:
+            save_volume(image, affine, Path(folder) / "one" / f"{name}.nii.gz")
+            save_volume(label, affine, Path(folder) / "one" / f"{name}_label.nii.gz")
+        between = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            write_benchmark(Path(folder), {"training": names}, lambda name: ([image], label, affine), {})
+        end = time.perf_counter()
+    what = f"preparation of {cases} scans, {processors()} processors"
+    return row(what, end - between, "one after another", between - start)

@@ -15,39 +15,40 @@ from monai.data.utils import dense_patch_slices
 from monai.inferers import SlidingWindowInferer
 from torch import nn
 
-from benchmarks.measure import medians, peak_megabytes, row
+from benchmarks.measure import medians, peak_megabytes, peak_on_gpu, row
+from benchmarks.scale import SCALES, Scale
 from scripts.inference import Predictor, window_overlap
 from scripts.networks import DualTaskVNet
 
-PATCH = (64, 48, 32)
+PATCH = SCALES["cpu"].windows
 WINDOWS = 4
-# The papers' stride, and overlap 0.5, on volumes that give some twenty windows.
-VOLUMES = {(18, 18, 4): (82, 66, 48), (32, 24, 16): (128, 72, 64)}
 BLOCKED = ("mlflow", "matplotlib", "pandas", "sklearn")
 
 
-def network(*, channels_last: bool) -> nn.Module:
+def network(*, channels_last: bool, filters: int = 8, device: torch.device | str = "cpu") -> nn.Module:
     torch.manual_seed(0)
     format_ = torch.channels_last_3d if channels_last else torch.contiguous_format
-    made: Any = DualTaskVNet(base_filters=8).eval()
-    return made.to(memory_format=format_)
+    made: Any = DualTaskVNet(base_filters=filters).eval()
+    return made.to(device=device, memory_format=format_)
 
 
 @torch.no_grad()
-def plain(net: nn.Module, image: torch.Tensor, stride: Sequence[int]) -> np.ndarray:
+def plain(net: nn.Module, image: torch.Tensor, stride: Sequence[int], patch: Sequence[int] = PATCH) -> np.ndarray:
     """One window at a time, default memory format, numpy accumulation; the mean probability."""
     total, count = np.zeros(image.shape[2:], np.float32), np.zeros(image.shape[2:], np.float32)
-    windows: Any = dense_patch_slices(image.shape[2:], PATCH, stride)
+    windows: Any = dense_patch_slices(image.shape[2:], patch, stride)
     for window in windows:
-        total[window] += net(image[(..., *window)])[0, 0].numpy()
+        total[window] += net(image[(..., *window)])[0, 0].cpu().numpy()
         count[window] += 1
     return total / count
 
 
 @torch.no_grad()
-def ours(predictor: nn.Module, image: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
+def ours(
+    predictor: nn.Module, image: torch.Tensor, stride: Sequence[int], patch: Sequence[int] = PATCH
+) -> torch.Tensor:
     """As configs/inference.json does it."""
-    inferer: Any = SlidingWindowInferer(PATCH, WINDOWS, window_overlap(PATCH, stride))
+    inferer: Any = SlidingWindowInferer(patch, WINDOWS, window_overlap(patch, stride))
     return inferer(image, predictor)
 
 
@@ -57,23 +58,25 @@ def memory(shape: Sequence[int]) -> tuple[Callable, Callable]:
     return (lambda: torch.randn(1, 1, *shape)), partial(ours, predictor, stride=(32, 24, 16))
 
 
-def rows(repeats: int) -> list[dict[str, Any]]:
+def rows(repeats: int, *, scale: Scale = SCALES["cpu"], device: torch.device | str = "cpu") -> list[dict[str, Any]]:
     """A row for each stride, for both decoders and for one."""
-    first, other, found = network(channels_last=False), network(channels_last=True), []
-    for stride, shape in VOLUMES.items():
-        image = torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(0))
+    made = {"filters": scale.inference_filters, "device": device}
+    first, other, found = network(channels_last=False, **made), network(channels_last=True, **made), []
+    for stride, shape in scale.volumes.items():
+        image = torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(0)).to(device)
         options: dict[str, dict[str, Any]] = {
             "both decoders": {},
             "one decoder": {"decoders": "phi"},
             "both, distance map too": {"maps": ["distance"]},
         }
-        predictors = {name: Predictor([other], **given) for name, given in options.items()}
-        works: dict[str, Callable] = {"plain": partial(plain, first, image, stride)}
-        works |= {name: partial(ours, predictor, image, stride) for name, predictor in predictors.items()}
-        expected = plain(first, image, stride)
+        given = {"image": image, "stride": stride, "patch": scale.windows}
+        works: dict[str, Callable] = {"plain": partial(plain, first, **given)}
+        for name, arguments in options.items():
+            works[name] = partial(ours, Predictor([other], **arguments), **given)
+        expected = works["plain"]()
         times = medians(works, repeats)
-        for name, predictor in predictors.items():
-            probability = ours(predictor, image, stride)[0, 0].numpy()
+        for name in options:
+            probability = works[name]()[0, 0].cpu().numpy()
             clear = np.abs(expected - 0.5) > 1e-5
             unlike = int(((probability > 0.5) != (expected > 0.5))[clear].sum())
             found.append(
@@ -83,12 +86,17 @@ def rows(repeats: int) -> list[dict[str, Any]]:
                     "plain loop, both decoders",
                     times["plain"],
                     accuracy="another network" if name == "one decoder" else f"{unlike} voxels of the mask differ",
-                    peak_mb=(
-                        peak_megabytes("benchmarks.inference", f"memory({shape})") if name == "both decoders" else None
-                    ),
+                    peak_mb=peak(works[name], shape, scale, image) if name == "both decoders" else None,
                 )
             )
     return found
+
+
+def peak(work: Callable[[], Any], shape: Sequence[int], scale: Scale, image: torch.Tensor) -> float | None:
+    """Of inference in MB: on the GPU, or with the CPU's sizes in a process of its own."""
+    if image.device.type == "cuda":
+        return peak_on_gpu(work)
+    return peak_megabytes("benchmarks.inference", f"memory({shape})") if scale == SCALES["cpu"] else None
 
 
 def start(*, blocked: Sequence[str] = ()) -> float:

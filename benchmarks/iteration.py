@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-import time
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from ignite.engine import Events
 from monai.losses import DiceLoss
 from scipy.ndimage import distance_transform_edt
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.dynamics import parse
-from benchmarks.measure import medians, row, status_megabytes
+from benchmarks.measure import clock, medians, row, status_megabytes
+from benchmarks.scale import SCALES, Scale
 from benchmarks.transform import blobs
 from scripts.demo.dataset import make_dataset
 from scripts.networks import VNet
 
-PATCH = (48, 48, 32)
-FILTERS = 16
 LABELED = 2
 
 
@@ -34,10 +34,10 @@ def trainer_row(iterations: int) -> dict[str, Any]:
             "output_dir": folder,
             "ckpt_dir": f"{folder}/models",
             "max_iterations": iterations,
+            "device": torch.device("cpu"),
         }
         parser = parse(["configs/train.json", "configs/data/demo.json"], overrides)
         trainer = parser.get_parsed_content("train#trainer")
-        clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
         ticks: list[float] = []
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: ticks.append(clock()))
         trainer.run()
@@ -57,6 +57,13 @@ def trainer_row(iterations: int) -> dict[str, Any]:
     return row("one training iteration, demo preset", ours, name, reference, peak_mb=status_megabytes("VmHWM"))
 
 
+def flops_of(work: Callable[[], Any]) -> float:
+    """Floating-point operations of the convolutions and matrix products of one call."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops())
+
+
 def level_sets(label: np.ndarray) -> np.ndarray:
     """Signed distances (B, 1, H, W, D) of labels of that shape, in [-1, 1], by scipy, as DTC's program makes them."""
     maps = np.zeros(label.shape, np.float32)
@@ -66,33 +73,33 @@ def level_sets(label: np.ndarray) -> np.ndarray:
     return maps
 
 
-def method_row(repeats: int) -> dict[str, Any]:
+def method_row(
+    repeats: int, *, scale: Scale = SCALES["cpu"], device: torch.device | str = "cpu", amp: bool = False
+) -> dict[str, Any]:
     """DBiSL with the settings of configs/train.json against DTC's loop on the same crops, two labeled and two not.
 
     DTC (Luo et al. 2021): a V-Net with one decoder in the default memory format, a Dice loss, the distance maps made
-    by scipy within the loop, its mean squared error, and the consistency of both heads; SGD.
+    by scipy within the loop, its mean squared error, and the consistency of both heads; SGD, float32.
+
+    Args:
+        repeats: of each.
+        scale: crop and filters.
+        device: of both networks.
+        amp: mixed precision of DBiSL.
     """
-    label = blobs(4, 1, PATCH)
+    patch, filters = scale.method, scale.method_filters
+    label = blobs(4, 1, patch)
     image = label + 0.3 * torch.randn(label.shape, generator=torch.Generator().manual_seed(0))
-    parser = parse(["configs/train.json"], {"patch_size": PATCH, "base_filters": FILTERS, "max_iterations": 1000})
-    parser["device"] = torch.device("cpu")
-    network, objective = parser.get_parsed_content("network"), parser.get_parsed_content("objective")
-    optimizer = parser.get_parsed_content("optimizer")
+    label, image = label.to(device), image.to(device)
+    dbisl = dbisl_iteration(image, label[:LABELED], filters=filters, amp=amp)
 
-    def dbisl() -> None:
-        optimizer.zero_grad()
-        images = image.to(memory_format=torch.channels_last_3d)
-        # Past the ramps, when all terms count.
-        objective(network(images), {"label": label[:LABELED]}, 1000).total.backward()
-        optimizer.step()
-
-    vnet = VNet(base_filters=FILTERS, tasks=("segmentation", "distance"))
+    vnet: Any = VNet(base_filters=filters, tasks=("segmentation", "distance")).to(device)
     sgd = torch.optim.SGD(vnet.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     dice = DiceLoss(sigmoid=True)
 
     def dtc() -> None:
         heads = vnet(image)
-        expected = torch.from_numpy(level_sets(label[:LABELED].numpy()))
+        expected = torch.from_numpy(level_sets(label[:LABELED].cpu().numpy())).to(device)
         loss = dice(heads["logits"][:LABELED], label[:LABELED]) + 0.3 * F.mse_loss(
             heads["distance"][:LABELED], expected
         )
@@ -101,6 +108,78 @@ def method_row(repeats: int) -> dict[str, Any]:
         loss.backward()
         sgd.step()
 
+    flops = [flops_of(work) for work in (dbisl, dtc)]  # and their first calls
     times = medians({"dbisl": dbisl, "dtc": dtc}, repeats)
-    what = f"one iteration of DBiSL, 4x1x{'x'.join(map(str, PATCH))}, {FILTERS} filters"
-    return row(what, times["dbisl"], "DTC's loop, one decoder", times["dtc"])
+    what = f"one iteration of DBiSL, 4x1x{'x'.join(map(str, patch))}, {filters} filters"
+    return row(
+        f"{what}, mixed precision" if amp else what,
+        times["dbisl"],
+        "DTC's loop, one decoder",
+        times["dtc"],
+        accuracy=f"{flops[0] / flops[1]:.2f} times the arithmetic",
+    )
+
+
+def dbisl_iteration(
+    image: torch.Tensor,
+    label: torch.Tensor,
+    *,
+    filters: int,
+    amp: bool = False,
+    memory_format: torch.memory_format = torch.channels_last_3d,
+    compiled: bool = False,
+) -> Callable[[], None]:
+    """One iteration of DBiSL as configs/train.json has it, without a trainer, past the ramps, when all terms count.
+
+    Args:
+        image: (B, 1, H, W, D), float32, on the device to train on.
+        label: (L, 1, H, W, D), 0 or 1, of the first L crops, on the same device.
+        filters: base filters.
+        amp: mixed precision: float16 with a scaler on a GPU, bfloat16 on a CPU.
+        memory_format: of the network and the image.
+        compiled: through torch.compile.
+    """
+    parser = parse(["configs/train.json"], {"base_filters": filters, "max_iterations": 1000})
+    parser["device"] = image.device
+    network, objective = parser.get_parsed_content("network"), parser.get_parsed_content("objective")
+    network.to(memory_format=memory_format)
+    optimizer = parser.get_parsed_content("optimizer")
+    scaler = torch.amp.GradScaler(image.device.type, enabled=amp and image.device.type == "cuda")
+    call = torch.compile(network) if compiled else network
+
+    def iterate() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(image.device.type, enabled=amp):
+            heads = call(image.to(memory_format=memory_format))
+        scaler.scale(objective(heads, {"label": label}, 1000).total).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return iterate
+
+
+def variant_rows(repeats: int, *, scale: Scale, device: torch.device | str) -> list[dict[str, Any]]:
+    """DBiSL's iteration in both memory formats and precisions, on a GPU compiled too, against the first of them."""
+    label = blobs(4, 1, scale.method).to(device)
+    image = label + 0.3 * torch.randn(label.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    works: dict[str, Callable[[], None]] = {}
+    for compiled in (False, True) if image.device.type == "cuda" else (False,):
+        for amp in (False, True):
+            for name, memory_format in (
+                ("default", torch.contiguous_format),
+                ("channels-last", torch.channels_last_3d),
+            ):
+                words = [f"{name} memory format", *["mixed precision"] * amp, *["torch.compile"] * compiled]
+                works[", ".join(words)] = dbisl_iteration(
+                    image,
+                    label[:LABELED],
+                    filters=scale.method_filters,
+                    amp=amp,
+                    memory_format=memory_format,
+                    compiled=compiled,
+                )
+    for work in works.values():
+        work()
+    times = medians(works, repeats)
+    (first, reference), *others = times.items()
+    return [row(f"iteration of DBiSL, {name}", time, first, reference) for name, time in others]

@@ -19,9 +19,19 @@ print(peak_of(*{module}.{function}))
 """
 
 
+def clock() -> float:
+    """Seconds: of the processor with one thread, which other programs do not disturb; else of the wall.
+
+    Where a GPU is in use, it has finished what was asked of it.
+    """
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def seconds(work: Callable[[], Any]) -> float:
-    """Time of one call: that of the processor with one thread, which other programs do not disturb; else wall clock."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    """Time of one call, see :func:`clock`."""
     start = clock()
     work()
     return clock() - start
@@ -64,6 +74,14 @@ def peak_of(prepare: Callable[[], Any], work: Callable[[Any], Any]) -> float:
     peak = status_megabytes("VmHWM") - before
     del result
     return peak
+
+
+def peak_on_gpu(work: Callable[[], Any]) -> float:
+    """Memory in MB that tensors take on the current GPU at the peak of one call, with those made before it."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    return torch.cuda.max_memory_allocated() / 2**20
 
 
 def peak_megabytes(module: str, function: str) -> float:

@@ -1,9 +1,10 @@
 """Benchmarks: ratios of our work to a reference, measured side by side in one run.
 
-    python -m benchmarks.run [--threads 1] [--repeats 5] [--only transform,inference] [--dataset_dir DIR]
+    python -m benchmarks.run [--device cuda] [--only transform,inference] [--repeats 5] [--dataset_dir DIR]
 
 Prints one table and writes outputs/benchmarks.json. The groups: transform, classes (eight instead of one), growth (with
-the volume), trainer, method (DBiSL against DTC's loop), inference, start, cache and preflight.
+the volume), trainer, share (of an iteration that is not the network's), method (DBiSL against DTC's loop), variants (of
+memory format and precision; and torch.compile on a GPU), inference, start, cache, preparation and preflight.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any
 import fire
 import torch
 
-from benchmarks import data, inference, iteration, transform
+from benchmarks import data, inference, iteration, share, transform
+from benchmarks.scale import SCALES
 
 EIGHT_CLASSES = ["exact, factor 1", "exact, factor 0.5", "cascade, factor 0.5"]
 
@@ -42,36 +44,58 @@ def main(
     only: str | tuple[str, ...] = (),
     dataset_dir: str | None = None,
     output: str = "outputs/benchmarks.json",
+    device: str = "cpu",
+    scale: str | None = None,
 ) -> None:
     """Runs the benchmarks.
 
     Args:
-        threads: CPU threads. With one, times are those of the processor, else wall clock.
+        threads: CPU threads. With one, times on a CPU are those of the processor, else wall clock.
         repeats: of each work.
-        iterations: of each loop of "trainer".
+        iterations: of each loop of "trainer", and half as many of "share".
         only: names of groups, all of them by default.
-        dataset_dir: of "cache"; synthetic scans by default.
+        dataset_dir: the left atrium's, for "cache" and "share"; synthetic scans by default.
         output: JSON file with the table and the machine.
+        device: of the groups that run a network or a map, "cpu" or "cuda".
+        scale: the sizes, "cpu", "gpu" (the papers' crops) or "small" (seconds, to see that all runs); that of the
+            device by default.
     """
     logging.disable(logging.INFO)
     torch.set_num_threads(threads)
+    if device == "cuda":
+        torch.cuda.init()
+    name = scale or {"cuda": "gpu"}.get(device, "cpu")
+    if name not in SCALES:
+        raise ValueError(f"scale is {name!r}; it is one of {', '.join(SCALES)}.")
+    sizes = SCALES[name]
+    maps: dict[str, Any] = {"shape": sizes.maps, "device": device}
+    nets: dict[str, Any] = {"scale": sizes, "device": device}
+    precisions = (False, True) if device == "cuda" else (False,)
     groups: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "transform": lambda: transform.rows(repeats),
-        "classes": lambda: transform.rows(max(1, repeats // 2), classes=8, names=EIGHT_CLASSES),
-        "growth": lambda: transform.growth_rows(repeats),
+        "transform": lambda: transform.rows(repeats, **maps),
+        "classes": lambda: transform.rows(max(1, repeats // 2), classes=8, names=EIGHT_CLASSES, **maps),
+        "growth": lambda: transform.growth_rows(repeats, sizes=(16,) if name == "small" else (32, 64, 128)),
         "trainer": lambda: [iteration.trainer_row(iterations)],
-        "method": lambda: [iteration.method_row(repeats)],
-        "inference": lambda: inference.rows(repeats),
+        "share": lambda: [
+            share.share_row(filters, max(1, iterations // 2), dataset_dir=dataset_dir, amp=amp, **nets)
+            for filters in sizes.training_filters
+            for amp in precisions
+        ],
+        "method": lambda: [iteration.method_row(repeats, amp=amp, **nets) for amp in precisions],
+        "variants": lambda: iteration.variant_rows(repeats, **nets),
+        "inference": lambda: inference.rows(repeats, **nets),
         "start": lambda: inference.start_rows(repeats),
-        "cache": lambda: [data.cache_row(dataset_dir)],
-        "preflight": lambda: [data.preflight_row()],
+        "cache": lambda: [data.cache_row(dataset_dir, sizes.cases)],
+        "preparation": lambda: [data.preparation_row(sizes.cases)],
+        "preflight": lambda: [data.preflight_row(sizes.files)],
     }
     chosen = (only.split(",") if isinstance(only, str) else list(only)) or list(groups)
     if unknown := set(chosen) - set(groups):
         raise ValueError(f"only is {sorted(unknown)}; the groups are {', '.join(groups)}.")
     rows = [row for name in chosen for row in groups[name]()]
     print(table(rows))
-    machine = {"processor": platform.machine(), "threads": threads, "torch": torch.__version__}
+    machine: dict[str, Any] = {"processor": platform.machine(), "threads": threads, "torch": torch.__version__}
+    machine |= {"device": torch.cuda.get_device_name() if device == "cuda" else device, "scale": name}
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     Path(output).write_text(json.dumps({"machine": machine, "rows": rows}, indent=2))
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from benchmarks.measure import medians, peak_megabytes, row
+from benchmarks.measure import medians, peak_megabytes, peak_on_gpu, row
+from benchmarks.scale import SCALES, Shape
 from scripts.distance import CascadedDistance, ExactDistance, GeneralizedDistance, SegmentationToDistance
 
-SHAPE = (112, 112, 80)
+SHAPE = SCALES["cpu"].maps
 TRANSFORMS: dict[str, Callable[[], SegmentationToDistance]] = {
     "cascade, factor 0.5": lambda: SegmentationToDistance(CascadedDistance(), factor=0.5),
     "cascade, factor 1": lambda: SegmentationToDistance(CascadedDistance(), factor=1),
@@ -48,7 +49,7 @@ def forward_backward(operator: SegmentationToDistance, masks: torch.Tensor) -> N
 def scipy_maps(masks: torch.Tensor) -> list[np.ndarray]:
     """Exact signed distance of every mask, min-max normalised on both sides (DBiSL Eq. 4)."""
     maps = []
-    for mask in masks.flatten(0, 1).numpy() > 0.5:
+    for mask in masks.flatten(0, 1).cpu().numpy() > 0.5:
         outside, inside = distance_transform_edt(~mask), distance_transform_edt(mask)
         maps.append(outside / outside.max() - inside / inside.max())
     return maps
@@ -56,7 +57,7 @@ def scipy_maps(masks: torch.Tensor) -> list[np.ndarray]:
 
 def scipy_distances(masks: torch.Tensor) -> None:
     """Exact distances outside and inside of every mask; nothing else."""
-    for mask in masks.flatten(0, 1).numpy() > 0.5:
+    for mask in masks.flatten(0, 1).cpu().numpy() > 0.5:
         distance_transform_edt(~mask)
         distance_transform_edt(mask)
 
@@ -69,33 +70,51 @@ def memory(name: str, classes: int) -> tuple[Callable, Callable]:
 
 def error(name: str, masks: torch.Tensor, expected: list[np.ndarray]) -> str:
     """How far the map is from scipy's, both in [-1, 1]."""
-    difference = np.abs(TRANSFORMS[name]()(masks).flatten(0, 1).numpy() - np.stack(expected))
+    difference = np.abs(TRANSFORMS[name]()(masks).flatten(0, 1).cpu().numpy() - np.stack(expected))
     return f"error {difference.mean():.1e}, at most {difference.max():.1e}"
 
 
-def rows(repeats: int, *, classes: int = 1, names: list[str] | None = None) -> list[dict[str, Any]]:
+def peak(name: str, masks: torch.Tensor) -> float | None:
+    """What the transform adds: in a process of its own on a CPU, at full size; None at another."""
+    if masks.device.type == "cuda":
+        return peak_on_gpu(functools.partial(forward_backward, TRANSFORMS[name](), masks))
+    if masks.shape[2:] == SHAPE:
+        return peak_megabytes("benchmarks.transform", f"memory({name!r}, {masks.shape[1]})")
+    return None
+
+
+def rows(
+    repeats: int,
+    *,
+    classes: int = 1,
+    names: list[str] | None = None,
+    shape: Shape = SHAPE,
+    device: torch.device | str = "cpu",
+) -> list[dict[str, Any]]:
     """A row for each transform."""
-    masks, names = blobs(classes=classes), names or [*TRANSFORMS]
-    works: dict[str, Callable] = {"scipy": functools.partial(scipy_distances, masks)}
+    masks, names = blobs(classes=classes, shape=shape).to(device), names or [*TRANSFORMS]
+    works: dict[str, Callable] = {"scipy": functools.partial(scipy_distances, masks.cpu())}
     works |= {name: functools.partial(forward_backward, TRANSFORMS[name](), masks) for name in names}
+    for work in works.values():
+        work()  # what only a first call does
     times, expected = medians(works, repeats), scipy_maps(masks[:, :1])
-    what = f"map, forward + backward, 4x{classes}x112x112x80"
+    what = f"map, forward + backward, 4x{classes}x{'x'.join(map(str, shape))}"
     return [
         row(
             f"{what}: {name}",
             times[name],
             "scipy's exact distances, forward alone",
             times["scipy"],
-            peak_mb=peak_megabytes("benchmarks.transform", f"memory({name!r}, {classes})"),
+            peak_mb=peak(name, masks),
             accuracy=error(name, masks[:, :1], expected),
         )
         for name in names
     ]
 
 
-def growth_rows(repeats: int) -> list[dict[str, Any]]:
-    """The exact map and scipy where size and shape of the object change."""
-    volumes = {f"{n}x{n}x{n}": blobs(1, 1, (n, n, n)) for n in (32, 64, 128)}
+def growth_rows(repeats: int, *, sizes: Sequence[int] = (32, 64, 128)) -> list[dict[str, Any]]:
+    """The exact map and scipy on a CPU where size and shape of the object change."""
+    volumes = {f"{n}x{n}x{n}": blobs(1, 1, (n, n, n)) for n in sizes}
     volumes["112x112x80, a small ball in a corner"] = compact()
     found = []
     for name, masks in volumes.items():

@@ -190,9 +190,11 @@ def image_steps(transforms: list[dict]) -> list[dict]:
         step = {key: value for key, value in transform.items() if key not in ("keys", "allow_missing_keys")}
         keys = [transform["keys"]] if isinstance(transform["keys"], str) else transform["keys"]
         assert "image" in keys
-        if isinstance(step.get("mode"), list):
-            step["mode"] = step["mode"][keys.index("image")]
-        step.pop("track_meta", None)
+        for name in ("mode", "dtype"):
+            if isinstance(step.get(name), list):
+                step[name] = step[name][keys.index("image")]
+        for name in ("track_meta", "device"):  # of the cache
+            step.pop(name, None)
         steps.append(step)
     return steps
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, SHAPES, las, save, small, write_dataset
 from monai.bundle import ConfigParser
-from monai.data import CacheDataset, Dataset
+from monai.data import CacheDataset, Dataset, MetaTensor, get_track_meta
 from monai.transforms import Compose, RandFlipd, RandRotate90d, RandSpatialCropd
 
 from scripts.data import crop_stream
@@ -69,6 +69,29 @@ def test_draws_do_not_depend_on_the_number_of_workers():
 
 def test_draws_do_not_depend_on_caching():
     assert torch.equal(draws(12, kind=Dataset), draws(12, kind=CacheDataset))
+
+
+def test_cached_draws_are_plain_tensors_and_metadata_stay_on_elsewhere():
+    one = SeededDraws(dataset(), seed=3, stream=0)
+    assert {type(one[n][key]) for n in range(8) for key in ("image", "label")} == {torch.Tensor}
+    assert get_track_meta()
+
+
+def test_metadata_are_on_again_after_a_transform_that_fails():
+    def refuse(_):
+        raise KeyError
+
+    failing = CacheDataset(case_images(), Compose([RandFlipd("image"), refuse]), progress=False)
+    with pytest.raises(RuntimeError):
+        SeededDraws(failing, seed=0, stream=0)[0]
+    assert get_track_meta()
+
+
+def test_what_is_not_cached_keeps_the_metadata_that_reading_it_needs():
+    given = CacheDataset(case_images(), dataset().transform, cache_num=2, progress=False)
+    one = SeededDraws(given, seed=3, stream=0)
+    kinds = {one.case_of(n) < 2: type(one[n]["image"]) for n in range(CASES)}
+    assert kinds == {True: torch.Tensor, False: MetaTensor}
 
 
 def test_draws_do_not_depend_on_what_was_drawn_before_or_on_global_random_numbers():
@@ -154,3 +177,25 @@ def test_crops_of_train_json_have_the_patch_shape_and_their_labels_lie_on_them(t
         # The image is normalised: its foreground is above 0, its background below, the padding 0.
         assert torch.equal((batch["image"] > 0).float(), batch["label"])
         assert batch["label"].any()
+
+
+# --- what the shipped configs cache ---
+
+
+def cache(tiny, folder, **changes) -> dict[str, torch.Tensor]:
+    """The first labeled case of configs/train.json as it lies in the cache."""
+    parser = ConfigParser()
+    parser.read_config(str(ROOT / "configs/train.json"))
+    parser.update(small(tiny, folder, **changes))
+    return parser.get_parsed_content("train#dataset")._cache[0]
+
+
+def test_labels_are_cached_in_two_bytes_and_images_in_four(tiny, tmp_path):
+    case = cache(tiny, tmp_path)
+    assert {key: case[key].dtype for key in ("image", "label")} == {"image": torch.float32, "label": torch.int16}
+    assert case["label"].unique().tolist() == [0, 1]
+
+
+def test_volumes_are_cached_on_the_chosen_device(tiny, tmp_path):
+    case = cache(tiny, tmp_path, cache_device="meta")
+    assert {case[key].device.type for key in ("image", "label")} == {"meta"}

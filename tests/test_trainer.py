@@ -9,7 +9,7 @@ from itertools import count, islice
 import pytest
 import torch
 from conftest import small
-from monai.data import CacheDataset
+from monai.data import CacheDataset, MetaTensor
 from monai.engines.utils import IterationEvents
 from monai.handlers import from_engine
 from monai.transforms import Compose
@@ -113,6 +113,15 @@ def test_labeled_images_come_first_then_the_unlabeled_ones(sizes, joined):
     assert [first_voxels(images) for images in trainer.objective.images[:2]] == joined
     for i, targets in enumerate(trainer.objective.targets):
         assert first_voxels(targets["label"]) == [(i * sizes[0] + j) % 2 for j in range(sizes[0])]
+
+
+def test_network_and_objective_see_plain_tensors():
+    labeled = ({key: MetaTensor(value) for key, value in batch.items()} for batch in labeled_batches(2))
+    unlabeled = ({"image": MetaTensor(constant(-1.0))} for _ in count())
+    trainer = make_trainer(labeled=labeled, unlabeled=unlabeled)
+    trainer.run()
+    seen = [*trainer.objective.images, *(value for targets in trainer.objective.targets for value in targets.values())]
+    assert {type(value) for value in seen} == {torch.Tensor}
 
 
 def test_without_an_unlabeled_stream_the_labeled_crops_are_the_batch():

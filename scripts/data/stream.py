@@ -6,11 +6,12 @@ repeated and continued exactly.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from monai.data import DataLoader
+from monai.data import CacheDataset, DataLoader, get_track_meta, set_track_meta
 from monai.data import Dataset as MonaiDataset
 from torch.utils.data import Dataset
 
@@ -49,7 +50,10 @@ class SeededDraws(Dataset):
         entropy = np.random.SeedSequence([self.seed, self.stream, AUGMENT, n]).generate_state(1)
         self.dataset.transform.set_random_state(seed=int(entropy[0]))
         case = self.case_of(n)
-        drawn = self.dataset[case]
+        cached = isinstance(self.dataset, CacheDataset) and case < self.dataset.cache_num
+        # What is cached has been read already, and to follow its geometry doubles the time of the random transforms.
+        with _without_metadata() if cached else contextlib.nullcontext():
+            drawn = self.dataset[case]
         # Transforms that may take several crops return a list of them.
         if isinstance(drawn, list):
             return [{**crop, **self._file(case)} for crop in drawn]
@@ -59,6 +63,17 @@ class SeededDraws(Dataset):
         image = self.dataset.data[case]["image"]
         first = image[0] if isinstance(image, (list, tuple)) else image
         return {FILE: str(first)} if isinstance(first, (str, Path)) else {}
+
+
+@contextlib.contextmanager
+def _without_metadata() -> Iterator[None]:
+    """MONAI's transforms return plain tensors meanwhile."""
+    before = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(before)
 
 
 class DrawBatches:

@@ -7,6 +7,7 @@ from torch import nn
 
 from .blocks import Decoder, Encoder, check_input
 from .heads import foreground_probability, segmentation_maps
+from .layers import PointwiseConv3d
 from .network import Network
 from .normalization import set_normalization
 from .perturbations import FeatureDrop, FeatureNoise
@@ -57,10 +58,10 @@ class CrossConsistencyVNet(Network):
         self.decoder_noise = Decoder(base_filters, dropout=dropout)
         self.decoder_dropout = Decoder(base_filters, dropout=dropout)
         self.decoder_feature_drop = Decoder(base_filters, dropout=dropout)
-        self.segmentation_head = nn.Conv3d(base_filters, maps, 1)
-        self.segmentation_head_noise = nn.Conv3d(base_filters, maps, 1)
-        self.segmentation_head_dropout = nn.Conv3d(base_filters, maps, 1)
-        self.segmentation_head_feature_drop = nn.Conv3d(base_filters, maps, 1)
+        self.segmentation_head = PointwiseConv3d(base_filters, maps)
+        self.segmentation_head_noise = PointwiseConv3d(base_filters, maps)
+        self.segmentation_head_dropout = PointwiseConv3d(base_filters, maps)
+        self.segmentation_head_feature_drop = PointwiseConv3d(base_filters, maps)
         set_normalization(self, normalization)
 
     @torch.jit.export

@@ -8,6 +8,7 @@ from torch import nn
 
 from .blocks import Decoder, Encoder, check_input, normalise_and_activate
 from .heads import foreground_probability, segmentation_maps
+from .layers import PointwiseConv3d
 from .network import Network
 from .normalization import set_normalization
 
@@ -64,7 +65,7 @@ class Stream(nn.Module):
         self.encoder = encoder
         self.decoder = Decoder(base_filters, upsampling_mode="transposed", dropout=0.0)
         self.dropout = nn.Dropout3d(dropout)
-        self.segmentation_head = nn.Conv3d(base_filters, maps, 1)
+        self.segmentation_head = PointwiseConv3d(base_filters, maps)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (B, maps, H, W, D) and features (B, base_filters, H, W, D) of an image (B, channels, H, W, D)."""

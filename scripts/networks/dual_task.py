@@ -9,6 +9,7 @@ from torch import nn
 
 from .blocks import check_input
 from .heads import TASKS
+from .layers import PointwiseConv3d
 from .network import Network
 
 
@@ -51,11 +52,11 @@ class DualTaskNetwork(Network):
         self.encoder = encoder
         self.decoder_phi = decoder_phi
         self.decoder_psi = decoder_psi
-        self.segmentation_head_phi = nn.Conv3d(channels, num_classes, 1)
-        self.segmentation_head_psi = nn.Conv3d(channels, num_classes, 1)
+        self.segmentation_head_phi = PointwiseConv3d(channels, num_classes)
+        self.segmentation_head_psi = PointwiseConv3d(channels, num_classes)
         with_distance = "distance" in tasks
-        self.distance_head_phi = nn.Conv3d(channels, num_classes, 1) if with_distance else None
-        self.distance_head_psi = nn.Conv3d(channels, num_classes, 1) if with_distance else None
+        self.distance_head_phi = PointwiseConv3d(channels, num_classes) if with_distance else None
+        self.distance_head_psi = PointwiseConv3d(channels, num_classes) if with_distance else None
 
     @torch.jit.export
     def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import nn
 
+from .layers import GroupNorm
+
 NORMALIZATIONS = ("batch", "group", "instance")
 GROUPS = 8
 
@@ -63,4 +65,4 @@ def synchronise_batch_norm(network: nn.Module, *, enabled: bool, device: torch.d
 def _normalization(kind: str, channels: int) -> nn.Module:
     if kind == "instance":
         return nn.InstanceNorm3d(channels, affine=True)
-    return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
+    return GroupNorm(math.gcd(GROUPS, channels), channels)

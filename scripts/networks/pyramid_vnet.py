@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from .blocks import check_input
 from .heads import segmentation_maps
+from .layers import PointwiseConv3d
 from .vnet import VNet
 
 
@@ -50,9 +50,9 @@ class PyramidVNet(VNet):
             dropout=dropout,
         )
         maps = segmentation_maps(num_classes, activation)
-        self.segmentation_head_2 = nn.Conv3d(2 * base_filters, maps, 1)
-        self.segmentation_head_4 = nn.Conv3d(4 * base_filters, maps, 1)
-        self.segmentation_head_8 = nn.Conv3d(8 * base_filters, maps, 1)
+        self.segmentation_head_2 = PointwiseConv3d(2 * base_filters, maps)
+        self.segmentation_head_4 = PointwiseConv3d(4 * base_filters, maps)
+        self.segmentation_head_8 = PointwiseConv3d(8 * base_filters, maps)
 
     @torch.jit.export
     def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from .blocks import Decoder, Encoder, check_input
 from .heads import STEEPNESS, TASKS, foreground_probability, segmentation_maps
+from .layers import PointwiseConv3d
 from .network import Network
 from .normalization import set_normalization
 
@@ -57,8 +57,8 @@ class VNet(Network):
         self.steepness = STEEPNESS
         self.encoder = Encoder(in_channels, base_filters, dropout=dropout)
         self.decoder = Decoder(base_filters, upsampling_mode=upsampling_mode, dropout=dropout)
-        self.segmentation_head = nn.Conv3d(base_filters, maps, 1) if "segmentation" in tasks else None
-        self.distance_head = nn.Conv3d(base_filters, num_classes, 1) if "distance" in tasks else None
+        self.segmentation_head = PointwiseConv3d(base_filters, maps) if "segmentation" in tasks else None
+        self.distance_head = PointwiseConv3d(base_filters, num_classes) if "distance" in tasks else None
         set_normalization(self, normalization)
 
     @torch.jit.export

@@ -101,11 +101,10 @@ class DBiSLObjective(DualTaskObjective):
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         label = targets["label"]
-        # Below, logits, distance and probability are (2, B, C, H, W, D): the decoders are the first axis, so that each
-        # transform is called once for both. label and reference_map are (L, C, H, W, D), of the labeled crops.
-        logits = torch.stack([heads[f"logits_{decoder}"] for decoder in DECODERS])
-        distance = torch.stack([heads[f"distance_{decoder}"] for decoder in DECODERS])
-        probability = torch.sigmoid(logits)
+        # Below, logits, distance and probability are lists of one (B, C, H, W, D) for each decoder; label and
+        # reference_map are (L, C, H, W, D), of the labeled crops.
+        logits, distance = ([heads[f"{kind}_{decoder}"] for decoder in DECODERS] for kind in ("logits", "distance"))
+        probability = [torch.sigmoid(head) for head in logits]
         # Where no term needs the map, zeros: of which the shape alone is used.
         needed = self.active("supervised_distance", "supervised_s2r")
         reference_map = self.reference_map(targets) if needed else torch.zeros_like(label)
@@ -115,11 +114,11 @@ class DBiSLObjective(DualTaskObjective):
             **self._intra_task_consistency(probability, distance),
             **self._segmentation_to_distance_terms(probability, distance, reference_map),
             **self._distance_to_segmentation_terms(probability, distance, label),
-            **self._pseudo_supervision(logits[:, first:], probability[:, first:], distance[:, first:]),
+            **self._pseudo_supervision(*([head[first:] for head in kind] for kind in (logits, probability, distance))),
         }
 
     def _intra_task_supervision(
-        self, logits: torch.Tensor, distance: torch.Tensor, label: torch.Tensor, reference_map: torch.Tensor
+        self, logits: list[torch.Tensor], distance: list[torch.Tensor], label: torch.Tensor, reference_map: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Eq. 6."""
         terms, labeled = {}, len(label)
@@ -129,17 +128,19 @@ class DBiSLObjective(DualTaskObjective):
             terms["supervised_distance"] = total(F.mse_loss(head[:labeled], reference_map) for head in distance)
         return terms
 
-    def _intra_task_consistency(self, probability: torch.Tensor, distance: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _intra_task_consistency(
+        self, probability: list[torch.Tensor], distance: list[torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
         """Eq. 9."""
         terms = {}
         if self.active("consistency_segmentation"):
-            terms["consistency_segmentation"] = F.mse_loss(probability[0], probability[1])
+            terms["consistency_segmentation"] = F.mse_loss(*probability)
         if self.active("consistency_distance"):
-            terms["consistency_distance"] = F.mse_loss(distance[0], distance[1])
+            terms["consistency_distance"] = F.mse_loss(*distance)
         return terms
 
     def _segmentation_to_distance_terms(
-        self, probability: torch.Tensor, distance: torch.Tensor, reference_map: torch.Tensor
+        self, probability: list[torch.Tensor], distance: list[torch.Tensor], reference_map: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """First summands of Eq. 7 and 10: the segmentations seen as distance maps."""
         terms: dict[str, torch.Tensor] = {}
@@ -147,29 +148,31 @@ class DBiSLObjective(DualTaskObjective):
             return terms
         labeled = len(reference_map)
         crops = slice(None) if self.active("consistency_s2r") else slice(labeled)
-        seen, valid = self.segmentation_to_distance.with_validity(probability[:, crops].flatten(0, 1))
-        seen = seen.unflatten(0, (len(DECODERS), -1))
-        valid = valid.unflatten(0, (len(DECODERS), -1))[..., None, None, None]
+        # One call for both decoders.
+        together = torch.cat([head[crops] for head in probability])
+        results = self.segmentation_to_distance.with_validity(together)
+        seen, valid = (result.chunk(len(DECODERS)) for result in results)
+        valid = [mask[..., None, None, None] for mask in valid]
         if self.active("supervised_s2r"):
-            errors = (seen[:, :labeled] - reference_map) ** 2
-            terms["supervised_s2r"] = total(map(masked_mean, errors, valid[:, :labeled]))
+            errors = [(map_[:labeled] - reference_map) ** 2 for map_ in seen]
+            terms["supervised_s2r"] = total(masked_mean(e, mask[:labeled]) for e, mask in zip(errors, valid))
         if self.active("consistency_s2r"):
-            errors = (seen - distance) ** 2
+            errors = [(map_ - head) ** 2 for map_, head in zip(seen, distance)]
             terms["consistency_s2r"] = total(map(masked_mean, errors, valid))
         return terms
 
     def _distance_to_segmentation_terms(
-        self, probability: torch.Tensor, distance: torch.Tensor, label: torch.Tensor
+        self, probability: list[torch.Tensor], distance: list[torch.Tensor], label: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Second summands of Eq. 7 and 10: the distance maps seen as segmentations."""
         terms: dict[str, torch.Tensor] = {}
         if not self.active("supervised_r2s", "consistency_r2s"):
             return terms
-        seen = self.distance_to_segmentation(distance)
+        seen = [self.distance_to_segmentation(head) for head in distance]
         if self.active("supervised_r2s"):
             terms["supervised_r2s"] = total(self._r2s_loss(head[: len(label)], label) for head in seen)
         if self.active("consistency_r2s"):
-            terms["consistency_r2s"] = len(DECODERS) * F.mse_loss(seen, probability)
+            terms["consistency_r2s"] = total(map(F.mse_loss, seen, probability))
         return terms
 
     def _r2s_loss(self, probability: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -178,12 +181,12 @@ class DBiSLObjective(DualTaskObjective):
         return 0.5 * (dice_loss(probability, label) + F.binary_cross_entropy(probability, label))
 
     def _pseudo_supervision(
-        self, logits: torch.Tensor, probability: torch.Tensor, distance: torch.Tensor
+        self, logits: list[torch.Tensor], probability: list[torch.Tensor], distance: list[torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """Eq. 12-14."""
         if not self.active("pseudo"):
             return {}
-        pseudo_label, unanimous = self.pseudo_labels(probability, distance)
+        pseudo_label, unanimous = self.pseudo_labels(torch.stack(probability), torch.stack(distance))
         self.measures["unanimous_share"] = unanimous.float().mean()
         errors = [F.binary_cross_entropy_with_logits(head, pseudo_label, reduction="none") for head in logits]
         return {"pseudo": total(masked_mean(error, unanimous) for error in errors)}

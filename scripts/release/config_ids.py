@@ -46,6 +46,10 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "augmentation": ("list", "random transforms before the crop, of labeled and unlabeled volumes"),
         "num_workers": ("integer", "processes that prepare crops, for each of the two streams; 0: none besides"),
+        "cache_device": (
+            "text",
+            "where volumes are cached, cropped and augmented: `cpu`; `cuda` if they fit there, with `num_workers` 0",
+        ),
         "label_coding": ("object", "between label values and channels of the network"),
         "datalist": ("object", "reads `dataset.json` and cuts it"),
     },

@@ -109,14 +109,14 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self, batchdata: dict[str, torch.Tensor], device: torch.device, non_blocking: bool, **to_kwargs: Any
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Images of both streams (B, ...), labeled first, and the targets (they and the labels), on the device."""
-        batch = {key: value for key, value in batchdata.items() if isinstance(value, torch.Tensor)}
+        batch = {key: _plain(value) for key, value in batchdata.items() if isinstance(value, torch.Tensor)}
         images = [batch.pop(Keys.IMAGE)]
         self.state.files = {"labeled": list(batchdata.get(FILE, ()))}
         if self.unlabeled_data_loader is not None:
             if self._unlabeled is None:
                 self._unlabeled = iter(self.unlabeled_data_loader)
             unlabeled = next(self._unlabeled)
-            images.append(unlabeled[Keys.IMAGE])
+            images.append(_plain(unlabeled[Keys.IMAGE]))
             self.state.files["unlabeled"] = list(unlabeled.get(FILE, ()))
         joined = torch.cat(images).to(device=device, non_blocking=non_blocking, **to_kwargs)
         targets = {key: value.to(device=device, non_blocking=non_blocking) for key, value in batch.items()}
@@ -129,3 +129,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         loss: Loss = self.objective(heads, targets, self.state.iteration - 1)
         self.state.loss = loss
         return loss.total
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The values of a MONAI tensor, every operation on which would look after what it knows of its image."""
+    return tensor.as_subclass(torch.Tensor)
