@@ -275,6 +275,9 @@ FIRST_PROCESS_ONLY = {
     "ProgressBar",
     "ValidationLog",
     "TrainingPictures",
+    "RunPage",
+    "MLflowTracking",
+    "TensorBoardTracking",
 }
 
 
