@@ -101,7 +101,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
     "Tracking": {
         "mlflow": (
             "expression",
-            "records the training in MLflow ([track](how_to/track_with_mlflow.md)); by default where `--tracking` is given",
+            "records the training in MLflow ([track](how_to/track_with_mlflow.md)); by default with `--tracking`",
         ),
         "tensorboard": ("boolean", "writes the logs for TensorBoard into `output_dir/tensorboard`"),
         "tracking_uri": ("expression", "store of MLflow; the environment variable MLFLOW_TRACKING_URI goes before it"),

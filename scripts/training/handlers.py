@@ -80,7 +80,8 @@ class TermsLog:
 
     Columns: iteration, seconds (since the start), learning_rate, loss, gradient_norm (of the weighted sum, as
     :class:`~scripts.training.FiniteLoss` finds it), then for every term of the objective ``<term>``,
-    ``<term>_weight`` and, if they are measured, ``<term>_gradient_norm``, and then what the objective measures besides, such as unanimous_share. A term that is off is empty.
+    ``<term>_weight`` and, if they are measured, ``<term>_gradient_norm``, and then what the objective measures besides,
+    such as unanimous_share. A term that is off is empty.
 
     Args:
         output_dir: created if need be.
