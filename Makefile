@@ -6,8 +6,11 @@ RUN := $(PY) -m monai.bundle run
 DEMO := outputs/demo
 # make demo DEMO_ITERATIONS=20 is the smallest that goes through every step.
 DEMO_ITERATIONS ?= 200
+# make mlflow OUTPUT=outputs/tracked opens what a run there has recorded.
+OUTPUT ?= outputs
+MLFLOW_TRACKING_URI ?= sqlite:///$(OUTPUT)/mlruns.db
 
-.PHONY: demo test test-all lint coverage bench bundle install
+.PHONY: demo test test-all lint coverage bench bundle mlflow install
 
 install: $(VENV)/installed
 
@@ -44,3 +47,6 @@ bench: install
 
 bundle: install
 	$(PY) -m scripts.release.bundle
+
+mlflow: install
+	MLFLOW_DISABLE_TELEMETRY=true $(PY) -m mlflow ui --backend-store-uri $(MLFLOW_TRACKING_URI)

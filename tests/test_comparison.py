@@ -336,17 +336,19 @@ def test_evaluation_with_failed_cases_is_not_finished(tmp_path):
 @pytest.mark.parametrize("devices", [(None,), ("cpu", "cuda:0")])
 def test_as_many_processes_at_a_time_as_devices(tmp_path, devices):
     processes = Programs("data", devices=devices, threads=3)
-    # Each training waits for the other, up to a second; only side by side can both see it running.
-    processes.source = """
+    # Each training waits for the other; only side by side can both see it running, and see that the other saw it.
+    processes.source = f"""
 import os, time
 print("threads", os.environ["OMP_NUM_THREADS"])
+def both(name):
+    for _ in range({4000 if len(devices) == 2 else 20}):
+        if all((folder.parent / run / name).exists() for run in ("a_5_0", "b_5_0")):
+            return True
+        time.sleep(0.025)
 (folder / "running").touch()
-for _ in range(40 if run_id == "training" else 0):
-    if all((folder.parent / name / "running").exists() for name in ("a_5_0", "b_5_0")):
-        (folder / "together").touch()
-        time.sleep(0.1)
-        break
-    time.sleep(0.025)
+if run_id == "training" and both("running"):
+    (folder / "together").touch()
+    both("together")
 if run_id == "evaluation":
     (folder / "running").unlink()
 """

@@ -35,11 +35,12 @@ FOREIGN_OPTIONS = {
     *("app", "apps", "studies", "conf", "name", "download", "output"),  # monailabel
     *(
         "backend-store-uri",
+        "logdir",
         "cov",
         "cov-report",
         "help",
         "max_iteration",
-    ),  # mlflow, pytest, fire; a misspelling that training.md shows
+    ),  # mlflow, tensorboard, pytest, fire; a misspelling that training.md shows
 }
 METHODS = sorted((ROOT / "configs" / "methods").glob("*.json"))
 

@@ -93,7 +93,7 @@ def test_log_has_a_value_a_weight_and_a_norm_column_for_every_term_in_the_order_
     train(TermsLog(tmp_path / "made" / "for" / "it"))
     header = (tmp_path / "made" / "for" / "it" / "training_log.csv").read_text().splitlines()[0]
     assert header == (
-        "iteration,seconds,learning_rate,loss,"
+        "iteration,seconds,learning_rate,loss,gradient_norm,"
         "near,near_weight,near_gradient_norm,far,far_weight,far_gradient_norm,off,off_weight,off_gradient_norm"
     )
 

@@ -1,35 +1,389 @@
-"""Tests of experiment tracking: what a training with --tracking mlflow leaves for MLflow's own client to read."""
+"""Tests of scripts/tracking: what MLflow's own client and TensorBoard read back, and servers that are away."""
 
 from __future__ import annotations
 
 import csv
+import json
+import logging
+import socket
+import subprocess
 import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from conftest import run_process, small
+import torch
+from conftest import ROOT, ids, run_process, small, write_dataset
+from ignite.engine import Events
+from monai.bundle import ConfigWorkflow
+from monai.handlers import MLFlowHandler
+
+from scripts.data.digest import data_digest
+from scripts.tracking import MLflowTracking, TensorBoardTracking, mlflow_tracking
+from scripts.tracking.follower import GrowingTable
+from scripts.tracking.mlflow_store import End, MLflowStore, Run, Values
+from scripts.tracking.mlflow_tracking import plain_values
+from scripts.tracking.sender import Sender
+from scripts.training.description import without_credentials
 
 mlflow = pytest.importorskip("mlflow")
 
+TRAIN, TRACKING = "configs/train.json", "configs/tracking/mlflow.json"
+ITERATIONS, STOP = 6, 5
+SECRETS = {"MLFLOW_TRACKING_PASSWORD": "s3cret-1-value", "MLFLOW_TRACKING_TOKEN": "s3cret-2-value"}
+SETTINGS = {
+    "max_iterations": ITERATIONS,
+    "checkpoint_interval": 2,
+    "val_interval": 1,
+    "epoch_length": 3,
+    "num_epochs": 2,
+    "picture_interval": 3,
+    "gradient_norm_interval": 2,
+    "num_classes": 2,
+    "class_names": ["anterior", "posterior"],
+    "run_name": "first",
+    "run_preflight": False,
+}
 
-def test_training_is_tracked_with_its_losses_learning_rates_validation_and_length(tiny, tmp_path):
-    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--tracking", "mlflow"]
-    command += ["--config_file", "configs/train.json"]
-    settings = small(tiny, tmp_path, run_name="first", experiment_name="tiny", val_interval=1)
-    for name, value in settings.items():
-        command += [f"--{name}", str(value)]
-    finished = run_process(command)
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class StoppedError(Exception):
+    pass
+
+
+def train(dataset: Path, output: Path, *, stop: int | None = None, **changes) -> None:
+    """Runs the id "training" in this process; an error in iteration ``stop`` ends it."""
+    overrides = ids(small(dataset, output, **{**SETTINGS, **changes}))
+    files = [str(ROOT / name) for name in (TRAIN, TRACKING)] if "tracking" in changes else [str(ROOT / TRAIN)]
+    made = ConfigWorkflow(files, run_id="training", logging_file=False, bundle_root=str(ROOT), **overrides)
+    made.initialize()
+
+    def raise_stopped() -> None:
+        raise StoppedError
+
+    if stop:
+        trainer = made.parser.get_parsed_content("train#trainer")
+        trainer.add_event_handler(Events.ITERATION_STARTED(once=stop), raise_stopped)
+    made.run()
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory):
+    """Output folder of a run that was tracked, stopped behind its checkpoint, and continued by the same settings."""
+    folder = tmp_path_factory.mktemp("tracked")
+    data = write_dataset(folder / "data", num_classes=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "excepthook", sys.excepthook)
+        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(mlflow_tracking, "SHORT_WAIT", 600)
+        patch.setattr(mlflow_tracking, "WAIT", 600)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        options = {"tracking": "mlflow", "tensorboard": True, "experiment_name": "tiny"}
+        with pytest.raises(RuntimeError):
+            train(data, folder / "out", stop=STOP, **options)
+        client = mlflow.MlflowClient(f"sqlite:///{folder / 'out' / 'mlruns.db'}")
+        (run,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+        train(data, folder / "out", **options)
+    return SimpleNamespace(data=data, output=folder / "out", client=client, stopped=run)
+
+
+@pytest.fixture
+def run(tracked):
+    """The run as the client finds it."""
+    (found,) = tracked.client.search_runs([tracked.client.get_experiment_by_name("tiny").experiment_id])
+    return found
+
+
+# --- what is recorded ---
+
+
+def test_a_continued_run_goes_on_in_the_same_mlflow_run(tracked, run):
+    assert run.info.run_id == tracked.stopped.info.run_id and run.info.run_name == "first"
+    assert (tracked.stopped.info.status, run.info.status) == ("FAILED", "FINISHED")
+
+
+def test_every_column_of_the_logs_is_recorded_once_with_its_iteration(tracked, run):
+    logs = {
+        "train": rows(tracked.output / "training_log.csv"),
+        "validation": rows(tracked.output / "validation_log.csv"),
+    }
+    assert [row["iteration"] for row in logs["train"]] == [str(n + 1) for n in range(ITERATIONS)]
+    expected = {}
+    for group, log in logs.items():
+        for row in log:
+            for name, value in row.items():
+                if value and name not in ("iteration", "epoch"):
+                    expected.setdefault(f"{group}/{name}", {})[int(row["iteration"])] = float(value)
+    assert set(run.data.metrics) == set(expected)
+    for name, values in expected.items():
+        history = tracked.client.get_metric_history(run.info.run_id, name)
+        assert sorted(point.step for point in history) == sorted(values), name
+        if name != "train/seconds":  # of what was done twice the log has the second
+            assert {point.step: point.value for point in history} == pytest.approx(values, nan_ok=True)
+    terms = ("loss", "learning_rate", "gradient_norm", "pseudo", "pseudo_weight", "pseudo_gradient_norm")
+    assert {f"train/{name}" for name in (*terms, "unanimous_share")} <= set(expected)
+    dice = [f"validation/val_mean_dice{of}" for of in ("", "_anterior", "_posterior")]
+    assert set(dice) <= set(expected) and list(expected[dice[1]]) == [3, 6]
+    mean, anterior, posterior = (expected[name][6] for name in dice)
+    assert mean == pytest.approx((anterior + posterior) / 2)
+
+
+def test_settings_data_and_environment_are_recorded(tracked, run):
+    parameters = run.data.params
+    assert parameters["max_iterations"] == str(ITERATIONS) and parameters["num_labeled"] == "3"
+    assert parameters["objective"] == "DBiSLObjective" and parameters["patch_size"] == "[16, 16, 16]"
+    assert parameters["class_names"] == "['anterior', 'posterior']" and "network_def" not in parameters
+    assert run.data.tags["environment.torch"] == torch.__version__
+    assert run.data.tags["environment.git_commit"] and run.data.tags["environment.threads"]
+    lists = json.loads((tracked.data / "dataset.json").read_text())
+    cases = [{key: str(tracked.data / path) for key, path in case.items()} for case in lists["training"][:3]]
+    digest = data_digest({"labeled": cases})["labeled"]["digest"]
+    assert run.data.tags["data.labeled"] == f"3 cases, digest {digest}"
+    assert run.data.tags["data.unlabeled"].startswith("3 cases, digest ")
+
+
+def test_pictures_page_and_merged_config_are_artifacts(tracked, run, tmp_path):
+    folder = Path(tracked.client.download_artifacts(run.info.run_id, "", str(tmp_path)))
+    drawn = sorted((tracked.output / "pictures").iterdir())
+    assert [path.name for path in drawn] == ["iteration_00000003.png", "iteration_00000006.png"]
+    assert [(folder / "pictures" / path.name).read_bytes() for path in drawn] == [path.read_bytes() for path in drawn]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["num_classes"] == 2 and config["optimizer"]["_target_"] == "torch.optim.SGD"
+    assert (folder / "training_log.csv").read_bytes() == (tracked.output / "training_log.csv").read_bytes()
+
+
+def test_tracking_changes_no_weight_and_the_stop_neither(tracked, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    train(tracked.data, tmp_path, picture_interval=0, gradient_norm_interval=0)
+    a, b = (torch.load(folder / "models" / "model.pt", weights_only=True) for folder in (tracked.output, tmp_path))
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    assert not {"mlruns.db", "mlflow_run.json", "tensorboard"} & {path.name for path in tmp_path.iterdir()}
+
+
+def test_no_secret_of_the_environment_is_recorded(tracked):
+    files = [path for path in tracked.output.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".db" for path in files)
+    assert [path for path in files for secret in SECRETS.values() if secret.encode() in path.read_bytes()] == []
+
+
+def test_tensorboard_shows_the_same_once(tracked):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = events.EventAccumulator(str(tracked.output / "tensorboard"))
+    found.Reload()
+    for name in ("train/loss", "train/pseudo_weight", "validation/val_mean_dice_posterior"):
+        group, column = name.split("/")
+        file = {"train": "training_log.csv", "validation": "validation_log.csv"}[group]
+        expected = {int(row["iteration"]): float(row[column]) for row in rows(tracked.output / file)}
+        scalars = found.Scalars(name)
+        assert [point.step for point in scalars] == list(expected)
+        assert [point.value for point in scalars] == pytest.approx(list(expected.values()), rel=1e-5)
+    assert [picture.step for picture in found.Images("pictures")] == [3, 6]
+
+
+def test_monais_handlers_stand_back_unless_a_client_brings_its_own(workflow, tiny, tmp_path, tracked):
+    def tracked_by(**changes) -> list[str]:
+        store = {"tracking": "mlflow", "tracking_uri": f"sqlite:///{tracked.output / 'mlruns.db'}"}
+        made = workflow(TRAIN, **small(tiny, tmp_path, **store, **changes))
+        made.initialize()
+        names = ("train#handlers", "validate#handlers")
+        found = [type(handler) for name in names for handler in made.parser.get_parsed_content(name)]
+        return [kind.__name__ for kind in found if kind in (MLFlowHandler, MLflowTracking)]
+
+    assert tracked_by() == ["MLflowTracking"]
+    assert tracked_by(mlflow=False) == []
+    assert tracked_by(train__handlers=[]) == ["MLFlowHandler", "MLFlowHandler"]
+
+
+# --- servers that are away ---
+
+
+def store_of(tracked, name: str, **changes) -> MLflowStore:
+    facts = {"experiment": "outages", "name": name, "key": name, "replaced": None}
+    uri = f"sqlite:///{tracked.output / 'mlruns.db'}"
+    return MLflowStore(Run(uri=uri, parameters={}, tags={}, files={}, **{**facts, **changes}))
+
+
+def steps(tracked, name: str) -> tuple[list[int], str]:
+    client = tracked.client
+    place = client.get_experiment_by_name("outages").experiment_id
+    (run,) = [run for run in client.search_runs([place]) if run.info.run_name == name]
+    return [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")], run.info.status
+
+
+def test_what_a_server_missed_is_sent_once_when_it_answers_again(tracked, monkeypatch, caplog):
+    calls, recovered = [], threading.Event()
+    log_batch = mlflow.MlflowClient.log_batch
+
+    def unreliable(self, *args, **kwargs):
+        """Fails before it has done anything (2, 3), and behind it (5)."""
+        calls.append(kwargs)
+        if len(calls) in (2, 3):
+            raise ConnectionError("refused")
+        log_batch(self, *args, **kwargs)
+        if len(calls) == 5:
+            raise ConnectionError("the answer was lost")
+        if len(calls) == 6:
+            recovered.set()
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", unreliable)
+    sender = Sender(store_of(tracked, "outage").send, name="the store", pause=0.01)
+    for iteration in range(1, 8):
+        sender.give(Values({"train/loss": 1 / iteration}, iteration))
+    assert recovered.wait(600)
+    sender.give(End("FINISHED"))
+    sender.close(600)
+    assert steps(tracked, "outage") == ([1, 2, 3, 4, 5, 6, 7], "FINISHED")
+    assert "the store failed: ConnectionError: refused. Training goes on" in caplog.text
+    assert "the store answers again" in caplog.text
+    assert "did not take everything" not in caplog.text
+
+
+def test_a_run_that_is_started_anew_ends_the_one_that_was_cut_off(tracked):
+    store_of(tracked, "cut off").send([Values({"train/loss": 1.0}, 1)])
+    assert steps(tracked, "cut off")[1] == "RUNNING"
+    store_of(tracked, "anew", replaced="cut off").send([Values({"train/loss": 1.0}, 1)])
+    assert [steps(tracked, name)[1] for name in ("cut off", "anew")] == ["KILLED", "RUNNING"]
+
+
+def test_more_values_than_a_request_takes_are_sent_in_several(tracked):
+    values = [Values({f"train/{n}" if n else "train/loss": 1.0 for n in range(300)}, step) for step in range(1, 6)]
+    store_of(tracked, "many").send(values)
+    assert values == [] and steps(tracked, "many")[0] == [1, 2, 3, 4, 5]
+
+
+def test_nobody_waits_for_a_store_that_hangs(caplog):
+    hanging = threading.Event()
+    sender = Sender(lambda things: hanging.wait(600), name="the store")
+    for thing in range(3):
+        sender.give(thing)  # would not return if it waited
+    sender.close(0.05)
+    assert sender.thread.is_alive() and "the store did not take everything" in caplog.text
+    hanging.set()
+    sender.thread.join(600)
+
+
+def test_closing_makes_one_last_attempt_and_ends_without_the_pause(caplog):
+    attempts = []
+
+    def fail(things):
+        attempts.append(list(things))
+        raise OSError("away")
+
+    sender = Sender(fail, name="the store", pause=600)
+    sender.give(1)
+    sender.close(600)
+    assert not sender.thread.is_alive() and attempts[-1] == [1] and len(attempts) <= 2
+    assert "did not take everything" in caplog.text
+
+
+@pytest.fixture
+def dead_server():
+    """Address of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://somebody:s3cret@127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("server", ["refuses", "never answers"])
+def test_training_ends_well_without_its_server(tiny, tmp_path, workflow, monkeypatch, caplog, dead_server, server):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        refusing = f"http://somebody:s3cret@127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", refusing if server == "refuses" else dead_server)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    bundle = workflow(TRAIN, **small(tiny, tmp_path, tracking="mlflow", max_iterations=2, val_interval=9))
+    bundle.initialize()
+    with caplog.at_level(logging.WARNING):
+        bundle.run()
+    assert (tmp_path / "models" / "model.pt").is_file() and not (tmp_path / "mlruns.db").exists()
+    assert "MLflow at http://***@127.0.0.1" in caplog.text and "did not take everything" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_costs_the_record_and_not_the_training(tiny, tmp_path, workflow, caplog):
+    (tmp_path / "mlflow_run.json").mkdir()
+    bundle = workflow(TRAIN, **small(tiny, tmp_path, tracking="mlflow", max_iterations=1, val_interval=9))
+    bundle.initialize()
+    bundle.run()
+    assert "the run is not tracked any further; training goes on" in caplog.text
+    assert (tmp_path / "models" / "model.pt").is_file()
+
+
+# --- parts ---
+
+
+@pytest.mark.parametrize("uri", ["file:///data/runs", "/data/runs", "runs"])
+def test_a_folder_is_refused_as_a_store_before_anything_is_done(tmp_path, uri, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ValueError, match=f"is '{uri}': MLflow keeps no runs in folders any more.*sqlite:////data"):
+        MLflowTracking(tmp_path, uri=uri, experiment="a")
+
+
+def test_packages_that_are_not_installed_are_named_with_the_remedy(tmp_path, monkeypatch):
+    for name in ("mlflow", "tensorboard"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ValueError, match="needs the package mlflow, which is not installed: pip install mlflow"):
+        MLflowTracking(tmp_path, uri="sqlite:///a", experiment="a")
+    with pytest.raises(ValueError, match="tensorboard is true and .* not installed: pip install tensorboard"):
+        TensorBoardTracking(tmp_path)
+
+
+def test_a_run_that_is_not_tracked_asks_for_no_package_of_tracking(tiny, tmp_path):
+    code = f"""
+import sys
+sys.modules["mlflow"] = sys.modules["tensorboard"] = None
+from monai.bundle import ConfigParser
+parser = ConfigParser()
+parser.read_config("{TRAIN}")
+parser.update({ {name: value for name, value in small(tiny, tmp_path).items()} })
+parser.get_parsed_content("train#trainer")
+assert "scripts.tracking" not in sys.modules
+"""
+    finished = run_process([sys.executable, "-c", code])
     assert finished.returncode == 0, finished.stderr
 
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlruns.db'}")
-    (run,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
-    assert run.info.run_name == "first" and run.info.status == "FINISHED"
-    assert run.data.params["max_epochs"] == "1" and run.data.params["epoch_length"] == "4"
 
-    with (tmp_path / "training_log.csv").open(newline="") as file:
-        log = list(csv.DictReader(file))
-    losses = client.get_metric_history(run.info.run_id, "train_loss")
-    assert [metric.step for metric in losses] == [1, 2, 3, 4]
-    assert [metric.value for metric in losses] == pytest.approx([float(row["loss"]) for row in log], rel=1e-6)
-    rates = client.get_metric_history(run.info.run_id, "lr_group_0")
-    assert len(rates) == 4 and rates[0].value > rates[-1].value > 0
-    assert "val_mean_dice" in run.data.metrics
+def test_growing_table_returns_what_was_appended(tmp_path):
+    table = GrowingTable(tmp_path / "log.csv")
+    assert table.new_rows() == []
+    (tmp_path / "log.csv").write_text("a,b\n1,\n")
+    assert table.new_rows() == [{"a": "1", "b": ""}] and table.new_rows() == []
+    (tmp_path / "log.csv").write_text("a,b\n1,\n2,3\n4,5\n")  # written anew with the same beginning
+    assert table.new_rows() == [{"a": "2", "b": "3"}, {"a": "4", "b": "5"}]
+
+
+def test_passwords_within_addresses_are_left_out():
+    nest = {"a": ["https://me:pw@host:5000/x", "--uri=postgresql+x://u:p@h/d"], "b": "$@output_dir + '/a://b'", "c": 1}
+    assert without_credentials(nest) == {
+        "a": ["https://***@host:5000/x", "--uri=postgresql+x://***@h/d"],
+        "b": "$@output_dir + '/a://b'",
+        "c": 1,
+    }
+
+
+def test_plain_values_are_neither_parts_nor_expressions():
+    config = {
+        "about": "x",
+        "seed": 0,
+        "stride": [8, 8],
+        "names": ["@x"],
+        "network": {"_target_": "x"},
+        "b": "$1",
+        "c": None,
+    }
+    assert plain_values(config) == {"seed": 0, "stride": [8, 8], "c": None}
+
+
+def test_make_mlflow_opens_the_store_of_a_run():
+    def recipe(*arguments: str) -> str:
+        command = ["make", "-n", "-o", "install", "mlflow", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "-m mlflow ui --backend-store-uri sqlite:///outputs/mlruns.db" in recipe()
+    assert "--backend-store-uri sqlite:///a/mlruns.db" in recipe("OUTPUT=a")

@@ -42,7 +42,7 @@ def run(tiny, tmp_path_factory):
     output = tmp_path_factory.mktemp("run")
     (output / "pictures").mkdir()
     (output / "pictures" / "iteration_00000900.png").write_bytes(b"of a former run")
-    overrides = small(tiny, output, **SETTINGS, picture_interval=2)
+    overrides = small(tiny, output, **SETTINGS, picture_interval=2, run_page=True)
     bundle = ConfigWorkflow([str(ROOT / TRAIN)], run_id="steps", logging_file=False, bundle_root=str(ROOT), **overrides)
     # As the id "training", without what changes the whole process.
     bundle.parser["steps"] = bundle.parser["training"][2:]
@@ -240,6 +240,11 @@ def test_description_holds_the_merged_config_and_the_environment(run):
     about = json.loads((run.output / "run.json").read_text())
     (start,) = about["starts"]
     assert start["torch"] == torch.__version__ and start["git_commit"] and start["command"] and start["time"]
+    assert {name: found["cases"] for name, found in start["data"].items()} == {
+        "labeled": 3,
+        "unlabeled": 3,
+        "validation": 1,
+    }
     assert about["config"]["max_iterations"] == 5 and about["config"]["num_epochs"] == 5
     assert about["config"]["objective"]["_target_"] == "scripts.objectives.DBiSLObjective"
     assert about["config"]["lr_scheduler"]["optimizer"] == "@optimizer"

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from .panels import new_figure
 
 WEIGHT, NORM = "_weight", "_gradient_norm"
-BEFORE_TERMS = ("iteration", "seconds", "learning_rate", "loss")
+BEFORE_TERMS = ("iteration", "seconds", "learning_rate", "loss", "gradient_norm")
 Rows = Sequence[Mapping[str, str]]
 
 
@@ -28,6 +28,8 @@ def panels_of(rows: Rows) -> dict[str, list[str]]:
     others = [name for name in names if name not in (*weights, *norms, *terms)]
     panels = {"loss": ["loss"], "terms before weighting": terms, "weights of the terms": weights}
     panels |= {"gradient norms of the terms": norms, "measured": others, "learning rate": ["learning_rate"]}
+    if any(row.get("gradient_norm") for row in rows):
+        panels["gradient norm"] = ["gradient_norm"]
     return {title: columns for title, columns in panels.items() if columns}
 
 

@@ -100,6 +100,19 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "checkpoint_interval": ("integer", "iterations between two checkpoints ([resume](how_to/resume_a_run.md))"),
         "resume": ("text", "`auto` continues the run in `output_dir` where it stopped, `never` starts anew"),
         "run_preflight": ("boolean", "checks the data before training ([preflight.md](preflight.md))"),
+        "run_page": ("boolean", "writes `curves.png` and `run.html` at the end"),
+    },
+    "Tracking": {
+        "mlflow": (
+            "expression",
+            "records the training in MLflow ([track](how_to/track_with_mlflow.md)); by default with `--tracking`",
+        ),
+        "tensorboard": ("boolean", "writes the logs for TensorBoard into `output_dir/tensorboard`"),
+        "tracking_uri": ("expression", "store of MLflow; the environment variable MLFLOW_TRACKING_URI goes before it"),
+        "experiment_name": ("text", "under which MLflow lists the run"),
+        "run_name": ("text or null", "name of the run in MLflow; null takes that of the folder `output_dir`"),
+        "save_execute_config": ("boolean", "MONAI's; changed by `--tracking`, by which `mlflow` knows of it: leave it"),
+        "is_not_rank0": ("object", "MONAI's; where true, its own handlers of `--tracking` are left out: leave it"),
     },
     "Evaluation and inference": {
         "stride": ("3 integers", "voxels between two windows; smaller is slower and smoother"),
@@ -161,6 +174,7 @@ PARTS: dict[str, dict[str, str]] = {
         "unlabeled_cases": "all others, images alone, checked",
         "unlabeled_dataset": "cached unlabeled cases",
         "unlabeled_dataloader": "endless stream of unlabeled crops",
+        "data": "the lists whose digest is recorded",
         "run_state": "what a checkpoint holds, and the settings that must not change on the way",
     },
     "validate": {

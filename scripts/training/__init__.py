@@ -6,11 +6,12 @@ from .checkpoints import BestWeights, FinalWeights
 from .description import describe_run
 from .guards import CollapseWarning, FiniteLoss
 from .handlers import GradientNorms, InferenceOverlay, ProgressBar, TermsLog
+from .page import RunPage
 from .pictures import TrainingPictures
 from .record import RunRecord
 from .resume import RunState, SaveRun, SeededIterations, run_or_resume
 from .schedules import iterations_per_epoch, polynomial_decay
-from .trainer import SemiSupervisedTrainer
+from .trainer import RunEvents, SemiSupervisedTrainer
 from .validation_log import ValidationLog
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "GradientNorms",
     "InferenceOverlay",
     "ProgressBar",
+    "RunEvents",
+    "RunPage",
     "RunRecord",
     "RunState",
     "SaveRun",

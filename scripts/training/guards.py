@@ -38,7 +38,7 @@ class FiniteLoss:
     """Keeps a step whose loss or gradient is not finite from reaching the weights.
 
     Checked after the backward pass and before the optimiser's step: the loss, and without a gradient scaler (which
-    drops such steps itself) the norm of the gradient. The step is saved as
+    drops such steps itself) the norm of the gradient, left in ``engine.state.gradient_norm``. The step is saved as
     ``<output_dir>/reproducer/iteration_<n>.pt`` (see :mod:`scripts.training.reproducer`); of skipped ones, the first of
     a run. A skipped step changes neither weights nor optimiser nor the running averages of BatchNorm, and counts as an
     iteration.
@@ -76,6 +76,7 @@ class FiniteLoss:
         if engine.scaler is None:
             gradients = [w.grad for w in engine.network.parameters() if w.grad is not None]
             checked.append(torch.nn.utils.get_total_norm(gradients))
+            engine.state.gradient_norm = checked[-1]
         # One question to the device for all of them.
         if torch.stack([value.float() for value in checked]).isfinite().all().item():
             self.in_succession = 0

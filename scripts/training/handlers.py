@@ -78,9 +78,10 @@ class GradientNorms:
 class TermsLog:
     """Writes ``<output_dir>/training_log.csv``: loss, learning rate, seconds, each term, weight and gradient norm.
 
-    Columns: iteration, seconds (since the start), learning_rate, loss, then for every term of the objective
-    ``<term>``, ``<term>_weight`` and, if they are measured, ``<term>_gradient_norm``, and then what the objective
-    measures besides, such as unanimous_share. A term that is off is empty.
+    Columns: iteration, seconds (since the start), learning_rate, loss, gradient_norm (of the weighted sum, as
+    :class:`~scripts.training.FiniteLoss` finds it), then for every term of the objective ``<term>``,
+    ``<term>_weight`` and, if they are measured, ``<term>_gradient_norm``, and then what the objective measures besides,
+    such as unanimous_share. A term that is off is empty.
 
     Args:
         output_dir: created if need be.
@@ -97,7 +98,7 @@ class TermsLog:
 
     def _start(self, engine: Any) -> None:
         self.started = time.monotonic()
-        columns = ["iteration", "seconds", "learning_rate", "loss"]
+        columns = ["iteration", "seconds", "learning_rate", "loss", "gradient_norm"]
         for term in engine.objective.TERMS:
             columns += [term, f"{term}_weight", f"{term}_gradient_norm"]
         self.columns = [*columns, *engine.objective.MEASURES]
@@ -120,6 +121,8 @@ class TermsLog:
             "learning_rate": engine.optimizer.param_groups[0]["lr"],
             "loss": loss.total.item(),
         }
+        if hasattr(engine.state, "gradient_norm"):
+            row["gradient_norm"] = engine.state.gradient_norm.item()
         for term, value in loss.terms.items():
             row[term] = value.item()
             row[f"{term}_weight"] = loss.weights[term]

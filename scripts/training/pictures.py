@@ -19,16 +19,15 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingPictures:
-    """Draws ``<output_dir>/pictures/iteration_<n>.png`` every ``interval`` iterations, and the run's page at its end.
+    """Draws ``<output_dir>/pictures/iteration_<n>.png`` every ``interval`` iterations.
 
     A picture shows the first labeled and the first unlabeled crop of the iteration with the heads that the step itself
     computed (dropout on, augmented), for each class: every segmentation and distance map, and, for methods that have
-    them, where the votes are unanimous and the pseudo-label. A picture costs a second or so, and no random number. The
-    page is that of :mod:`scripts.training.report`. Stand behind TermsLog.
+    them, where the votes are unanimous and the pseudo-label. A picture costs a second or so, and no random number.
 
     Args:
         output_dir: of the run.
-        interval: iterations between two pictures; 0 draws nothing, not even the page.
+        interval: iterations between two pictures; 0 draws nothing.
     """
 
     def __init__(self, output_dir: str | Path, interval: int = 0) -> None:
@@ -39,7 +38,6 @@ class TrainingPictures:
         if self.interval:
             engine.add_event_handler(Events.STARTED, self._forget_later_pictures)
             engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._draw)
-            engine.add_event_handler(Events.COMPLETED, self._write_page)
 
     def _forget_later_pictures(self, engine: Engine) -> None:
         """Those of a former run, or of iterations that a continued run does again."""
@@ -60,14 +58,6 @@ class TrainingPictures:
             write_png(crops_figure(crops_of(engine), title=f"iteration {iteration}"), path)
         except Exception:  # no picture is worth a training
             logger.warning("no picture of iteration %d; training goes on.", iteration, exc_info=True)
-
-    def _write_page(self, engine: Engine) -> None:
-        try:
-            from .report import write_page
-
-            write_page(self.output_dir)
-        except Exception:
-            logger.warning("no page of the run.", exc_info=True)
 
 
 def crops_of(engine: Any) -> list[Crop]:

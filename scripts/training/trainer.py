@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, EventEnum, Events
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
@@ -20,6 +20,12 @@ from .resources import advise_on_resources
 
 class SkipBatch(Exception):  # noqa: N818
     """Raised from an event within an iteration, it ends the iteration and not the run."""
+
+
+class RunEvents(EventEnum):
+    """``ENDED``: ``run`` is left, however: completed, failed, or asked to stop; ``engine.state.error`` says by what."""
+
+    ENDED = "ended"
 
 
 class Replicas:
@@ -55,6 +61,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     that ``from_engine(["loss"], first=True)`` of experiment tracking finds the loss. ``engine.state.loss`` is the whole
     :class:`~scripts.objectives.Loss`, whose terms still carry their graph when ``IterationEvents.LOSS_COMPLETED``
     fires, and ``engine.state.files`` names the image files of the crops by their stream, "labeled" and "unlabeled".
+    When ``run`` is left ``RunEvents.ENDED`` fires, also after an error.
 
     In a run of several processes (torchrun) each trains on its share of the batch, see :class:`Replicas`.
 
@@ -71,6 +78,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         kwargs.setdefault("decollate", False)
         # Before all handlers, so that what they see of a gradient is the same in every process.
         kwargs["train_handlers"] = [Replicas(), *(kwargs.get("train_handlers") or [])]
+        kwargs["event_names"] = [*(kwargs.get("event_names") or []), RunEvents]
         super().__init__(loss_function=self._loss, prepare_batch=self._join_streams, **kwargs)
         self.objective = objective
         self.unlabeled_data_loader = unlabeled_data_loader
@@ -81,11 +89,16 @@ class SemiSupervisedTrainer(SupervisedTrainer):
 
     def run(self) -> None:  # type: ignore[override]  # MONAI narrows it so
         """As in MONAI's trainer; memory that ran out and data workers that ended get a note on what would help."""
+        self.state.error = None
         try:
             super().run()
-        except Exception as error:
-            advise_on_resources(self, error)
+        except BaseException as error:
+            self.state.error = error
+            if isinstance(error, Exception):
+                advise_on_resources(self, error)
             raise
+        finally:
+            self.fire_event(RunEvents.ENDED)
 
     def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> Any:
         try:
