@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .losses import dice_loss, masked_mean, segmentation_loss, total
+from .losses import dice_loss, masked_mean, segmentation_loss, squared_error, total
 from .objective import Objective, Weight
-from .reference_map import reference_map
+from .reference_map import ReferenceMap, reference_map
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -103,34 +103,36 @@ class DBiSLObjective(Objective):
         self.unanimity = unanimity
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        label = targets["label"]
+        label, known = targets["label"], targets.get("known")
         # The decoders become the first axis, (2, B, C, H, W, D), so that each transform is called once for both.
         logits = torch.stack([heads[f"logits_{decoder}"] for decoder in DECODERS])
         distance = torch.stack([heads[f"distance_{decoder}"] for decoder in DECODERS])
         probability = torch.sigmoid(logits)
-        reference_map = self._reference_map(label, targets)
+        reference = self._reference_map(label, targets)
         first = 0 if self.pseudo_on_labeled else len(label)
         return {
-            **self._intra_task_supervision(logits, distance, label, reference_map),
+            **self._intra_task_supervision(logits, distance, label, known, reference),
             **self._intra_task_consistency(probability, distance),
-            **self._segmentation_to_distance_terms(probability, distance, reference_map),
-            **self._distance_to_segmentation_terms(probability, distance, label),
+            **self._segmentation_to_distance_terms(probability, distance, reference),
+            **self._distance_to_segmentation_terms(probability, distance, label, known),
             **self._pseudo_supervision(logits[:, first:], probability[:, first:], distance[:, first:]),
         }
 
-    def _reference_map(self, label: torch.Tensor, targets: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _reference_map(self, label: torch.Tensor, targets: dict[str, torch.Tensor]) -> ReferenceMap:
         """R, (L, C, H, W, D); zeros, of which only the shape is used, where no term needs it."""
         if not self.active("supervised_distance", "supervised_s2r"):
-            return torch.zeros_like(label)
+            return ReferenceMap(torch.zeros_like(label))
         return reference_map(targets, self.segmentation_to_distance)
 
-    def _intra_task_supervision(self, logits, distance, label, reference_map) -> dict[str, torch.Tensor]:
+    def _intra_task_supervision(self, logits, distance, label, known, reference) -> dict[str, torch.Tensor]:
         """Eq. 6."""
         terms, labeled = {}, len(label)
         if self.active("supervised_segmentation"):
-            terms["supervised_segmentation"] = total(segmentation_loss(head[:labeled], label) for head in logits)
+            losses = [segmentation_loss(head[:labeled], label, known) for head in logits]
+            terms["supervised_segmentation"] = total(losses)
         if self.active("supervised_distance"):
-            terms["supervised_distance"] = total(F.mse_loss(head[:labeled], reference_map) for head in distance)
+            errors = [squared_error(head[:labeled], reference.map, reference.known) for head in distance]
+            terms["supervised_distance"] = total(errors)
         return terms
 
     def _intra_task_consistency(self, probability, distance) -> dict[str, torch.Tensor]:
@@ -142,40 +144,56 @@ class DBiSLObjective(Objective):
             terms["consistency_distance"] = F.mse_loss(distance[0], distance[1])
         return terms
 
-    def _segmentation_to_distance_terms(self, probability, distance, reference_map) -> dict[str, torch.Tensor]:
+    def _segmentation_to_distance_terms(self, probability, distance, reference) -> dict[str, torch.Tensor]:
         """First summands of Eq. 7 and 10: the segmentations seen as distance maps."""
         terms: dict[str, torch.Tensor] = {}
         if not self.active("supervised_s2r", "consistency_s2r"):
             return terms
-        labeled = len(reference_map)
+        labeled = len(reference.map)
         crops = slice(None) if self.active("consistency_s2r") else slice(labeled)
         seen, valid = self.segmentation_to_distance.with_validity(probability[:, crops].flatten(0, 1))
         seen = seen.unflatten(0, (len(DECODERS), -1))
         valid = valid.unflatten(0, (len(DECODERS), -1))[..., None, None, None]
         if self.active("supervised_s2r"):
-            errors = (seen[:, :labeled] - reference_map) ** 2
-            terms["supervised_s2r"] = total(map(masked_mean, errors, valid[:, :labeled]))
+            terms["supervised_s2r"] = self._supervised_s2r(
+                probability, seen[:, :labeled], valid[:, :labeled], reference
+            )
         if self.active("consistency_s2r"):
             errors = (seen - distance) ** 2
             terms["consistency_s2r"] = total(map(masked_mean, errors, valid))
         return terms
 
-    def _distance_to_segmentation_terms(self, probability, distance, label) -> dict[str, torch.Tensor]:
+    def _supervised_s2r(self, probability, seen, valid, reference) -> torch.Tensor:
+        """First summand of Eq. 7; with partial labels where R is known, and on the scale that R has there."""
+        if reference.known is not None:
+            valid = valid & reference.known
+        if reference.within is not None:
+            crops = [
+                self.segmentation_to_distance.with_validity(p[: len(reference.map)], within=reference.within)[0]
+                for p in probability
+            ]
+            seen = torch.stack(crops)
+        return total(map(masked_mean, (seen - reference.map) ** 2, valid))
+
+    def _distance_to_segmentation_terms(self, probability, distance, label, known) -> dict[str, torch.Tensor]:
         """Second summands of Eq. 7 and 10: the distance maps seen as segmentations."""
         terms: dict[str, torch.Tensor] = {}
         if not self.active("supervised_r2s", "consistency_r2s"):
             return terms
         seen = self.distance_to_segmentation(distance)
         if self.active("supervised_r2s"):
-            terms["supervised_r2s"] = total(self._r2s_loss(head[: len(label)], label) for head in seen)
+            terms["supervised_r2s"] = total(self._r2s_loss(head[: len(label)], label, known) for head in seen)
         if self.active("consistency_r2s"):
             terms["consistency_r2s"] = len(DECODERS) * F.mse_loss(seen, probability)
         return terms
 
-    def _r2s_loss(self, probability: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    def _r2s_loss(self, probability: torch.Tensor, label: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
+        dice = dice_loss(probability, label, known)
         if not self.r2s_cross_entropy:
-            return dice_loss(probability, label)
-        return 0.5 * (dice_loss(probability, label) + F.binary_cross_entropy(probability, label))
+            return dice
+        if known is None:
+            return 0.5 * (dice + F.binary_cross_entropy(probability, label))
+        return 0.5 * (dice + masked_mean(F.binary_cross_entropy(probability, label, reduction="none"), known))
 
     def _pseudo_supervision(self, logits, probability, distance) -> dict[str, torch.Tensor]:
         """Eq. 12-14."""

@@ -17,7 +17,7 @@ from torch import nn
 
 from scripts.networks.heads import foreground_probability
 
-from .losses import dice_loss
+from .losses import dice_loss, squared_error
 from .objective import Objective, Weight
 from .reference_map import reference_map
 
@@ -70,10 +70,10 @@ class DTCObjective(Objective):
         terms = {}
         if self.active("supervised_segmentation"):
             probability = foreground_probability(heads["logits"][:labeled], num_classes)
-            terms["supervised_segmentation"] = dice_loss(probability, label)
+            terms["supervised_segmentation"] = dice_loss(probability, label, targets.get("known"))
         if self.active("supervised_distance"):
             expected = reference_map(targets, self.segmentation_to_distance)
-            terms["supervised_distance"] = F.mse_loss(heads["distance"][:labeled], expected)
+            terms["supervised_distance"] = squared_error(heads["distance"][:labeled], expected.map, expected.known)
         if self.active("consistency"):
             probability = foreground_probability(heads["logits"], num_classes)
             terms["consistency"] = F.mse_loss(self.distance_to_segmentation(heads["distance"]), probability)

@@ -17,7 +17,7 @@ from torch import nn
 
 from scripts.networks.heads import foreground_probability
 
-from .losses import dice_loss, segmentation_loss
+from .losses import dice_loss, segmentation_loss, squared_error
 from .objective import Objective, Weight
 from .reference_map import reference_map
 
@@ -70,18 +70,18 @@ class DTMLObjective(Objective):
         self.distance_to_segmentation = distance_to_segmentation
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        label = targets["label"]
+        label, known = targets["label"], targets.get("known")
         labeled, num_classes = label.shape[:2]
         terms = {}
         if self.active("supervised_segmentation"):
-            terms["supervised_segmentation"] = segmentation_loss(heads["logits"][:labeled], label)
+            terms["supervised_segmentation"] = segmentation_loss(heads["logits"][:labeled], label, known)
         if self.active("supervised_distance"):
             expected = reference_map(targets, self.segmentation_to_distance)
-            terms["supervised_distance"] = F.mse_loss(heads["distance"][:labeled], expected)
+            terms["supervised_distance"] = squared_error(heads["distance"][:labeled], expected.map, expected.known)
         if self.active("supervised_mask", "consistency"):
             mask = self.distance_to_segmentation(heads["distance"])
             if self.active("supervised_mask"):
-                terms["supervised_mask"] = dice_loss(mask[:labeled], label)
+                terms["supervised_mask"] = dice_loss(mask[:labeled], label, known)
             if self.active("consistency"):
                 terms["consistency"] = F.mse_loss(mask, foreground_probability(heads["logits"], num_classes))
         return terms

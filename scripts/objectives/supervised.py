@@ -19,6 +19,6 @@ class SupervisedObjective(Objective):
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if not self.active("supervised_segmentation"):
             return {}
-        label = targets["label"]
+        label, known = targets["label"], targets.get("known")
         logits = [head[: len(label)] for name, head in heads.items() if name.startswith("logits")]
-        return {"supervised_segmentation": total(segmentation_loss(head, label) for head in logits)}
+        return {"supervised_segmentation": total(segmentation_loss(head, label, known) for head in logits)}
