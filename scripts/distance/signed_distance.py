@@ -69,7 +69,9 @@ class SegmentationToDistance(nn.Module):
     R = minmax(DT(Y)) - minmax(DT(1 - Y)) with DT(Y) the distance to the nearest voxel of Y, which is non-zero outside:
     R is in [-1, 1], negative inside, positive outside, as the paper's text says. The paper's names S_in and S_out
     (Eq. 3) are swapped with respect to that. min-max runs over the patch, for every sample and class by itself, so the
-    two halves of the map have different units. The same operator makes ground-truth maps from labels.
+    two halves of the map have different units: each the largest distance of its half of the patch. The distances are in
+    the unit of ``transform``: voxels, or mm if it has a ``spacing``. The same operator makes ground-truth maps from
+    labels.
 
     Degenerate patches: +1 everywhere when nothing is foreground, -1 everywhere when all is. :meth:`with_validity`
     tells them from the others.
