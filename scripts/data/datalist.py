@@ -163,7 +163,7 @@ class Datalist:
             entry = {"image": entry} if isinstance(entry, (str, list)) else entry
             if not isinstance(entry, dict) or not entry.get("image"):
                 raise DataError(f'{self.path}: entry {i} of {name!r} is {entry!r}; it must be {{"image": path, ...}}.')
-            case = {key: self._resolve(entry[key]) for key in ("image", "label") if entry.get(key)}
+            case: Case = {key: self._resolve(entry[key]) for key in ("image", "label") if entry.get(key)}
             if entry.get("annotated") is not None:
                 case["annotated"] = self._annotated(entry["annotated"], f"entry {i} of {name!r}")
             cases.append(case)

@@ -114,7 +114,7 @@ class PreGeneratedMapd(MapTransform):
         super().__init__(keys, allow_missing_keys=True)
         self.label_coding = label_coding
         # A copy on the CPU, where the volumes are cached; the objective's own may be on a GPU.
-        self.segmentation_to_distance = copy.deepcopy(segmentation_to_distance).cpu()
+        self.segmentation_to_distance: Any = copy.deepcopy(segmentation_to_distance).cpu()
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, Any]:
         result = dict(data)

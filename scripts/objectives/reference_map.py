@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 
 class ReferenceMap(NamedTuple):
@@ -23,7 +22,7 @@ class ReferenceMap(NamedTuple):
 
 
 @torch.no_grad()
-def reference_map(targets: dict[str, torch.Tensor], segmentation_to_distance: nn.Module) -> ReferenceMap:
+def reference_map(targets: dict[str, torch.Tensor], segmentation_to_distance: Any) -> ReferenceMap:
     """The map that the data bring (of the whole volume, made before cropping), or else that of the label crop.
 
     Args:
