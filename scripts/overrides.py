@@ -19,6 +19,8 @@ from .errors import print_briefly
 RUNNER = ("monai", "bundle", "__main__.py")
 # What the runner takes beside overrides: its own arguments, and those that it passes on to the workflow.
 ARGUMENTS = {*inspect.signature(monai.bundle.run).parameters, "workflow_name", "workflow_type", "properties_path"}
+# What preflight.json has by itself; the metadata comes from MONAI.
+PREFLIGHT_IDS = {"about", "bundle_root", "dataset_dir", "output_dir", "preflight_checks", "preflight", "run", "_meta_"}
 FLAG = re.compile(r"--|-[a-zA-Z]")
 
 
@@ -38,20 +40,10 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
     Raises:
         UnknownIdError: naming the override and the nearest id.
     """
-    argv = sys.argv if argv is None else argv
-    if Path(argv[0]).parts[-3:] != RUNNER or argv[1:2] != ["run"]:
+    command = _command(sys.argv if argv is None else argv)
+    if command is None:
         return
-    given = dict.fromkeys(flags := flag_values(argv[2:]), "the command line")
-    arguments = {}
-    if args_file := flags.get("args_file"):
-        arguments = ConfigParser.load_config_file(args_file)
-        given = {**dict.fromkeys(arguments, args_file), **given}
-    files = DefaultParseValue(flags["config_file"]) if "config_file" in flags else arguments.get("config_file")
-    files = [files] if isinstance(files, str) else list(files or ())
-    parser = ConfigParser()
-    parser.read_config(files)
-    tracking = flags.get("tracking", arguments.get("tracking"))
-    config = {**parser.get(), **_tracking_ids(tracking)}
+    files, config, given = command
     for name, place in given.items():
         if name in ARGUMENTS:
             continue
@@ -64,6 +56,45 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
                 f"{part} in {place} is no id of {', '.join(map(str, files))}: {remedy} "
                 "A new id can be added by a config file, not by an override."
             )
+
+
+def check_preflight_settings(argv: Sequence[str] | None = None) -> None:
+    """Ends a preflight without train.json when a config file sets what it does not look at, such as a data overlay.
+
+    Args:
+        argv: the command line; that of this process by default.
+
+    Raises:
+        UnknownIdError: naming the ids and the remedy.
+    """
+    command = _command(sys.argv if argv is None else argv)
+    if command is None or "train" in command[1]:
+        return
+    files, config, _ = command
+    unused = sorted(set(config) - PREFLIGHT_IDS)
+    if unused:
+        print_briefly()
+        raise UnknownIdError(
+            f"{', '.join(unused)} would have no effect, since {', '.join(map(str, files))} do not have the settings of "
+            "a training: put configs/train.json first and configs/preflight.json last in --config_file."
+        )
+
+
+def _command(argv: Sequence[str]) -> tuple[list[str], dict[str, Any], dict[str, str]] | None:
+    """Config files, their merged content, and where each override stands; None for any other program."""
+    if Path(argv[0]).parts[-3:] != RUNNER or argv[1:2] != ["run"]:
+        return None
+    given = dict.fromkeys(flags := flag_values(argv[2:]), "the command line")
+    arguments = {}
+    if args_file := flags.get("args_file"):
+        arguments = ConfigParser.load_config_file(args_file)
+        given = {**dict.fromkeys(arguments, args_file), **given}
+    files = DefaultParseValue(flags["config_file"]) if "config_file" in flags else arguments.get("config_file")
+    files = [files] if isinstance(files, str) else list(files or ())
+    parser = ConfigParser()
+    parser.read_config(files)
+    tracking = flags.get("tracking", arguments.get("tracking"))
+    return files, {**parser.get(), **_tracking_ids(tracking)}, given
 
 
 def flag_values(arguments: Sequence[str]) -> dict[str, str]:

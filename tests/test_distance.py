@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import merged
 from monai.data import MetaTensor
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, zoom
 
@@ -409,6 +410,22 @@ def test_map_in_the_unit_of_an_anisotropic_spacing_is_scipys():
     outside, inside = (distance_transform_edt(m, sampling=spacing) for m in (~mask, mask))
     signed = SegmentationToDistance(ExactDistance(spacing), factor=1)(tensor(mask))[0, 0].numpy()
     np.testing.assert_allclose(signed, outside / outside.max() - inside / inside.max(), atol=1e-5)
+
+
+def test_config_id_makes_reference_maps_of_training_in_millimetres():
+    """`distance_spacing` with the map at half the resolution, in every method that has one."""
+    mask, spacing = torch.zeros(1, 1, 16, 16, 16), [1.0, 1.0, 4.0]
+    mask[..., 4:10, 2:12, 6:12] = 1
+    small = mask[0, 0, ::2, ::2, ::2].numpy() > 0
+    outside, inside = (distance_transform_edt(m, sampling=spacing) for m in (~small, small))
+    expected = torch.tensor(outside / outside.max() - inside / inside.max(), dtype=torch.float32)
+    for method in ("dbisl", "dtc", "dtml", "sassnet"):
+        parser = merged("configs/train.json", f"configs/methods/{method}.json")
+        parser.update({"distance_spacing": spacing})
+        parser["segmentation_to_distance"]["factor"] = 0.5
+        parser["segmentation_to_distance"]["zero_inner_boundary"] = False
+        made = parser.get_parsed_content("segmentation_to_distance")(mask)
+        torch.testing.assert_close(made, F.interpolate(expected[None, None], scale_factor=2, mode="trilinear"))
 
 
 @each_transform

@@ -19,7 +19,7 @@ from doc_pages import files_shown, module_commands, options_of
 DOCS = ROOT / "docs"
 TINY = {"base_filters": "2", "patch_size": "[16,16,16]", "stride": "[16,16,16]", "max_iterations": "4"}
 TINY_PLAN = {"base_filters": 2, "patch_size": [16, 16, 16], "stride": [16, 16, 16], "max_iterations": 4}
-GUIDES = ("several_classes", "anisotropic_data", "little_memory", "resume_a_run", "track_with_mlflow")
+GUIDES = ("several_classes", "partial_labels", "anisotropic_data", "little_memory", "resume_a_run", "track_with_mlflow")
 
 
 def shrunk(words: list[str], *, dataset: Path | None) -> list[str]:

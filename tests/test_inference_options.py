@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -198,3 +199,64 @@ def test_second_run_with_other_settings_is_refused(infer):
         messages.append(str(error))
         error = error.__cause__
     assert any("flip_axes was [] and is [0]" in message for message in messages)
+
+
+# --- the same in evaluation ---
+
+
+@pytest.fixture
+def evaluate(workflow, folder, tmp_path) -> Callable[..., tuple[Path, list[dict[str, str]]]]:
+    """Runs evaluation with the options given on the two volumes; returns its folder and the rows of metrics.csv."""
+    lists = {"training": [], "test": []}
+    for number, name in enumerate(NAMES):
+        image = nibabel.load(folder / "new" / f"{name}.nii.gz")
+        save(blob(SHAPES[number], seed=number)[1], image.affine, folder / "labels" / f"{name}.nii.gz")
+        lists["test"].append({"image": f"new/{name}.nii.gz", "label": f"labels/{name}.nii.gz"})
+    (folder / "dataset.json").write_text(json.dumps(lists))
+
+    def run(output: str, **options: object) -> tuple[Path, list[dict[str, str]]]:
+        overrides = {
+            "dataset_dir": str(folder),
+            "output_dir": str(tmp_path / output),
+            "ckpt_path": str(folder / "fold0.pt"),
+            "class_names": ["left atrium"],
+            "base_filters": 2,
+            "patch_size": [16, 16, 16],
+            "stride": [8, 8, 8],
+            "device": "$torch.device('cpu')",
+            **options,
+        }
+        bundle = workflow("configs/train.json", "configs/evaluate.json", **overrides)
+        bundle.initialize()
+        bundle.run()
+        with (tmp_path / output / "metrics.csv").open(newline="") as file:
+            return tmp_path / output, list(csv.DictReader(file))
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"largest_component": "true"},
+        {"decoders": "psi"},
+        {"flip_axes": [0, 2]},
+        {"ckpt_path": 2, "save_uncertainty": True, "save_volumes": True},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_evaluation_measures_the_masks_that_inference_writes_with_the_same_options(evaluate, infer, folder, options):
+    if "ckpt_path" in options:
+        options = {**options, "ckpt_path": [str(folder / f"fold{fold}.pt") for fold in (0, 1)]}
+    plain, before = evaluate("plain")
+    measured, rows = evaluate("measured", **options)
+    masks = infer("inferred", **options)
+    assert rows != before
+    for row, name in zip(rows, NAMES, strict=True):
+        mask = voxels(measured, f"{name}_seg")
+        assert np.array_equal(mask, voxels(masks, f"{name}_seg"))
+        label = np.asarray(nibabel.load(folder / "labels" / f"{name}.nii.gz").dataobj)
+        assert float(row["dice"]) == pytest.approx(2 * (mask & label).sum() / (mask.sum() + label.sum()))
+    if "save_volumes" in options:
+        assert (measured / "volumes.csv").read_text() == (masks / "volumes.csv").read_text()
+        assert np.array_equal(voxels(measured, "first_uncertainty"), voxels(masks, "first_uncertainty"))

@@ -15,6 +15,7 @@ from conftest import LABELED, ROOT, blob, las, run_bundle, save, small, write_da
 
 from scripts.data import DataError, LabelCoding, NiftiReader, check_cases, contents
 from scripts.data.machine import free_memory, processors, total_memory
+from scripts.overrides import UnknownIdError, check_preflight_settings
 from scripts.preflight import Preflight, across, machine, preflight
 
 TRAIN, PREFLIGHT = "configs/train.json", "configs/preflight.json"
@@ -504,6 +505,21 @@ def test_training_starts_with_the_preflight_and_reads_no_file_again_to_check_it(
     assert report_of(tmp_path)["errors"] == []
     assert len(read) == len(set(read)) == 15  # test cases included
     assert (tmp_path / "models" / "model.pt").is_file()
+
+
+@pytest.mark.parametrize("order", [(PREFLIGHT, "{overlay}"), ("{overlay}", PREFLIGHT)], ids=["after", "before"])
+def test_overlay_without_train_json_is_refused_instead_of_having_no_effect(tmp_path, order):
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text(json.dumps({"about": "mine", "num_classes": 2, "patch_size": [32, 32, 32]}))
+    files = [str(ROOT / name) if name == PREFLIGHT else str(overlay) for name in order]
+    command = ["python/monai/bundle/__main__.py", "run", "preflight", "--config_file"]
+    with pytest.raises(
+        UnknownIdError, match="^num_classes, patch_size would have no effect.*put configs/train.json first"
+    ):
+        check_preflight_settings([*command, str(files)])
+    check_preflight_settings([*command, str([str(ROOT / TRAIN), *files])])
+    check_preflight_settings([*command, str(ROOT / PREFLIGHT), "--preflight_checks#patch_size", "[32,32,32]"])
+    check_preflight_settings(["pytest"])
 
 
 def test_preflight_json_alone_ends_in_one_line_with_exit_status_1_on_an_error(tiny_copy, tmp_path):

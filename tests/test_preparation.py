@@ -15,7 +15,7 @@ from originals import write_dicom, write_nrrd
 
 from scripts.data import DataError, Datalist, LabelCoding, check_cases
 from scripts.preparation.dataset import make_dataset
-from scripts.preparation.pairing import CaseFiles, find_cases
+from scripts.preparation.pairing import CaseFiles, find_case_folders, find_cases
 from scripts.preparation.splits import fold_splits, patient_of, split_cases
 from scripts.preparation.volumes import load_volume, volumes_in
 
@@ -187,6 +187,63 @@ def test_what_cannot_be_paired_is_named(tmp_path, images, labels, modalities, me
         find_cases(tmp_path / "i", tmp_path / "l", modalities=modalities)
 
 
+@pytest.mark.parametrize(
+    "files, options, images, label",
+    [
+        (
+            ["lgemri.nrrd", "laendo.nrrd"],
+            {"modalities": ["lgemri"], "label_name": "laendo"},
+            ["lgemri.nrrd"],
+            "laendo.nrrd",
+        ),
+        (
+            ["p_flair.nii.gz", "p_t1.nii.gz", "p_t1ce.nii.gz", "p_seg.nii.gz"],
+            {"modalities": ["t1", "flair"]},
+            ["p_t1.nii.gz", "p_flair.nii.gz"],
+            "p_seg.nii.gz",
+        ),
+        (["image.nii.gz", "Label.nii.gz"], {}, ["image.nii.gz"], "Label.nii.gz"),
+        (["mri.nii"], {}, ["mri.nii"], None),
+    ],
+    ids=["left-atrium", "brats", "plain", "unlabeled"],
+)
+def test_each_case_may_be_a_folder_also_within_groups(tmp_path, files, options, images, label):
+    touch(tmp_path / "HGG" / "p", *files)
+    touch(tmp_path / "HGG" / "empty")
+    touch(tmp_path / "q", *files)
+    assert pairs(find_case_folders(tmp_path, **options)) == {"p": (images, label), "q": (images, label)}
+
+
+@pytest.mark.parametrize(
+    "files, options, message",
+    [
+        (
+            ["a.nii.gz", "b.nii.gz"],
+            {},
+            "has 2 images .a.nii.gz, b.nii.gz.; expected is one: name those .* --modalities",
+        ),
+        (["seg.nii.gz"], {}, "has 0 images .none."),
+        (["a.nii.gz", "seg.nii.gz", "mask.nii.gz"], {}, "has the labels mask.nii.gz and seg.nii.gz: give --label_name"),
+        (["p_t1.nii.gz"], {"modalities": ["t1", "t2"]}, "has 0 images called 't2' among p_t1.nii.gz"),
+        (["t1.nii.gz", "x_t1.nii.gz"], {"modalities": ["t1"]}, "has 2 images called 't1'"),
+        ([], {}, "has no folder with a volume: for all images in one, give --image_dir"),
+    ],
+)
+def test_folder_of_a_case_that_cannot_be_understood_is_named(tmp_path, files, options, message):
+    touch(tmp_path / "p", *files)
+    with pytest.raises(DataError, match=message):
+        find_case_folders(tmp_path, **options)
+
+
+def test_cases_of_the_same_name_in_two_groups_and_no_folder_at_all_are_refused(tmp_path):
+    for group in ("HGG", "LGG"):
+        touch(tmp_path / group / "p", "a.nii.gz")
+    with pytest.raises(DataError, match="HGG/p and .*LGG/p have the same name: rename one"):
+        find_case_folders(tmp_path)
+    with pytest.raises(DataError, match="--case_dir is .*nowhere', which is not a folder"):
+        find_case_folders(tmp_path / "nowhere")
+
+
 # --- splits ---
 
 
@@ -330,6 +387,47 @@ def test_dicom_and_nrrd_become_nifti_on_one_grid_that_passes_the_checks(tmp_path
 
 def folders(root: Path) -> dict[str, str]:
     return {"image_dir": str(root / "images"), "label_dir": str(root / "labels")}
+
+
+def test_folder_per_case_becomes_a_data_set_whose_images_are_not_called_alike(tmp_path):
+    """NRRD, NIfTI, and a DICOM series beside its label, all of them with equal names."""
+    for seed, name in enumerate("abcdef"):
+        voxels, mask = blob((16, 18, 14), seed=seed)
+        case = tmp_path / "cases" / name
+        if name in "ab":
+            write_nrrd(case / "image.nrrd", voxels)
+            write_nrrd(case / "seg.nrrd", mask)
+        elif name == "c":
+            affine = write_dicom(case, voxels.astype(int))
+            save(mask, affine, case / "seg.nii.gz")
+        else:
+            save(voxels, las(SPACING), case / "image.nii.gz")
+            save(mask, las(SPACING), case / "seg.nii.gz")
+    path = make_dataset(
+        case_dir=str(tmp_path / "cases"), output_dir=str(tmp_path / "set"), labeled=2, test=2, validation=1
+    )
+    datalist = checked(path)
+    labeled = [*datalist.labeled(2), *datalist.required("validation"), *datalist.required("test")]
+    names = [Path(case["image"]).name for case in [*labeled, *datalist.unlabeled(2)]]
+    assert sorted(names) == [f"{name}.nii.gz" for name in "abcdef"]
+    for case in labeled:
+        voxels, mask = blob((16, 18, 14), seed="abcdef".index(Path(case["image"]).name[0]))
+        assert np.array_equal(np.asarray(nibabel.load(case["image"]).dataobj), voxels)
+        assert np.array_equal(np.asarray(nibabel.load(case["label"]).dataobj), mask)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"image_dir": "a"},
+        {"image_dir": "a", "label_dir": "b", "case_dir": "c"},
+        {"case_dir": "c", "label_dir": "b"},
+    ],
+)
+def test_folders_of_both_layouts_or_of_none_are_refused(tmp_path, arguments):
+    with pytest.raises(DataError, match="give (either )?--"):
+        make_dataset(**arguments, output_dir=str(tmp_path / "set"))
 
 
 def test_label_off_the_grid_of_a_converted_image_is_refused(tmp_path):

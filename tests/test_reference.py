@@ -30,6 +30,7 @@ CHECKS = {
     "path or list of paths": lambda value: isinstance(value, str),
     "text": lambda value: isinstance(value, str),
     "text or null": lambda value: value is None or isinstance(value, str),
+    "integer or null": lambda value: value is None or is_a(value, int),
     "integer": lambda value: is_a(value, int),
     "number": lambda value: is_a(value, (int, float)),
     "boolean": lambda value: is_a(value, bool),

@@ -9,14 +9,24 @@ from .label_coding import LabelCoding
 from .nifti import NiftiReader
 from .problems import DataError, Problem
 from .stream import crop_stream
-from .transforms import DecodeProbabilitiesd, EncodeLabelsd, PreGeneratedMapd
+from .transforms import (
+    DecodeProbabilitiesd,
+    EncodeLabelsd,
+    ForegroundCropd,
+    KnownOnlyd,
+    MarkUnknownd,
+    PreGeneratedMapd,
+)
 
 __all__ = [
     "DataError",
     "Datalist",
     "DecodeProbabilitiesd",
     "EncodeLabelsd",
+    "ForegroundCropd",
+    "KnownOnlyd",
     "LabelCoding",
+    "MarkUnknownd",
     "NiftiReader",
     "PreGeneratedMapd",
     "Problem",

@@ -113,11 +113,21 @@ def case_problems(
         problems.append(Problem("label", paths[0], "has no label in dataset.json and needs one", remedy))
     elif with_label:
         label = found[case["label"], True]
+        problems += _annotated_problems(case, label_coding)
         if isinstance(label, Problem):
             problems.append(label)
         else:
             problems += _label_problems(label, images[0].header if images else None, label_coding)
     return problems
+
+
+def _annotated_problems(case: Mapping[str, Any], label_coding: LabelCoding | None) -> list[Problem]:
+    foreground = [value for value in label_coding.values if value] if label_coding else None
+    unknown = [value for value in case.get("annotated", []) if foreground is not None and value not in foreground]
+    if not unknown:
+        return []
+    what = f"has 'annotated' {case['annotated']} in dataset.json, and the label values are {foreground}"
+    return [Problem("label values", case["label"], what, "list those of them that were annotated in this case")]
 
 
 def _header_problems(header: Header) -> list[Problem]:
@@ -196,17 +206,21 @@ def _value_problems(label: Contents, label_coding: LabelCoding | None) -> list[P
                 "label values", path, what, "resample labels by nearest neighbour, and check that it is not the image"
             )
         ]
-    allowed = label_coding.values if label_coding else None
+    allowed = label_coding.accepted if label_coding else None
     unexpected = [int(v) for v in label.values if (v < 0 if allowed is None else v not in allowed)]
     if unexpected:
         expected = "none below 0 is" if allowed is None else f"{allowed} are"
         what = f"has label values {unexpected[:5]} and {expected} expected"
-        remedy = "set num_classes to the number of foreground classes, or renumber the labels"
+        remedy = (
+            "set num_classes to the number of foreground classes, ignore_value to a value for what nobody annotated, "
+            "or renumber the labels"
+        )
         if len(unexpected) > MANY_VALUES:
             what += f", and has {len(unexpected) - 5} more"
             remedy = "check in dataset.json that image and label are not swapped"
         return [Problem("label values", path, what, remedy)]
-    if not any(label.values):
+    ignored = label_coding.ignore_value if label_coding else None
+    if not any(value for value in label.values if value != ignored):
         remedy = "check it, and take the case out if its object was not drawn"
         return [Problem("empty label", path, "has no foreground voxel", remedy, level="warning")]
     return []

@@ -47,6 +47,7 @@ class Datalist:
     ``dataset.json`` has an ordered list ``training`` of ``{"image": ..., "label": ...}`` with paths relative to the
     folder, and optional lists ``unlabeled``, ``validation`` and ``test``. The first ``num_labeled`` training cases are
     the labeled ones; all others are used as unlabeled and their label files are never opened, nor need they exist.
+    A case in which only some label values were annotated names them: ``"annotated": [1]``.
 
     Args:
         dataset_dir: folder of dataset.json.
@@ -78,6 +79,11 @@ class Datalist:
         self.validation = lists["validation"]
         self.test = lists["test"]
         self._unlabeled = lists["unlabeled"]
+
+    @property
+    def partial(self) -> bool:
+        """Whether there is a case in which only some label values were annotated."""
+        return any("annotated" in case for case in [*self.training, *self.validation, *self.test])
 
     def labeled(self, num_labeled: int, *, batch_size: int = 1) -> list[Case]:
         """The first ``num_labeled`` training cases, image and label.
@@ -157,8 +163,19 @@ class Datalist:
             entry = {"image": entry} if isinstance(entry, (str, list)) else entry
             if not isinstance(entry, dict) or not entry.get("image"):
                 raise DataError(f'{self.path}: entry {i} of {name!r} is {entry!r}; it must be {{"image": path, ...}}.')
-            cases.append({key: self._resolve(entry[key]) for key in ("image", "label") if entry.get(key)})
+            case: Case = {key: self._resolve(entry[key]) for key in ("image", "label") if entry.get(key)}
+            if entry.get("annotated") is not None:
+                case["annotated"] = self._annotated(entry["annotated"], f"entry {i} of {name!r}")
+            cases.append(case)
         return cases
+
+    def _annotated(self, values: Any, where: str) -> list[int]:
+        if not isinstance(values, list) or not values or not all(type(v) is int and v > 0 for v in values):
+            raise DataError(
+                f"{self.path}: {where} has 'annotated': {values!r}; it lists the label values that were annotated in "
+                "this case, such as [1]. Leave it out where all were."
+            )
+        return values
 
     def _resolve(self, path: str | list[str]) -> str | list[str]:
         """Absolute path(s); several modalities of a case are a list of files."""

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+# What is unknown is one bit per class of a negative label, which float32 holds exactly.
+MOST_PARTIAL_CLASSES = 24
+
 
 class LabelCoding:
     """Maps label values to foreground channels and probabilities back to label values.
@@ -16,33 +19,94 @@ class LabelCoding:
     Overlapping regions: channel c is a union of label values, such as BraTS's nested whole tumour, core and enhancing
     tumour. They are decoded by threshold into one 0/1 map per region.
 
+    Partial labels: a voxel may be unknown, for all channels or for some. A label file says so by ``ignore_value``, a
+    case by the list of label values that were annotated in it. :meth:`mark` writes both into the label itself, as the
+    negative of a number whose bit c is set where channel c is unknown, so that crops and flips need not know of it.
+
     Args:
         num_classes: foreground channels C.
         regions: for overlapping regions, the label values of each channel; None for exclusive labels.
+        ignore_value: label value of voxels that nobody annotated; None if there is none.
+        partial: whether there are cases in which not all label values were annotated, besides ``ignore_value``.
 
     Raises:
-        ValueError: when ``num_classes`` is below 1 or differs from the number of ``regions``.
+        ValueError: when ``num_classes`` is below 1 or differs from the number of ``regions``, when ``ignore_value`` is
+            a label value, or when labels are partial and there are more than 24 classes.
     """
 
-    def __init__(self, num_classes: int, regions: Sequence[Sequence[int]] | None = None) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        regions: Sequence[Sequence[int]] | None = None,
+        *,
+        ignore_value: int | None = None,
+        partial: bool = False,
+    ) -> None:
         if num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}; there must be at least one foreground class.")
         if regions is not None and len(regions) != num_classes:
             raise ValueError(f"regions has {len(regions)} entries; give one for each of the {num_classes} classes.")
         self.num_classes = num_classes
         self.regions = regions
+        self.ignore_value = ignore_value
+        self.partial = partial or ignore_value is not None
+        if ignore_value in self.values:
+            raise ValueError(f"ignore_value is {ignore_value}, a label value; choose one that is not in {self.values}.")
+        if self.partial and num_classes > MOST_PARTIAL_CLASSES:
+            raise ValueError(f"num_classes is {num_classes}; partial labels may have {MOST_PARTIAL_CLASSES} classes.")
 
     @property
     def values(self) -> list[int]:
-        """Every label value that may occur in a label file, 0 included."""
+        """Every label value with a meaning, 0 included; a file may also have ``ignore_value``."""
         if self.regions is None:
             return list(range(self.num_classes + 1))
         return sorted({0, *(value for region in self.regions for value in region)})
 
+    @property
+    def accepted(self) -> list[int]:
+        """Every value that may occur in a label file."""
+        return self.values if self.ignore_value is None else [*self.values, self.ignore_value]
+
+    @property
+    def _channels(self) -> Sequence[Sequence[int]]:
+        """The label values of each channel."""
+        return [[c + 1] for c in range(self.num_classes)] if self.regions is None else self.regions
+
+    def mark(self, label: torch.Tensor, annotated: Sequence[int] | None = None) -> torch.Tensor:
+        """Writes what is unknown into label values (..., H, W, D), of a signed or floating type; returns a new tensor.
+
+        Where only some values were annotated, a voxel that has none of them may be background or have any of the
+        others. A channel is known to be absent there if all of its values were annotated.
+
+        Args:
+            label: as it is in the file.
+            annotated: the label values that were annotated in this case; None for all.
+        """
+        marked = label.clone()
+        if annotated is not None:
+            unknown = sum(1 << c for c, values in enumerate(self._channels) if not set(values) <= set(annotated))
+            drawn = torch.tensor(list(annotated), device=label.device, dtype=label.dtype)
+            marked.masked_fill_(~torch.isin(label, drawn), -unknown)
+        if self.ignore_value is not None:
+            marked.masked_fill_(label == self.ignore_value, 1 - (1 << self.num_classes))
+        return marked
+
+    def known(self, label: torch.Tensor) -> torch.Tensor | None:
+        """Where the channels of marked label values are known: (B, C, H, W, D), bool; None if labels are not partial.
+
+        Args:
+            label: (B, 1, H, W, D), as :meth:`mark` returns it; ``ignore_value`` is understood, too.
+        """
+        if not self.partial:
+            return None
+        bits = (-label).clamp(min=0).to(torch.int64)
+        if self.ignore_value is not None:
+            bits = bits.masked_fill(label == self.ignore_value, (1 << self.num_classes) - 1)
+        return torch.cat([bits & (1 << c) == 0 for c in range(self.num_classes)], dim=1)
+
     def encode(self, label: torch.Tensor) -> torch.Tensor:
-        """Label values (B, 1, H, W, D) as foreground channels (B, C, H, W, D), float32, 0 or 1."""
-        regions = [[c + 1] for c in range(self.num_classes)] if self.regions is None else self.regions
-        values = [torch.tensor(region, device=label.device, dtype=label.dtype) for region in regions]
+        """Label values (B, 1, H, W, D) as foreground channels (B, C, H, W, D), float32, 0 or 1; 0 where unknown."""
+        values = [torch.tensor(values, device=label.device, dtype=label.dtype) for values in self._channels]
         return torch.cat([torch.isin(label, value) for value in values], dim=1).float()
 
     def decode(self, probability: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, RandCropByPosNegLabeld
 from torch import nn
 
 from .label_coding import LabelCoding
@@ -45,8 +45,64 @@ class DecodeProbabilitiesd(_LabelCodingd):
         return self.label_coding.decode(batch)
 
 
+class MarkUnknownd(MapTransform):
+    """Writes into label values (1, H, W, D) what is unknown of them, see :meth:`LabelCoding.mark`.
+
+    Takes "annotated", the list of label values that were annotated, from cases that have it.
+    """
+
+    def __init__(self, keys: KeysCollection, label_coding: LabelCoding, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_coding = label_coding
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        annotated = result.pop("annotated", None)
+        for key in self.key_iterator(result):
+            if annotated is not None or self.label_coding.partial:
+                result[key] = self.label_coding.mark(result[key], annotated)
+        return result
+
+
+class KnownOnlyd(MapTransform):
+    """Takes the predicted classes away where the label does not know of them, so that a metric cannot count them.
+
+    Args:
+        keys: of label values (1, H, W, D), or of the maps (C, H, W, D) of overlapping regions.
+        label_coding: see :class:`LabelCoding`.
+        label_key: of the marked label values (1, H, W, D).
+    """
+
+    def __init__(self, keys: KeysCollection, label_coding: LabelCoding, label_key: str = "label") -> None:
+        super().__init__(keys)
+        self.label_coding = label_coding
+        self.label_key = label_key
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, Any]:
+        result = dict(data)
+        known = self.label_coding.known(result[self.label_key][None])
+        if known is None:
+            return result
+        for key in self.key_iterator(result):
+            if self.label_coding.regions is not None:
+                result[key] = result[key] * known[0]
+                continue
+            for c in range(self.label_coding.num_classes):
+                result[key] = result[key].masked_fill((result[key] == c + 1) & ~known[0, c : c + 1], 0)
+        return result
+
+
+class ForegroundCropd(RandCropByPosNegLabeld):
+    """MONAI's crop around foreground or background, for which a voxel that is unknown is no foreground."""
+
+    def randomize(self, label: torch.Tensor | None = None, *indices: Any) -> None:
+        super().randomize(None if label is None else label.clamp(min=0), *indices)
+
+
 class PreGeneratedMapd(MapTransform):
     """Adds "distance", the signed distance map (C, H, W, D) of the whole volume, made before cropping (Table 10).
+
+    It is NaN where it depends on voxels that are unknown.
 
     Args:
         keys: of the label values (1, H, W, D); cases without it are left as they are.
@@ -58,11 +114,16 @@ class PreGeneratedMapd(MapTransform):
         super().__init__(keys, allow_missing_keys=True)
         self.label_coding = label_coding
         # A copy on the CPU, where the volumes are cached; the objective's own may be on a GPU.
-        self.segmentation_to_distance = copy.deepcopy(segmentation_to_distance).cpu()
+        self.segmentation_to_distance: Any = copy.deepcopy(segmentation_to_distance).cpu()
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
+            label, known = self.label_coding.encode(result[key][None]), self.label_coding.known(result[key][None])
             with torch.no_grad():
-                result["distance"] = self.segmentation_to_distance(self.label_coding.encode(result[key][None]))[0]
+                if known is None:
+                    result["distance"] = self.segmentation_to_distance(label)[0]
+                    continue
+                part = self.segmentation_to_distance.of_partial(label, known)
+                result["distance"] = part.map.masked_fill(~part.known, torch.nan)[0]
         return result

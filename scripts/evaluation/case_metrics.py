@@ -34,7 +34,8 @@ class CaseMetrics:
 
     - ``"pred"``: MetaTensor (1, H, W, D), integer labels in the geometry of the original image; for a label coding of
       overlapping regions also (C, H, W, D), one 0/1 map per region, since no single label can express them;
-    - ``"label"``: MetaTensor (1, H, W, D), integer labels of the reference. Its affine gives the spacing.
+    - ``"label"``: MetaTensor (1, H, W, D), integer labels of the reference, see `LabelCoding.mark` for partial ones.
+      Its affine gives the spacing.
 
     What happens when:
 
@@ -54,7 +55,7 @@ class CaseMetrics:
         label_coding: turns integer labels into classes. ``encode(label)`` takes (B, 1, H, W, D) and returns float
             (B, C, H, W, D), 1 in the foreground of class c and 0 elsewhere, without a background channel; regions
             may overlap. ``num_classes`` is C. If it has ``regions`` other than None, a prediction of C channels is
-            taken as the region maps themselves.
+            taken as the region maps themselves. If it has ``known``, that tells from the label where it is known.
         output_dir: folder of the two CSV files, made if missing.
         class_names: names of the C foreground classes in the order of the channels. Default: "1", "2", ..., "C".
         surface_tolerance: tolerance of the surface Dice, in mm.
@@ -169,13 +170,20 @@ class CaseMetrics:
             )
         spacing = affine_to_spacing(label.affine).tolist()
         prediction, reference = (pred.as_tensor() > 0.5).cpu() if maps else self._encode(pred), self._encode(label)
+        known = self._known(label)
         return [
             {
                 "case": case,
                 "class": name,
-                **segmentation_metrics(prediction[i], reference[i], spacing=spacing, tolerance=self.surface_tolerance),
+                **segmentation_metrics(
+                    prediction[i],
+                    reference[i],
+                    spacing=spacing,
+                    tolerance=self.surface_tolerance,
+                    known=None if known is None else known[i],
+                ),
                 "surface_tolerance_mm": self.surface_tolerance,
-                "empty_prediction": bool(reference[i].any() and not prediction[i].any()),
+                "empty_prediction": self._missed(prediction[i], reference[i], None if known is None else known[i]),
             }
             for i, name in enumerate(self.class_names)
         ]
@@ -183,6 +191,17 @@ class CaseMetrics:
     def _encode(self, labels: MetaTensor) -> torch.Tensor:
         """Turn integer labels (1, H, W, D) into bool masks (C, H, W, D) on the CPU."""
         return (self.label_coding.encode(labels.as_tensor()[None])[0] > 0.5).cpu()
+
+    def _known(self, label: MetaTensor) -> torch.Tensor | None:
+        """Where the label is known, bool (C, H, W, D) on the CPU; None for everywhere."""
+        known = self.label_coding.known(label.as_tensor()[None]) if hasattr(self.label_coding, "known") else None
+        return None if known is None else known[0].cpu()
+
+    @staticmethod
+    def _missed(prediction: torch.Tensor, reference: torch.Tensor, known: torch.Tensor | None) -> bool:
+        """Whether there is an object and nothing of it was found, as far as that is known."""
+        found = prediction if known is None else prediction & known
+        return bool(reference.any() and not found.any())
 
     def _unused(self, name: str) -> str:
         """Return `name`, numbered if an earlier case has it: data sets exist whose files are all called the same."""

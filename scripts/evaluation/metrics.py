@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from monai.metrics.utils import get_mask_edges
 from monai.utils import convert_to_numpy
+from scipy.ndimage import binary_erosion, generate_binary_structure
 from scipy.spatial import KDTree
 
 from scripts.data import foreground_box
@@ -25,6 +26,7 @@ def segmentation_metrics(
     *,
     spacing: Sequence[float],
     tolerance: float = 1.0,
+    known: np.ndarray | torch.Tensor | None = None,
 ) -> dict[str, float]:
     """Compare one predicted mask with its reference.
 
@@ -44,12 +46,19 @@ def segmentation_metrics(
     Empty masks: if both are empty, dice, jaccard and surface_dice are 1 and all distances 0. If exactly one is empty,
     these are 0 and all distances NaN, since no distance to an absent surface exists.
 
+    Partial references: voxels that are not `known` do not enter P and R in the overlap. A surface voxel of R is known
+    if it would be one whatever the unknown voxels are; ∂R are these, and ∂P are those of the whole prediction that lie
+    on known voxels. A distance to ∂R is known, and counts, if nothing unknown is nearer, neither a voxel of the mask
+    nor one that is perhaps surface: long distances are thereby left out more often than short ones. A reference that is
+    unknown in places and has no foreground elsewhere is not compared: all values are NaN.
+
     Args:
         prediction: (H, W, D), bool, on any device.
         reference: (H, W, D), bool, the same shape.
         spacing: edge lengths of a voxel along H, W and D, in mm, positive.
         tolerance: distance in mm up to which two surfaces count as equal in surface_dice, for example what two
             readers differ by; below the smallest edge of a voxel only coinciding surface voxels count.
+        known: (H, W, D), bool, where the reference is known; None for everywhere.
 
     Returns:
         The keys of `METRIC_NAMES`; ``*_mm`` in mm, ``*_voxel`` with a spacing of 1 (the unit of the papers' tables).
@@ -63,6 +72,9 @@ def segmentation_metrics(
     r: np.ndarray = convert_to_numpy(reference)
     spacing = _checked_spacing(p, r, spacing)
     tolerance = checked_tolerance(tolerance)
+    k: np.ndarray | None = None if known is None else convert_to_numpy(known)
+    if k is not None and not k.all():
+        return _partial_metrics(p, r & k, k, spacing, tolerance)
 
     volumes = int(p.sum()) + int(r.sum())
     if volumes == 0:
@@ -76,18 +88,59 @@ def segmentation_metrics(
 
     intersection = int((p & r).sum())
     predicted, true = (np.argwhere(edge) for edge in get_mask_edges(p, r, crop=False))
-    forth_mm, back_mm = _surface_distances(predicted, true, spacing)
-    forth_voxel, back_voxel = _surface_distances(predicted, true, (1.0, 1.0, 1.0))
-    both_mm, both_voxel = np.concatenate((forth_mm, back_mm)), np.concatenate((forth_voxel, back_voxel))
+    mm = _surface_distances(predicted, true, spacing)
+    voxel = _surface_distances(predicted, true, (1.0, 1.0, 1.0))
+    return _named(intersection, volumes, mm, voxel, tolerance)
+
+
+def _named(
+    intersection: int,
+    volumes: int,
+    mm: tuple[np.ndarray, np.ndarray],
+    voxel: tuple[np.ndarray, np.ndarray],
+    tolerance: float,
+) -> dict[str, float]:
+    """Return the metrics from the voxels of both masks and of either, and d(∂P, ∂R) and d(∂R, ∂P) in mm and voxels."""
+    nan = float("nan")
+    both_mm, both_voxel = np.concatenate(mm), np.concatenate(voxel)
     return {
         "dice": 2 * intersection / volumes,
         "jaccard": intersection / (volumes - intersection),
-        "hd95_mm": float(np.percentile(both_mm, 95)),
-        "asd_mm": float(forth_mm.mean()),
-        "hd95_voxel": float(np.percentile(both_voxel, 95)),
-        "asd_voxel": float(forth_voxel.mean()),
-        "surface_dice": float((both_mm <= tolerance * (1 + ROUNDING)).mean()),
+        "hd95_mm": float(np.percentile(both_mm, 95)) if len(both_mm) else nan,
+        "asd_mm": float(mm[0].mean()) if len(mm[0]) else nan,
+        "hd95_voxel": float(np.percentile(both_voxel, 95)) if len(both_voxel) else nan,
+        "asd_voxel": float(voxel[0].mean()) if len(voxel[0]) else nan,
+        "surface_dice": float((both_mm <= tolerance * (1 + ROUNDING)).mean()) if len(both_mm) else nan,
     }
+
+
+def _partial_metrics(
+    p: np.ndarray, r: np.ndarray, k: np.ndarray, spacing: Sequence[float], tolerance: float
+) -> dict[str, float]:
+    """Return the metrics where the reference `r` is known only on `k`, of which it is a part."""
+    nan = float("nan")
+    if not r.any():
+        return dict.fromkeys(METRIC_NAMES, nan)
+    found = p & k
+    intersection, volumes = int((p & r).sum()), int(found.sum()) + int(r.sum())
+    if not found.any():
+        return dict(zip(METRIC_NAMES, (0.0, 0.0) + (nan,) * 4 + (0.0,)))
+    # Surface, if the unknown voxels were foreground; and voxels that are perhaps surface.
+    faces = generate_binary_structure(3, 1)
+    certain = r & ~binary_erosion(r | ~k, faces)
+    perhaps = ~k | (r & ~binary_erosion(r, faces) & ~certain)
+    predicted, true = np.argwhere(p & ~binary_erosion(p, faces)), np.argwhere(certain)
+    if not len(true):
+        return _named(intersection, volumes, (np.empty(0),) * 2, (np.empty(0),) * 2, tolerance)
+    on_known = k[tuple(predicted.T)]
+    # The nearest of them to a known voxel has a neighbour that is none.
+    perhaps &= ~binary_erosion(perhaps, faces, border_value=1)
+    distances = []
+    for edges in (spacing, (1.0, 1.0, 1.0)):
+        forth, back = _surface_distances(predicted, true, edges)
+        unknown = KDTree(np.argwhere(perhaps) * np.asarray(edges)).query(predicted * np.asarray(edges))[0]
+        distances.append((forth[on_known & (forth <= unknown)], back))
+    return _named(intersection, volumes, distances[0], distances[1], tolerance)
 
 
 def checked_tolerance(tolerance: float) -> float:

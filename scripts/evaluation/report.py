@@ -61,7 +61,7 @@ def summary_table(results: EvaluationResults) -> str:
 
 def case_table(results: EvaluationResults) -> str:
     """The table of metrics.csv, worst case first."""
-    order = sorted(results.cases, key=results.dice)
+    order = results.ordered()
     rows = [
         [case, name, *(shown(results.value(case, name, metric)) for metric in results.metrics)]
         for case in order

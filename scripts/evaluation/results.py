@@ -75,15 +75,23 @@ class EvaluationResults:
         return [self.value(case, name, metric) for case in self.cases]
 
     def dice(self, case: str) -> float:
-        """The Dice of a case, averaged over its classes."""
-        return sum(self.value(case, name, "dice") for name in self.classes) / len(self.classes)
+        """The Dice of a case, averaged over those of its classes that are known; NaN if none is."""
+        values = [self.value(case, name, "dice") for name in self.classes]
+        measured = [value for value in values if not math.isnan(value)]
+        return sum(measured) / len(measured) if measured else math.nan
+
+    def ordered(self) -> list[str]:
+        """The cases from the lowest to the highest Dice; those without any come last."""
+        return sorted(self.cases, key=lambda case: (math.isnan(self.dice(case)), self.dice(case)))
 
     def chosen(self) -> dict[str, str]:
         """The case with the lowest Dice, that in the middle (of an even number the lower) and that with the highest.
 
         Keys "worst", "median" and "best"; of fewer than three cases, those that are not the same.
         """
-        order = sorted(self.cases, key=self.dice)
+        order = [case for case in self.ordered() if not math.isnan(self.dice(case))]
+        if not order:
+            raise DataError(f"{self.output_dir / 'metrics.csv'} has no case with a Dice: no label of them is known.")
         named = {"worst": order[0], "median": order[(len(order) - 1) // 2], "best": order[-1]}
         found: dict[str, str] = {}
         for name in ("worst", "best", "median"):

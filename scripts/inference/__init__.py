@@ -7,7 +7,7 @@ from .continuing import unfinished
 from .exported import HalfPrecision, OnnxNetwork, load_torchscript
 from .maps import SplitMapsd, extra_maps, is_on
 from .outputs import contained_name
-from .predictor import Predictor, one_per_checkpoint
+from .predictor import Predictor, one_per_checkpoint, predictor_or_network
 from .tolerant import TolerantDataset, TolerantEvaluator, case_or_failure
 from .volumes import SaveVolumesd
 from .weights import WeightsCheckpointLoader
@@ -31,6 +31,7 @@ __all__ = [
     "is_on",
     "load_torchscript",
     "one_per_checkpoint",
+    "predictor_or_network",
     "unfinished",
     "window_overlap",
 ]

@@ -23,7 +23,7 @@ def is_on(name: str, value: bool | str) -> bool:
     return str(value).lower() == "true"
 
 
-def extra_maps(*, save_distance: bool | str, save_uncertainty: bool | str) -> list[str]:
+def extra_maps(*, save_distance: bool | str = False, save_uncertainty: bool | str = False) -> list[str]:
     """The names of the maps that are to be written beside the mask; none by default."""
     wanted = {"distance": is_on("save_distance", save_distance)}
     wanted["uncertainty"] = is_on("save_uncertainty", save_uncertainty)

@@ -137,3 +137,15 @@ def one_per_checkpoint(network: nn.Module, ckpt_path: str | Sequence[str]) -> li
     if count == 0:
         raise ValueError("ckpt_path is an empty list; give one file of weights, or a list of those to average.")
     return [network, *(copy.deepcopy(network) for _ in range(count - 1))]
+
+
+def predictor_or_network(
+    networks: Sequence[nn.Module], *, decoders: str = "both", maps: Sequence[str] = (), flip_axes: Sequence[int] = ()
+) -> nn.Module:
+    """A :class:`Predictor`, or the network itself where it would do the same.
+
+    MONAI's federated client loads weights into what evaluates, by the names that they have in the network.
+    """
+    if len(networks) == 1 and decoders == "both" and not maps and flip_axes in ([], ()):
+        return networks[0]
+    return Predictor(networks, decoders=decoders, maps=maps, flip_axes=flip_axes)

@@ -57,7 +57,7 @@ class CCTObjective(Objective):
             )
         terms, labeled, classes = {}, len(label), label.shape[1]
         if self.active("supervised_segmentation"):
-            losses = [segmentation_loss(head[:labeled], label) for head in logits.values()]
+            losses = [segmentation_loss(head[:labeled], label, targets.get("known")) for head in logits.values()]
             terms["supervised_segmentation"] = total(losses) / len(losses)
         if self.active("consistency") and len(logits[MAIN]) > labeled:
             unlabeled = {name: log_distributions(head[labeled:], classes) for name, head in logits.items()}

@@ -39,5 +39,6 @@ class DANObjective(AdversarialObjective):
         label = targets["label"]
         terms = self.adversarial_term(heads)
         if self.active("supervised_segmentation"):
-            terms["supervised_segmentation"] = segmentation_loss(heads["logits"][: len(label)], label)
+            logits = heads["logits"][: len(label)]
+            terms["supervised_segmentation"] = segmentation_loss(logits, label, targets.get("known"))
         return terms

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from .dual_task import DualTaskObjective
-from .losses import dice_loss, masked_mean, segmentation_loss, total
+from .losses import dice_loss, masked_mean, segmentation_loss, squared_error, total
 from .objective import Weight
+from .reference_map import ReferenceMap
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -100,32 +101,39 @@ class DBiSLObjective(DualTaskObjective):
         self.unanimity = unanimity
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        label = targets["label"]
-        # Below, logits, distance and probability are lists of one (B, C, H, W, D) for each decoder; label and
-        # reference_map are (L, C, H, W, D), of the labeled crops.
+        label, known = targets["label"], targets.get("known")
+        # Below, logits, distance and probability are lists of one (B, C, H, W, D) for each decoder; label, known and
+        # the reference are (L, C, H, W, D), of the labeled crops.
         logits, distance = ([heads[f"{kind}_{decoder}"] for decoder in DECODERS] for kind in ("logits", "distance"))
         probability = [torch.sigmoid(head) for head in logits]
         # Where no term needs the map, zeros: of which the shape alone is used.
         needed = self.active("supervised_distance", "supervised_s2r")
-        reference_map = self.reference_map(targets) if needed else torch.zeros_like(label)
+        reference = self.reference_map(targets) if needed else ReferenceMap(torch.zeros_like(label))
         first = 0 if self.pseudo_on_labeled else len(label)
         return {
-            **self._intra_task_supervision(logits, distance, label, reference_map),
+            **self._intra_task_supervision(logits, distance, label, known, reference),
             **self._intra_task_consistency(probability, distance),
-            **self._segmentation_to_distance_terms(probability, distance, reference_map),
-            **self._distance_to_segmentation_terms(probability, distance, label),
+            **self._segmentation_to_distance_terms(probability, distance, reference),
+            **self._distance_to_segmentation_terms(probability, distance, label, known),
             **self._pseudo_supervision(*([head[first:] for head in kind] for kind in (logits, probability, distance))),
         }
 
     def _intra_task_supervision(
-        self, logits: list[torch.Tensor], distance: list[torch.Tensor], label: torch.Tensor, reference_map: torch.Tensor
+        self,
+        logits: list[torch.Tensor],
+        distance: list[torch.Tensor],
+        label: torch.Tensor,
+        known: torch.Tensor | None,
+        reference: ReferenceMap,
     ) -> dict[str, torch.Tensor]:
         """Eq. 6."""
         terms, labeled = {}, len(label)
         if self.active("supervised_segmentation"):
-            terms["supervised_segmentation"] = total(segmentation_loss(head[:labeled], label) for head in logits)
+            losses = [segmentation_loss(head[:labeled], label, known) for head in logits]
+            terms["supervised_segmentation"] = total(losses)
         if self.active("supervised_distance"):
-            terms["supervised_distance"] = total(F.mse_loss(head[:labeled], reference_map) for head in distance)
+            errors = [squared_error(head[:labeled], reference.map, reference.known) for head in distance]
+            terms["supervised_distance"] = total(errors)
         return terms
 
     def _intra_task_consistency(
@@ -140,13 +148,13 @@ class DBiSLObjective(DualTaskObjective):
         return terms
 
     def _segmentation_to_distance_terms(
-        self, probability: list[torch.Tensor], distance: list[torch.Tensor], reference_map: torch.Tensor
+        self, probability: list[torch.Tensor], distance: list[torch.Tensor], reference: ReferenceMap
     ) -> dict[str, torch.Tensor]:
         """First summands of Eq. 7 and 10: the segmentations seen as distance maps."""
         terms: dict[str, torch.Tensor] = {}
         if not self.active("supervised_s2r", "consistency_s2r"):
             return terms
-        labeled = len(reference_map)
+        labeled = len(reference.map)
         crops = slice(None) if self.active("consistency_s2r") else slice(labeled)
         # One call for both decoders.
         together = torch.cat([head[crops] for head in probability])
@@ -154,15 +162,35 @@ class DBiSLObjective(DualTaskObjective):
         seen, valid = (result.chunk(len(DECODERS)) for result in results)
         valid = [mask[..., None, None, None] for mask in valid]
         if self.active("supervised_s2r"):
-            errors = [(map_[:labeled] - reference_map) ** 2 for map_ in seen]
-            terms["supervised_s2r"] = total(masked_mean(e, mask[:labeled]) for e, mask in zip(errors, valid))
+            of_labels = [[part[:labeled] for part in kind] for kind in (probability, seen, valid)]
+            terms["supervised_s2r"] = self._supervised_s2r(*of_labels, reference=reference)
         if self.active("consistency_s2r"):
             errors = [(map_ - head) ** 2 for map_, head in zip(seen, distance)]
             terms["consistency_s2r"] = total(map(masked_mean, errors, valid))
         return terms
 
+    def _supervised_s2r(
+        self,
+        probability: list[torch.Tensor],
+        seen: list[torch.Tensor],
+        valid: list[torch.Tensor],
+        reference: ReferenceMap,
+    ) -> torch.Tensor:
+        """First summand of Eq. 7; with partial labels where R is known, and on the scale that R has there."""
+        if reference.known is not None:
+            valid = [mask & reference.known for mask in valid]
+        if reference.within is not None:
+            transform = self.segmentation_to_distance.with_validity
+            seen = [transform(head, within=reference.within)[0] for head in probability]
+        errors = [(map_ - reference.map) ** 2 for map_ in seen]
+        return total(map(masked_mean, errors, valid))
+
     def _distance_to_segmentation_terms(
-        self, probability: list[torch.Tensor], distance: list[torch.Tensor], label: torch.Tensor
+        self,
+        probability: list[torch.Tensor],
+        distance: list[torch.Tensor],
+        label: torch.Tensor,
+        known: torch.Tensor | None,
     ) -> dict[str, torch.Tensor]:
         """Second summands of Eq. 7 and 10: the distance maps seen as segmentations."""
         terms: dict[str, torch.Tensor] = {}
@@ -170,15 +198,18 @@ class DBiSLObjective(DualTaskObjective):
             return terms
         seen = [self.distance_to_segmentation(head) for head in distance]
         if self.active("supervised_r2s"):
-            terms["supervised_r2s"] = total(self._r2s_loss(head[: len(label)], label) for head in seen)
+            terms["supervised_r2s"] = total(self._r2s_loss(head[: len(label)], label, known) for head in seen)
         if self.active("consistency_r2s"):
             terms["consistency_r2s"] = total(map(F.mse_loss, seen, probability))
         return terms
 
-    def _r2s_loss(self, probability: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    def _r2s_loss(self, probability: torch.Tensor, label: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
+        dice = dice_loss(probability, label, known)
         if not self.r2s_cross_entropy:
-            return dice_loss(probability, label)
-        return 0.5 * (dice_loss(probability, label) + F.binary_cross_entropy(probability, label))
+            return dice
+        if known is None:
+            return 0.5 * (dice + F.binary_cross_entropy(probability, label))
+        return 0.5 * (dice + masked_mean(F.binary_cross_entropy(probability, label, reduction="none"), known))
 
     def _pseudo_supervision(
         self, logits: list[torch.Tensor], probability: list[torch.Tensor], distance: list[torch.Tensor]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from scripts.networks.heads import foreground_probability
 
 from .dual_task import DualTaskObjective
-from .losses import dice_loss
+from .losses import dice_loss, squared_error
 
 
 class DTCObjective(DualTaskObjective):
@@ -46,10 +46,10 @@ class DTCObjective(DualTaskObjective):
         terms = {}
         if self.active("supervised_segmentation"):
             probability = foreground_probability(heads["logits"][:labeled], num_classes)
-            terms["supervised_segmentation"] = dice_loss(probability, label)
+            terms["supervised_segmentation"] = dice_loss(probability, label, targets.get("known"))
         if self.active("supervised_distance"):
-            distance = heads["distance"][:labeled]
-            terms["supervised_distance"] = F.mse_loss(distance, self.reference_map(targets))
+            expected = self.reference_map(targets)
+            terms["supervised_distance"] = squared_error(heads["distance"][:labeled], expected.map, expected.known)
         if self.active("consistency"):
             probability = foreground_probability(heads["logits"], num_classes)
             terms["consistency"] = F.mse_loss(self.distance_to_segmentation(heads["distance"]), probability)

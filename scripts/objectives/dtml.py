@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from scripts.networks.heads import foreground_probability
 
 from .dual_task import DualTaskObjective
-from .losses import dice_loss, segmentation_loss
+from .losses import dice_loss, segmentation_loss, squared_error
 
 
 class DTMLObjective(DualTaskObjective):
@@ -47,18 +47,18 @@ class DTMLObjective(DualTaskObjective):
     TERMS = ("supervised_segmentation", "supervised_mask", "supervised_distance", "consistency")
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        label = targets["label"]
+        label, known = targets["label"], targets.get("known")
         labeled, num_classes = label.shape[:2]
         terms = {}
         if self.active("supervised_segmentation"):
-            terms["supervised_segmentation"] = segmentation_loss(heads["logits"][:labeled], label)
+            terms["supervised_segmentation"] = segmentation_loss(heads["logits"][:labeled], label, known)
         if self.active("supervised_distance"):
-            distance = heads["distance"][:labeled]
-            terms["supervised_distance"] = F.mse_loss(distance, self.reference_map(targets))
+            expected = self.reference_map(targets)
+            terms["supervised_distance"] = squared_error(heads["distance"][:labeled], expected.map, expected.known)
         if self.active("supervised_mask", "consistency"):
             mask = self.distance_to_segmentation(heads["distance"])
             if self.active("supervised_mask"):
-                terms["supervised_mask"] = dice_loss(mask[:labeled], label)
+                terms["supervised_mask"] = dice_loss(mask[:labeled], label, known)
             if self.active("consistency"):
                 terms["consistency"] = F.mse_loss(mask, foreground_probability(heads["logits"], num_classes))
         return terms

@@ -82,25 +82,28 @@ class DualNetworksObjective(Objective):
         self.percentile = percentile
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        label = targets["label"]
+        label, known = targets["label"], targets.get("known")
         logits = [heads[f"logits_{stream}"] for stream in STREAMS]
         labeled = [head[: len(label)] for head in logits]
         return {
-            **self._supervision(labeled, label),
+            **self._supervision(labeled, label, known),
             **self._agreement(*logits),
-            **self._unlabeled_terms(heads, labeled, label),
+            **self._unlabeled_terms(heads, labeled, label, known),
         }
 
-    def _supervision(self, logits: list[torch.Tensor], label: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _supervision(
+        self, logits: list[torch.Tensor], label: torch.Tensor, known: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
         terms = {}
         probability = [foreground_probability(head, label.shape[1]) for head in logits]
         if self.active("supervised"):
             terms["supervised"] = total(
-                cross_entropy(head, label) + dice_loss(p, label) for head, p in zip(logits, probability)
+                cross_entropy(head, label, known) + dice_loss(p, label, known) for head, p in zip(logits, probability)
             )
         if self.active("mistake"):
             first, second = (p >= self.confidence for p in probability)
-            terms["mistake"] = total(masked_mean((p - label) ** 2, first ^ second) for p in probability)
+            differ = first ^ second if known is None else (first ^ second) & known
+            terms["mistake"] = total(masked_mean((p - label) ** 2, differ) for p in probability)
         return terms
 
     def _agreement(self, v: torch.Tensor, r: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -115,7 +118,11 @@ class DualNetworksObjective(Objective):
         return terms
 
     def _unlabeled_terms(
-        self, heads: dict[str, torch.Tensor], labeled: list[torch.Tensor], label: torch.Tensor
+        self,
+        heads: dict[str, torch.Tensor],
+        labeled: list[torch.Tensor],
+        label: torch.Tensor,
+        known: torch.Tensor | None,
     ) -> dict[str, torch.Tensor]:
         """The two terms of the unlabeled crops, which share the division into reliable and uncertain voxels."""
         logits = [heads[f"logits_{stream}"][len(label) :] for stream in STREAMS]
@@ -132,7 +139,8 @@ class DualNetworksObjective(Objective):
             terms["pseudo"] = total(masked_mean(error, ~uncertain) for error in errors)
         if self.active("contrastive"):
             with torch.no_grad():
-                losses = [dice_loss(foreground_probability(head, label.shape[1]), label) for head in labeled]
+                probability_of = [foreground_probability(head, label.shape[1]) for head in labeled]
+                losses = [dice_loss(p, label, known) for p in probability_of]
                 learner = int(losses[1] > losses[0])
                 classes = torch.where(uncertain, probability[learner].argmax(1), pseudo_label)
             features = heads[f"features_{STREAMS[learner]}"][len(label) :]

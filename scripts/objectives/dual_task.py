@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .objective import Objective, Weight
-from .reference_map import reference_map
+from .reference_map import ReferenceMap, reference_map
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -38,6 +38,6 @@ class DualTaskObjective(Objective):
         self.segmentation_to_distance = segmentation_to_distance
         self.distance_to_segmentation = distance_to_segmentation
 
-    def reference_map(self, targets: dict[str, torch.Tensor]) -> torch.Tensor:
+    def reference_map(self, targets: dict[str, torch.Tensor]) -> ReferenceMap:
         """R of the labeled crops, (L, C, H, W, D), see :func:`~scripts.objectives.reference_map.reference_map`."""
         return reference_map(targets, self.segmentation_to_distance)

@@ -32,7 +32,9 @@ class EntropyMinimizationObjective(Objective):
         label, logits = targets["label"], segmentation_heads(heads).values()
         terms = {}
         if self.active("supervised_segmentation"):
-            terms["supervised_segmentation"] = total(segmentation_loss(head[: len(label)], label) for head in logits)
+            known = targets.get("known")
+            losses = [segmentation_loss(head[: len(label)], label, known) for head in logits]
+            terms["supervised_segmentation"] = total(losses)
         if self.active("entropy"):
             entropies = [normalised_entropy(log_distributions(head, label.shape[1])) for head in logits]
             terms["entropy"] = total(entropy.mean() for entropy in entropies)

@@ -2,6 +2,9 @@
 
 They differ from MONAI's in what they average over: the benchmarks' Dice is joint over the labeled crops of a batch, and
 MONAI's DiceCELoss takes softmax or one channel, not sigmoid channels with a soft target.
+
+``known``, of the shape of the target, says where labels are known, voxel by voxel and class by class (docs/how_to/
+partial_labels.md); None means everywhere. What is not known enters neither numerator nor denominator.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ from scripts.networks.heads import foreground_probability
 from .reduction import sum_over_ranks
 
 
-def dice_loss(probability: torch.Tensor, target: torch.Tensor, *, smooth: float = 1e-5) -> torch.Tensor:
+def dice_loss(
+    probability: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None, *, smooth: float = 1e-5
+) -> torch.Tensor:
     """1 - (2 sum(p y) + s) / (sum(p^2) + sum(y^2) + s), mean over the classes; sums over all crops of all processes.
 
     Squares and the joint sum are those of the benchmarks' programs; DTC Eq. 5 has no squares and is per image.
@@ -25,37 +30,62 @@ def dice_loss(probability: torch.Tensor, target: torch.Tensor, *, smooth: float 
     Args:
         probability: (B, C, H, W, D), [0, 1].
         target: the same shape, [0, 1].
+        known: the same shape, bool; the mean is over the classes that are known anywhere. None for all.
         smooth: s; a class that is absent from both costs nothing.
     """
     axes = (0, *range(2, probability.dim()))
+    if known is not None:
+        probability, target = probability * known, target * known
     intersection = (probability * target).sum(axes)
     size = (probability * probability).sum(axes) + (target * target).sum(axes)
-    intersection, size = sum_over_ranks(intersection, size)
-    return (1 - (2 * intersection + smooth) / (size + smooth)).mean()
+    if known is None:
+        intersection, size = sum_over_ranks(intersection, size)
+        return (1 - (2 * intersection + smooth) / (size + smooth)).mean()
+    intersection, size, number = sum_over_ranks(intersection, size, known.sum(axes).to(size.dtype))
+    losses = (1 - (2 * intersection + smooth) / (size + smooth)) * (number > 0)
+    return losses.sum() / (number > 0).sum().clamp(min=1)
 
 
-def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def cross_entropy(logits: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
     """Mean cross-entropy over voxels: binary per class for a sigmoid head, categorical for a softmax head.
 
     Args:
         logits: (B, C, H, W, D) before the sigmoid, or (B, C + 1, H, W, D) before the softmax, background first.
         target: (B, C, H, W, D), 0 or 1; for a softmax head at most one class per voxel.
+        known: (B, C, H, W, D), bool. A voxel of which a softmax head's label is known in part is one of several
+            outcomes, and its cross-entropy is that of their sum: -log(sum of p over the outcomes that are possible).
+            None for all.
     """
     if logits.shape[1] == target.shape[1]:
-        return F.binary_cross_entropy_with_logits(logits, target)
+        if known is None:
+            return F.binary_cross_entropy_with_logits(logits, target)
+        return masked_mean(F.binary_cross_entropy_with_logits(logits, target, reduction="none"), known)
     background = 1 - target.sum(1, keepdim=True)
-    return F.cross_entropy(logits, torch.cat([background, target], dim=1).argmax(1))
+    if known is None:
+        return F.cross_entropy(logits, torch.cat([background, target], dim=1).argmax(1))
+    # A class that is known to be present leaves no other outcome.
+    settled = (target * known).amax(1, keepdim=True) > 0
+    classes = torch.where(settled, (target * known) > 0, ~known)
+    possible = torch.cat([~settled, classes], dim=1)
+    lost = torch.logsumexp(logits, 1) - torch.logsumexp(logits.masked_fill(~possible, -torch.inf), 1)
+    return masked_mean(lost, ~possible.all(1))
 
 
-def segmentation_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def segmentation_loss(logits: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
     """L_seg = (Dice + cross-entropy) / 2, Dice of the foreground; DBiSL says "weighted sum" and no weights.
 
     Args:
         logits: as for :func:`cross_entropy`.
         target: (B, C, H, W, D), 0 or 1.
+        known: (B, C, H, W, D), bool; None for all.
     """
     probability = foreground_probability(logits, target.shape[1])
-    return 0.5 * (dice_loss(probability, target) + cross_entropy(logits, target))
+    return 0.5 * (dice_loss(probability, target, known) + cross_entropy(logits, target, known))
+
+
+def squared_error(values: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean of (values - target)^2 over the voxels that are ``known`` (of their shape, bool; None for all)."""
+    return F.mse_loss(values, target) if known is None else masked_mean((values - target) ** 2, known)
 
 
 def total(values: Iterable[torch.Tensor]) -> torch.Tensor:

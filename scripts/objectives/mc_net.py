@@ -57,7 +57,8 @@ class MCNetObjective(Objective):
         self._check(logits, label.shape[1])
         terms = {}
         if self.active("supervised_dice"):
-            losses = [dice_loss(torch.sigmoid(head[: len(label)]), label) for head in logits.values()]
+            known = targets.get("known")
+            losses = [dice_loss(torch.sigmoid(head[: len(label)]), label, known) for head in logits.values()]
             terms["supervised_dice"] = total(losses)
         if self.active("mutual_consistency"):
             probability = [torch.sigmoid(head) for head in logits.values()]

@@ -42,7 +42,7 @@ class MeanTeacherObjective(TeacherObjective):
         label, students = targets["label"], segmentation_heads(heads)
         terms, labeled = {}, len(label)
         if self.active("supervised_segmentation"):
-            losses = [segmentation_loss(head[:labeled], label) for head in students.values()]
+            losses = [segmentation_loss(head[:labeled], label, targets.get("known")) for head in students.values()]
             terms["supervised_segmentation"] = total(losses)
         if any(name.startswith("teacher_") for name in heads):
             terms["consistency"] = total(

@@ -82,7 +82,8 @@ class Objective(nn.Module):
         Args:
             heads: the network's heads in float32, (B, C, H, W, D); the labeled crops come first.
             targets: "label", (L, C, H, W, D) float32 foreground channels of the L labeled crops, L <= B; "image",
-                (B, channels, H, W, D); and whatever else the labeled data carry.
+                (B, channels, H, W, D); with partial labels "known", (L, C, H, W, D), bool, where the label is known;
+                and whatever else the labeled data carry.
         """
         raise NotImplementedError
 
@@ -100,17 +101,21 @@ class Objective(nn.Module):
 
         Args:
             heads: the network's heads by name, (B, C, H, W, D); the labeled crops come first.
-            targets: "label", (L, 1, H, W, D) label values of the L labeled crops; "image", (B, channels, H, W, D), for
+            targets: "label", (L, 1, H, W, D) label values of the L labeled crops, see
+                :meth:`~scripts.data.LabelCoding.mark`; "image", (B, channels, H, W, D), for
                 the methods that look at it.
             iteration: counted from 0.
         """
-        label = targets["label"]
+        # Of a MONAI tensor only the values: what it knows of each image does not survive the mixing of a batch.
+        label = targets["label"].as_subclass(torch.Tensor)
         heads = {**heads, **self.further_heads(heads, targets)}
         with torch.autocast(label.device.type, enabled=False):
             heads = {name: head.float() for name, head in heads.items()}
             self._refuse_softmax_of_regions(heads)
             self.measures = {}
-            terms = self.terms(heads, {**targets, "label": self.label_coding.encode(label)})
+            targets = {**targets, "label": self.label_coding.encode(label)}
+            known = self.label_coding.known(label)
+            terms = self.terms(heads, targets if known is None else {**targets, "known": known})
             # Means over the voxels of this process become those of the whole batch; see reduction.py.
             terms = dict(zip(terms, mean_over_ranks(*terms.values())))
             weights = {name: w(iteration) if callable(w) else w for name, w in self.weights.items() if name in terms}

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
-from torch import nn
+
+
+class ReferenceMap(NamedTuple):
+    """What the distance of a labeled crop should be, and where that is known.
+
+    Args:
+        map: (L, C, H, W, D), float32, [-1, 1], negative inside, without gradient.
+        known: the same shape, bool; None for everywhere.
+        within: see :class:`~scripts.distance.signed_distance.PartialMap`; None where the min-max is over the patch.
+    """
+
+    map: torch.Tensor
+    known: torch.Tensor | None = None
+    within: torch.Tensor | None = None
 
 
 @torch.no_grad()
-def reference_map(targets: dict[str, torch.Tensor], segmentation_to_distance: nn.Module) -> torch.Tensor:
+def reference_map(targets: dict[str, torch.Tensor], segmentation_to_distance: Any) -> ReferenceMap:
     """The map that the data bring (of the whole volume, made before cropping), or else that of the label crop.
 
     Args:
-        targets: "label", (L, C, H, W, D), 0 or 1; and perhaps "distance", of the same shape, [-1, 1].
+        targets: "label", (L, C, H, W, D), 0 or 1; perhaps "distance", of the same shape, [-1, 1], NaN where unknown;
+            and perhaps "known", of the same shape, bool: where the label is known.
         segmentation_to_distance: see :class:`~scripts.distance.SegmentationToDistance`.
-
-    Returns:
-        (L, C, H, W, D), float32, [-1, 1], negative inside, without gradient.
     """
+    known = targets.get("known")
     if "distance" in targets:
-        return targets["distance"].float()
-    return segmentation_to_distance(targets["label"])
+        given = targets["distance"].float()
+        return ReferenceMap(given) if known is None else ReferenceMap(given.nan_to_num(), given.isfinite())
+    if known is None:
+        return ReferenceMap(segmentation_to_distance(targets["label"]))
+    return ReferenceMap(*segmentation_to_distance.of_partial(targets["label"], known))

@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.optim import Optimizer
 
 from scripts.networks.heads import foreground_probability
 
 from .adversary import AdversarialObjective
-from .losses import dice_loss
+from .losses import dice_loss, squared_error
 from .objective import Weight
 from .reference_map import reference_map
 
@@ -71,8 +70,8 @@ class SASSNetObjective(AdversarialObjective):
         terms = self.adversarial_term(heads)
         if self.active("supervised_segmentation"):
             probability = foreground_probability(heads["logits"][: len(label)], label.shape[1])
-            terms["supervised_segmentation"] = dice_loss(probability, label)
+            terms["supervised_segmentation"] = dice_loss(probability, label, targets.get("known"))
         if self.active("supervised_distance"):
             expected = reference_map(targets, self.segmentation_to_distance)
-            terms["supervised_distance"] = F.mse_loss(heads["distance"][: len(label)], expected)
+            terms["supervised_distance"] = squared_error(heads["distance"][: len(label)], expected.map, expected.known)
         return terms

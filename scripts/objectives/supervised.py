@@ -21,6 +21,6 @@ class SupervisedObjective(Objective):
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if not self.active("supervised_segmentation"):
             return {}
-        label = targets["label"]
-        losses = [segmentation_loss(head[: len(label)], label) for head in segmentation_heads(heads).values()]
-        return {"supervised_segmentation": total(losses)}
+        label, known = targets["label"], targets.get("known")
+        logits = [head[: len(label)] for head in segmentation_heads(heads).values()]
+        return {"supervised_segmentation": total(segmentation_loss(head, label, known) for head in logits)}

@@ -46,7 +46,7 @@ class URPCObjective(Objective):
             )
         terms, labeled = {}, len(label)
         if self.active("supervised_segmentation"):
-            losses = [segmentation_loss(head[:labeled], label) for head in logits]
+            losses = [segmentation_loss(head[:labeled], label, targets.get("known")) for head in logits]
             terms["supervised_segmentation"] = total(losses) / len(losses)
         if self.active("consistency", "uncertainty") and len(logits[0]) > labeled:
             scales = torch.stack([log_distributions(head[labeled:], label.shape[1]) for head in logits])

@@ -63,7 +63,7 @@ def class_problems(lists: Lists, found: Mapping[File, Finding], label_coding: La
         return []  # without all of them nothing can be said
     values = {int(value) for label in usable for value in label.values}
     file = "labeled"
-    if not values - {0}:
+    if not values - {0, label_coding.ignore_value if label_coding else 0}:
         what = f"cases ({len(usable)}) have no foreground voxel at all"
         return [Problem("classes", file, what, "put cases with foreground first in 'training', or raise num_labeled")]
     missing = [value for value in (label_coding.values if label_coding else []) if value and value not in values]

@@ -1,12 +1,14 @@
 """Data set: writes dataset.json for a folder of images and a folder of labels, and converts what is not NIfTI.
 
 python -m scripts.preparation.dataset --image_dir images --label_dir labels --output_dir data --labeled 10
+python -m scripts.preparation.dataset --case_dir cases --output_dir data --labeled 10
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +22,7 @@ from scripts.data import DataError
 from scripts.errors import print_briefly
 
 from .orientation import to_axes_of
-from .pairing import CaseFiles, find_cases
+from .pairing import CaseFiles, find_case_folders, find_cases
 from .splits import Split, fold_splits, split_cases
 from .volumes import check_label, is_nifti, load_volume, renumber, save_volume, volume_name
 
@@ -30,9 +32,11 @@ GRID_TOLERANCE = 0.1
 
 def make_dataset(
     *,
-    image_dir: str,
-    label_dir: str,
     output_dir: str,
+    image_dir: str | None = None,
+    label_dir: str | None = None,
+    case_dir: str | None = None,
+    label_name: str | None = None,
     unlabeled_dir: str | Sequence[str] | None = None,
     labeled: int | float | None = None,
     validation: int | float | None = None,
@@ -47,13 +51,15 @@ def make_dataset(
     """Pairs images and labels, splits them by patient and writes ``output_dir/dataset.json``.
 
     NIfTI files stay where they are and are referred to; NRRD files and DICOM series are converted into
-    ``output_dir/images`` and ``output_dir/labels``. Images without a label are unlabeled. See :func:`find_cases` for
-    the layouts of the folders.
+    ``output_dir/images`` and ``output_dir/labels``, and images that are called alike in every case's folder are copied
+    there. Images without a label are unlabeled. See :func:`find_cases` and :func:`find_case_folders` for the layouts.
 
     Args:
+        output_dir: folder for dataset.json, made if missing.
         image_dir: folder of the images: .nii.gz, .nii, .nrrd, or one subfolder with a DICOM series per case.
         label_dir: folder of the labels: .nii.gz, .nii or .nrrd.
-        output_dir: folder for dataset.json, made if missing.
+        case_dir: instead of the two, a folder with one folder per case, which holds its images and its label.
+        label_name: with case_dir, the name of the label's file or its end: ``laendo``; by default label, seg, mask...
         unlabeled_dir: folder(s) of further images, which have no labels.
         labeled: patients to use with their labels, or the fraction of those that have one; all that validation and
             test leave by default. The others become unlabeled.
@@ -64,7 +70,8 @@ def make_dataset(
             another for validation; labeled, unlabeled and test cases are the same in all.
         patient_pattern: regular expression that finds the patient in a case's name, for several scans of one patient,
             such as ``"^(P[0-9]+)_"``; the whole name is the patient by default.
-        modalities: suffixes of the image files of a case, in the order of the channels: ``[flair,t1]``.
+        modalities: suffixes (with case_dir also names) of a case's image files, in the order of the channels:
+            ``[flair,t1]``.
         class_names: of the label values 1, 2, ...
         label_map: replaces label values: ``"{255: 1}"``; the labels are rewritten into ``output_dir/labels``.
 
@@ -79,7 +86,14 @@ def make_dataset(
         raise DataError(f"output_dir {root} already holds a data set: delete it, or give another folder.")
     if isinstance(modalities, str):
         modalities = modalities.split(",")
-    cases = find_cases(image_dir, label_dir, modalities=modalities)
+    if case_dir is not None:
+        if image_dir is not None or label_dir is not None:
+            raise DataError("give either --case_dir, or --image_dir and --label_dir.")
+        cases = find_case_folders(case_dir, modalities=modalities, label_name=label_name)
+    elif image_dir is None or label_dir is None or label_name is not None:
+        raise DataError("give --image_dir and --label_dir; or --case_dir, to which --label_name belongs.")
+    else:
+        cases = find_cases(image_dir, label_dir, modalities=modalities)
     for further in [unlabeled_dir] if isinstance(unlabeled_dir, str) else unlabeled_dir or []:
         cases += find_cases(further, modalities=modalities, argument="--unlabeled_dir")
     check_names(cases)
@@ -144,13 +158,19 @@ def convert(case: CaseFiles, root: Path, *, with_label: bool, label_map: Mapping
     grid: tuple[tuple[int, ...], np.ndarray] | None = None
     images = []
     for path in case.images:
+        # In a folder per case many are called alike; outputs are named after the image and must not be.
+        own_name = volume_name(path).startswith(case.name)
+        name = (
+            case.name
+            if len(case.images) == 1
+            else volume_name(path) if own_name else f"{case.name}_{volume_name(path)}"
+        )
         if is_nifti(path):
-            images.append(path)
+            images.append(path if own_name else copy_as(path, root / "images" / name))
             continue
         array, own_affine = load_volume(path)
         grid = grid or (array.shape, own_affine)
         check_grid(array.shape, own_affine, *grid, path, case.images[0])
-        name = volume_name(path) if len(case.images) > 1 else case.name
         images.append(save_volume(array, grid[1], root / "images" / f"{name}.nii.gz"))
     entry: dict[str, Any] = {"image": images}
     if not with_label or case.label is None:
@@ -165,6 +185,22 @@ def convert(case: CaseFiles, root: Path, *, with_label: bool, label_map: Mapping
         check_grid(label.shape, own_affine, *grid, case.label, case.images[0])
         own_affine = grid[1]
     return {**entry, "label": save_volume(label, own_affine, root / "labels" / f"{case.name}.nii.gz")}
+
+
+def copy_as(path: Path, target: Path) -> Path:
+    """Copies a NIfTI file to ``target`` with its own suffix and returns where it is.
+
+    Raises:
+        DataError: when it cannot be read.
+    """
+    suffix = path.name[len(volume_name(path)) :]
+    copied = target.with_name(target.name + suffix.lower())
+    copied.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(path, copied)
+    except OSError as error:
+        raise DataError(f"{path} cannot be copied to {copied} ({error}): check both.") from error
+    return copied
 
 
 def check_grid(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import nibabel
@@ -47,8 +48,8 @@ class Fingerprint:
     foreground: np.ndarray
 
 
-def read_fingerprint(case: Mapping[str, Any]) -> Fingerprint:
-    """Reads the image, and the label if the case has that key.
+def read_fingerprint(case: Mapping[str, Any], *, ignore_value: int | None = None) -> Fingerprint:
+    """Reads the image, and the label if the case has that key; voxels of ``ignore_value`` are no foreground.
 
     Raises:
         DataError: when a file cannot be read, or the label is not on the image's grid.
@@ -67,6 +68,8 @@ def read_fingerprint(case: Mapping[str, Any]) -> Fingerprint:
         label, _ = load_volume(case["label"])
         if label.shape != first.shape:
             raise DataError(f"{case['label']} has shape {label.shape} and its image {first.shape}: they must be equal.")
+        if ignore_value is not None:
+            label = np.where(label == ignore_value, 0, label)
         values = tuple(int(value) for value in np.unique(label))
         if (label > 0).any():
             start, end = bounding_box(label > 0)
@@ -85,10 +88,14 @@ def read_fingerprint(case: Mapping[str, Any]) -> Fingerprint:
     )
 
 
-def read_fingerprints(cases: Sequence[Mapping[str, Any]]) -> list[Fingerprint]:
+def read_fingerprints(cases: Sequence[Mapping[str, Any]], *, ignore_value: int | None = None) -> list[Fingerprint]:
     """:func:`read_fingerprint` of every case, several at a time, with a progress bar."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(tqdm(pool.map(read_fingerprint, cases), total=len(cases), desc="volumes"))
+        return list(
+            tqdm(
+                pool.map(partial(read_fingerprint, ignore_value=ignore_value), cases), total=len(cases), desc="volumes"
+            )
+        )
 
 
 def _channels(path: str) -> int:

@@ -39,6 +39,7 @@ def make_plan(
     spacing: Sequence[float] | None = None,
     modality: str | None = None,
     regions: Sequence[Sequence[int]] | None = None,
+    ignore_value: int | None = None,
     max_iterations: int | None = None,
 ) -> Path:
     """Writes the overlay and prints one line per choice.
@@ -55,6 +56,7 @@ def make_plan(
         spacing: mm, instead of the median.
         modality: "ct" or "mr", instead of the guess.
         regions: as in the config, for overlapping regions.
+        ignore_value: as in the config, the label value of voxels that nobody annotated.
         max_iterations: as in the config.
 
     Returns:
@@ -72,7 +74,7 @@ def make_plan(
             (n for n, case in enumerate(datalist.training) if "label" not in case), len(datalist.training)
         )
     labeled = datalist.labeled(num_labeled)
-    cases = read_fingerprints([*labeled, *datalist.unlabeled(num_labeled)])
+    cases = read_fingerprints([*labeled, *datalist.unlabeled(num_labeled)], ignore_value=ignore_value)
     header = json.loads(datalist.path.read_text(encoding="utf-8"))
     overlay, reasons = plan(
         cases,
@@ -91,6 +93,8 @@ def make_plan(
     }
     if splits:
         overlay["splits"] = splits
+    if ignore_value is not None:
+        overlay["ignore_value"] = ignore_value
     path = Path(str(output))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(overlay, indent=4, ensure_ascii=False), encoding="utf-8")
@@ -210,7 +214,8 @@ def count_classes(cases: Sequence[Fingerprint]) -> int:
     if values != list(range(1, len(values) + 1)):
         raise DataError(
             f"the labeled cases have the label values {values}; classes are 1, 2, ... without a gap: renumber them "
-            "with --label_map of scripts.preparation.dataset, or give --regions."
+            "with --label_map of scripts.preparation.dataset, or give --regions, or --ignore_value for a value of what "
+            "nobody annotated."
         )
     return len(values)
 

@@ -21,6 +21,10 @@ SLICE_TOLERANCE = 0.1
 SPACES = ("left-posterior-superior", "right-anterior-superior", "lps", "ras")
 
 
+class NoVolumeError(DataError):
+    """A folder holds no volume."""
+
+
 def volume_name(path: Path) -> str:
     """File name without its suffix; of a DICOM series, the folder's name."""
     for suffix in (*NIFTI_SUFFIXES, *NRRD_SUFFIXES):
@@ -64,7 +68,7 @@ def volumes_in(folder: str | Path, *, argument: str) -> list[Path]:
         elif path.name.lower().endswith((*NIFTI_SUFFIXES, *NRRD_SUFFIXES)):
             found.append(path)
     if not found:
-        raise DataError(
+        raise NoVolumeError(
             f"{argument} {folder} holds no volume: expected are .nii.gz, .nii and .nrrd files, or subfolders with one "
             "DICOM series each."
         )

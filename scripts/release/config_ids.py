@@ -32,6 +32,10 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
             "list of lists of integers or null",
             "for overlapping classes, the label values of each; null where every voxel has one class",
         ),
+        "ignore_value": (
+            "integer or null",
+            "label value of voxels that nobody annotated ([partial labels](how_to/partial_labels.md))",
+        ),
         "spacing": ("3 numbers or null", "mm, to which volumes are resampled; null leaves them as they are"),
         "intensity_window": ("2 numbers or null", "intensities are clipped to it before the z-score; for CT, HU"),
         "normalize_nonzero": ("boolean", "the z-score leaves out voxels that are exactly 0 (skull-stripped MR)"),
@@ -78,6 +82,10 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "ramp_length": ("number", "iterations until the ramps are full"),
         "ramp": ("object", "weight that grows to 1"),
         "lambda_ramp": ("object", "weight that grows to `lambda_weight`"),
+        "distance_spacing": (
+            "3 numbers or null",
+            "mm of a voxel for the distance maps ([anisotropic data](how_to/anisotropic_data.md)); null counts voxels",
+        ),
         "distance_transform": ("object", "operator of the distance maps: exact, cascaded or generalised"),
         "segmentation_to_distance": ("object", "mask to signed distance map, differentiable"),
         "distance_to_segmentation": ("object", "signed distance map to mask, a steep sigmoid"),
