@@ -60,7 +60,7 @@ def memory(shape: Sequence[int]) -> tuple[Callable, Callable]:
 
 def rows(repeats: int, *, scale: Scale = SCALES["cpu"], device: torch.device | str = "cpu") -> list[dict[str, Any]]:
     """A row for each stride, for both decoders and for one."""
-    made = {"filters": scale.inference_filters, "device": device}
+    made: dict[str, Any] = {"filters": scale.inference_filters, "device": device}
     first, other, found = network(channels_last=False, **made), network(channels_last=True, **made), []
     for stride, shape in scale.volumes.items():
         image = torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -69,7 +69,7 @@ def rows(repeats: int, *, scale: Scale = SCALES["cpu"], device: torch.device | s
             "one decoder": {"decoders": "phi"},
             "both, distance map too": {"maps": ["distance"]},
         }
-        given = {"image": image, "stride": stride, "patch": scale.windows}
+        given: dict[str, Any] = {"image": image, "stride": stride, "patch": scale.windows}
         works: dict[str, Callable] = {"plain": partial(plain, first, **given)}
         for name, arguments in options.items():
             works[name] = partial(ours, Predictor([other], **arguments), **given)

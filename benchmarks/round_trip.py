@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from statistics import fmean
+from typing import Any
 
 import fire
 import torch
@@ -56,7 +57,7 @@ def round_trip(to_map: Map, patch: torch.Tensor) -> float:
     return dice(back.numpy(), patch.numpy() > 0.5)
 
 
-def rows(patches: list[torch.Tensor], repeats: int) -> list[dict[str, object]]:
+def rows(patches: list[torch.Tensor], repeats: int) -> list[dict[str, Any]]:
     """For every way and factor the mean and the smallest Dice, and the time as a ratio to the first row's."""
 
     def maps_of_all(to_map: Map) -> None:
@@ -68,7 +69,7 @@ def rows(patches: list[torch.Tensor], repeats: int) -> list[dict[str, object]]:
     works = {str(key): partial(maps_of_all, to_map) for key, to_map in maps.items()}
     times = medians(works, repeats)
     reference = times[str(next(iter(maps)))]
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     for (way, factor), to_map in maps.items():
         scores = [round_trip(to_map, patch) for patch in patches]
         ratio = times[str((way, factor))] / reference

@@ -63,7 +63,7 @@ class PyramidVNet(VNet):
         check_input(x, self.in_channels)
         levels = [self.decoder.dropout(level) for level in self.decoder.every_level(self.encoder(x))]
         return {
-            "logits": self.segmentation_head(levels[3]),
+            "logits": self.segmentation_head(levels[3]),  # type: ignore[misc]  # never None with the default tasks
             "logits_2": enlarged(self.segmentation_head_2(levels[2]), 2.0),
             "logits_4": enlarged(self.segmentation_head_4(levels[1]), 4.0),
             "logits_8": enlarged(self.segmentation_head_8(levels[0]), 8.0),

@@ -142,9 +142,9 @@ class DBiSLObjective(DualTaskObjective):
         """Eq. 9."""
         terms = {}
         if self.active("consistency_segmentation"):
-            terms["consistency_segmentation"] = F.mse_loss(*probability)
+            terms["consistency_segmentation"] = F.mse_loss(probability[0], probability[1])
         if self.active("consistency_distance"):
-            terms["consistency_distance"] = F.mse_loss(*distance)
+            terms["consistency_distance"] = F.mse_loss(distance[0], distance[1])
         return terms
 
     def _segmentation_to_distance_terms(
@@ -158,12 +158,11 @@ class DBiSLObjective(DualTaskObjective):
         crops = slice(None) if self.active("consistency_s2r") else slice(labeled)
         # One call for both decoders.
         together = torch.cat([head[crops] for head in probability])
-        results = self.segmentation_to_distance.with_validity(together)
-        seen, valid = (result.chunk(len(DECODERS)) for result in results)
-        valid = [mask[..., None, None, None] for mask in valid]
+        maps, valid_maps = self.segmentation_to_distance.with_validity(together)
+        seen = list(maps.chunk(len(DECODERS)))
+        valid = list(valid_maps[..., None, None, None].chunk(len(DECODERS)))
         if self.active("supervised_s2r"):
-            of_labels = [[part[:labeled] for part in kind] for kind in (probability, seen, valid)]
-            terms["supervised_s2r"] = self._supervised_s2r(*of_labels, reference=reference)
+            terms["supervised_s2r"] = self._supervised_s2r(probability, seen, valid, reference)
         if self.active("consistency_s2r"):
             errors = [(map_ - head) ** 2 for map_, head in zip(seen, distance)]
             terms["consistency_s2r"] = total(map(masked_mean, errors, valid))
@@ -177,12 +176,12 @@ class DBiSLObjective(DualTaskObjective):
         reference: ReferenceMap,
     ) -> torch.Tensor:
         """First summand of Eq. 7; with partial labels where R is known, and on the scale that R has there."""
-        if reference.known is not None:
-            valid = [mask & reference.known for mask in valid]
+        labeled = len(reference.map)
+        valid = [mask[:labeled] if reference.known is None else mask[:labeled] & reference.known for mask in valid]
         if reference.within is not None:
             transform = self.segmentation_to_distance.with_validity
-            seen = [transform(head, within=reference.within)[0] for head in probability]
-        errors = [(map_ - reference.map) ** 2 for map_ in seen]
+            seen = [transform(head[:labeled], within=reference.within)[0] for head in probability]
+        errors = [(map_[:labeled] - reference.map) ** 2 for map_ in seen]
         return total(map(masked_mean, errors, valid))
 
     def _distance_to_segmentation_terms(
