@@ -1,4 +1,4 @@
-"""Tests of scripts/objectives/dtc.py and its overlays: terms, gradients, the network's size, training in the bundle."""
+"""Tests of scripts/objectives/dtc.py and its overlays: terms, gradients, the network's size; see test_dual_task.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, write_dataset
 from dual_task import (
     LABELED,
     K,
@@ -19,21 +18,15 @@ from dual_task import (
     make_heads,
     make_label,
     merged,
-    reached,
-    rows,
-    run,
     sigmoid,
-    smooth_field,
     train,
     transformers,
     values_of,
 )
-from monai.bundle import ConfigParser
 
 from scripts.data import LabelCoding
 from scripts.networks import VNet
 from scripts.objectives import DTCObjective
-from scripts.objectives.reference_map import reference_map
 
 DTC = "configs/methods/dtc.json"
 
@@ -100,47 +93,7 @@ def test_level_set_of_a_label_without_a_boundary_is_constant_and_every_gradient_
     assert all(head.grad.isfinite().all() for head in heads.values())
 
 
-def test_a_map_among_the_targets_replaces_the_one_made_from_the_label():
-    heads, label = make_heads(), make_label()
-    given = torch.tensor(np.tanh(smooth_field(7, (LABELED, *heads["logits"].shape[1:]))))
-    made, loss = dtc()(heads, {"label": label}, 0), dtc()(heads, {"label": label, "distance": given}, 0)
-    assert {name for name in loss.terms if loss.terms[name] != made.terms[name]} == {"supervised_distance"}
-    expected = ((double(heads)[1][:LABELED] - given.numpy()) ** 2).mean()
-    assert loss.terms["supervised_distance"].item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_reference_map_has_no_gradient_and_is_float32():
-    label = torch.tensor(channels(make_label()), dtype=torch.float32).requires_grad_()
-    made = reference_map({"label": label}, transformers()[0]).map
-    assert not made.requires_grad and made.dtype == torch.float32
-    given = reference_map({"label": label, "distance": label.detach().half()}, transformers()[0]).map
-    assert given.dtype == torch.float32 and torch.equal(given, label)
-
-
-@pytest.mark.parametrize("name", DTCObjective.TERMS)
-def test_weight_zero_removes_its_term_and_changes_no_other(name):
-    heads, targets = make_heads(), {"label": make_label()}
-    whole, without = (values_of(dtc(weights)(heads, targets, 0)) for weights in ({}, {name: 0}))
-    assert whole.pop(name) > 0
-    assert without == whole
-
-
 # Gradients
-
-
-@pytest.mark.parametrize(
-    "name, to_segmentation, to_distance",
-    [
-        ("supervised_segmentation", [True, True, False, False], [False] * 4),
-        ("supervised_distance", [False] * 4, [True, True, False, False]),
-        ("consistency", [True] * 4, [True] * 4),
-    ],
-)
-def test_every_term_gives_gradient_to_its_heads_and_crops_and_to_no_others(name, to_segmentation, to_distance):
-    heads = make_heads()
-    dtc(only(name), k=K)(heads, {"label": make_label()}, 0).total.backward()
-    assert reached(heads["logits"].grad) == to_segmentation
-    assert reached(heads["distance"].grad) == to_distance
 
 
 def test_consistency_pulls_the_segmentation_and_through_the_sigmoid_the_distance():
@@ -182,43 +135,6 @@ def test_reference_map_of_the_overlay_is_exact_at_full_resolution_with_a_zero_in
         .segmentation_to_distance(torch.tensor(channels(label), dtype=torch.float32))
     )
     np.testing.assert_allclose(made.numpy(), level_sets(channels(label)), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "ablation, heads, terms, unlabeled",
-    [
-        (None, {"logits", "distance"}, set(DTCObjective.TERMS), 2),
-        ("dtc_seg", {"logits"}, {"supervised_segmentation"}, 0),
-        ("dtc_lsf", {"distance"}, {"supervised_distance"}, 0),
-        ("dtc_seg_lsf", {"logits", "distance"}, {"supervised_segmentation", "supervised_distance"}, 0),
-        ("dtc_labeled_only", {"logits", "distance"}, set(DTCObjective.TERMS), 0),
-    ],
-)
-def test_ablation_has_the_heads_terms_and_crops_that_it_is_named_for(ablation, heads, terms, unlabeled):
-    parser = merged(DTC, *([f"configs/ablations/{ablation}.json"] if ablation else []))
-    objective, network = parser.get_parsed_content("objective"), parser.get_parsed_content("network_def")
-    assert set(network.train()(torch.randn(2, 1, 16, 16, 16))) == heads
-    assert {name for name in objective.TERMS if objective.active(name)} == terms
-    assert parser["unlabeled_batch_size"] == unlabeled
-    assert objective.weights["supervised_distance"] in {0, 1.0 if ablation == "dtc_lsf" else 0.3}
-
-
-def test_method_trains_two_classes_leaves_weights_for_inference_and_is_evaluated(workflow, tmp_path):
-    data = write_dataset(tmp_path / "data", num_classes=2)
-    log = train(workflow, data, tmp_path, DTC, num_classes=2)
-    assert len(log) == 2
-    for row, iteration in zip(log, (0, 1)):
-        assert all(math.isfinite(float(row[term])) for term in DTCObjective.TERMS)
-        assert float(row["consistency_weight"]) == pytest.approx(math.exp(-5 * (1 - iteration / 2) ** 2))
-    parser = ConfigParser()
-    settings = tmp_path / "models" / "model.json"
-    parser.read_config([ROOT / "configs/inference.json", settings])
-    state = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
-    parser.get_parsed_content("network_def").load_state_dict(state)
-    run(workflow, data, tmp_path, DTC, "configs/evaluate.json", num_classes=2)
-    assert [(row["case"], row["class"]) for row in rows(tmp_path / "metrics.csv")] == [
-        (case, name) for case in ("test_0", "test_1") for name in ("1", "2")
-    ]
 
 
 def test_level_sets_of_whole_volumes_as_in_the_paper_train_through_the_bundle(workflow, tiny, tmp_path):

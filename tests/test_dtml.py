@@ -1,4 +1,4 @@
-"""Tests of scripts/objectives/dtml.py, scripts/networks/paired_vnet.py and their overlays."""
+"""Tests of scripts/objectives/dtml.py, scripts/networks/paired_vnet.py and their overlays; see test_dual_task.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, write_dataset
 from dual_task import (
     LABELED,
     K,
@@ -20,15 +19,10 @@ from dual_task import (
     make_heads,
     make_label,
     merged,
-    reached,
-    rows,
-    run,
     sigmoid,
-    train,
     transformers,
     values_of,
 )
-from monai.bundle import ConfigParser
 
 from scripts.data import LabelCoding
 from scripts.networks import PairedVNet, VNet
@@ -86,38 +80,7 @@ def test_terms_of_two_classes_equal_the_reference_in_double_precision(seed):
     assert loss.total.item() == pytest.approx(sum(expected.values()), rel=2e-5)
 
 
-@pytest.mark.parametrize("name", sorted(TERMS))
-def test_weight_zero_removes_its_term_and_changes_no_other(name):
-    heads, targets = make_heads(), {"label": make_label()}
-    whole, without = (values_of(dtml(weights)(heads, targets, 0)) for weights in ({}, {name: 0}))
-    assert whole.pop(name) > 0
-    assert without == whole
-
-
-@pytest.mark.parametrize("value", [0, 1], ids=["empty", "full"])
-def test_a_label_without_a_boundary_gives_finite_gradients(value):
-    heads = {name: head[:, :1].detach().requires_grad_() for name, head in make_heads().items()}
-    dtml(classes=1)(heads, {"label": torch.full((LABELED, 1, 8, 7, 6), float(value))}, 0).total.backward()
-    assert all(head.grad.isfinite().all() and head.grad.abs().max() > 0 for head in heads.values())
-
-
 # Gradients
-
-
-@pytest.mark.parametrize(
-    "name, to_segmentation, to_distance",
-    [
-        ("supervised_segmentation", [True, True, False, False], [False] * 4),
-        ("supervised_mask", [False] * 4, [True, True, False, False]),
-        ("supervised_distance", [False] * 4, [True, True, False, False]),
-        ("consistency", [True] * 4, [True] * 4),
-    ],
-)
-def test_every_term_gives_gradient_to_its_heads_and_crops_and_to_no_others(name, to_segmentation, to_distance):
-    heads = make_heads()
-    dtml(only(name), k=K)(heads, {"label": make_label()}, 0).total.backward()
-    assert reached(heads["logits"].grad) == to_segmentation
-    assert reached(heads["distance"].grad) == to_distance
 
 
 @pytest.mark.parametrize(
@@ -231,29 +194,6 @@ def test_factor_and_ramp_of_the_consistency_are_one_override_each(override, iter
     assert (weight if iteration is None else weight(iteration)) == pytest.approx(consistency)
 
 
-BOTH = {"logits", "distance"}
-
-
-@pytest.mark.parametrize(
-    "ablation, heads, terms, unlabeled",
-    [
-        (None, BOTH, TERMS - {"supervised_distance"}, 2),
-        ("dtml_l_dis", BOTH, TERMS - {"supervised_mask"}, 2),
-        ("dtml_l_dis_l_mask", BOTH, TERMS, 2),
-        ("dtml_m_s", {"logits"}, {"supervised_segmentation"}, 0),
-        ("dtml_m_d", {"distance"}, {"supervised_mask"}, 0),
-        ("dtml_labeled_only", BOTH, TERMS - {"supervised_distance"}, 0),
-    ],
-)
-def test_ablation_has_the_heads_terms_and_crops_that_it_is_named_for(ablation, heads, terms, unlabeled):
-    parser = merged(DTML, *([f"configs/ablations/{ablation}.json"] if ablation else []))
-    objective, network = parser.get_parsed_content("objective"), parser.get_parsed_content("network_def")
-    assert set(network.train()(torch.randn(2, 1, 16, 16, 16))) == heads
-    assert {name for name in objective.TERMS if objective.active(name)} == terms
-    assert all(weight in (0, 1) for name, weight in objective.weights.items() if name != "consistency")
-    assert parser["unlabeled_batch_size"] == unlabeled
-
-
 def test_segmentation_network_alone_is_the_supervised_baseline(image):
     ablation, baseline = (
         merged(*files, base_filters=2)
@@ -271,26 +211,7 @@ def test_segmentation_network_alone_is_the_supervised_baseline(image):
     assert objectives[0](heads, {"label": label}, 0).total == objectives[1](heads, {"label": label}, 0).total
 
 
-# Through the bundle
-
-
-def test_method_trains_two_classes_leaves_weights_for_inference_and_is_evaluated(workflow, tmp_path):
-    data = write_dataset(tmp_path / "data", num_classes=2)
-    log = train(workflow, data, tmp_path, DTML, num_classes=2)
-    assert len(log) == 2
-    for row, iteration in zip(log, (0, 1)):
-        assert all(math.isfinite(float(row[term])) for term in TERMS - {"supervised_distance"})
-        assert row["supervised_distance"] == ""
-        assert float(row["consistency_weight"]) == pytest.approx(2 * math.exp(-5 * (1 - iteration / 2) ** 2))
-    parser = ConfigParser()
-    settings = tmp_path / "models" / "model.json"
-    parser.read_config([ROOT / "configs/inference.json", settings])
-    state = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
-    parser.get_parsed_content("network_def").load_state_dict(state)
-    run(workflow, data, tmp_path, DTML, "configs/evaluate.json", num_classes=2)
-    assert [(row["case"], row["class"]) for row in rows(tmp_path / "metrics.csv")] == [
-        (case, name) for case in ("test_0", "test_1") for name in ("1", "2")
-    ]
+# Training
 
 
 def test_distance_network_learns_a_mask_from_the_loss_behind_the_steep_sigmoid():

@@ -60,6 +60,19 @@ def test_the_base_has_no_heads():
         Network().forward_heads(torch.zeros(1))
 
 
+def test_a_call_returns_the_heads_in_training_mode_and_the_probability_in_evaluation_mode():
+    class Twice(Network):
+        def forward_heads(self, x):
+            return {"logits": 2 * x}
+
+        def probability(self, x):
+            return torch.sigmoid(2 * x)
+
+    network, x = Twice(), torch.ones(1)
+    assert list(network(x)) == ["logits"] and network(x)["logits"] == 2
+    assert network.eval()(x) == torch.sigmoid(torch.tensor(2.0))
+
+
 @pytest.mark.parametrize("normalization", ["batch", "group"])
 @pytest.mark.parametrize("overlays", OVERLAYS, ids=lambda files: "+".join(Path(file).stem for file in files) or "none")
 @torch.no_grad()
