@@ -160,7 +160,8 @@ def test_evaluate_json_sets_nothing_of_its_own_but_its_run_list_what_its_loader_
 def test_every_part_of_training_can_be_made_with_an_overlay(path, tiny, tmp_path):
     parser = merged(TRAIN, *with_its_method(path))
     count = parser["num_classes"]
-    parser.update(small(tiny, tmp_path, base_filters=1))
+    # The label coding asks the list of cases whether labels are partial, and a data set's splits do not fit this one.
+    parser.update(small(tiny, tmp_path, base_filters=1, splits=None))
     network = parser.get_parsed_content("network").train()
     objective = parser.get_parsed_content("objective")
     parser.get_parsed_content("optimizer")
@@ -207,7 +208,8 @@ def image_steps(transforms: list[dict]) -> list[dict]:
     for transform in transforms:
         step = {key: value for key, value in transform.items() if key not in ("keys", "allow_missing_keys")}
         keys = [transform["keys"]] if isinstance(transform["keys"], str) else transform["keys"]
-        assert "image" in keys
+        if "image" not in keys:
+            continue
         for name in ("mode", "dtype"):
             if isinstance(step.get(name), list):
                 step[name] = step[name][keys.index("image")]

@@ -91,9 +91,9 @@ def test_a_map_among_the_targets_replaces_the_one_made_from_the_label(method):
 
 def test_reference_map_has_no_gradient_and_is_float32():
     label = torch.tensor(channels(make_label()), dtype=torch.float32).requires_grad_()
-    made = reference_map({"label": label}, transformers()[0])
+    made = reference_map({"label": label}, transformers()[0]).map
     assert not made.requires_grad and made.dtype == torch.float32
-    given = reference_map({"label": label, "distance": label.detach().half()}, transformers()[0])
+    given = reference_map({"label": label, "distance": label.detach().half()}, transformers()[0]).map
     assert given.dtype == torch.float32 and torch.equal(given, label)
 
 

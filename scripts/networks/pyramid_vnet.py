@@ -61,9 +61,10 @@ class PyramidVNet(VNet):
         All have the full resolution's extents, which are multiples of 16; see :class:`Network`.
         """
         check_input(x, self.in_channels)
+        assert self.segmentation_head is not None  # which a V-Net may lack and this one does not
         levels = [self.decoder.dropout(level) for level in self.decoder.every_level(self.encoder(x))]
         return {
-            "logits": self.segmentation_head(levels[3]),  # type: ignore[misc]  # never None with the default tasks
+            "logits": self.segmentation_head(levels[3]),
             "logits_2": enlarged(self.segmentation_head_2(levels[2]), 2.0),
             "logits_4": enlarged(self.segmentation_head_4(levels[1]), 4.0),
             "logits_8": enlarged(self.segmentation_head_8(levels[0]), 8.0),
