@@ -6,12 +6,8 @@ import pytest
 import torch
 from scipy.stats import entropy
 
-from scripts.objectives.distributions import (
-    log_distributions,
-    normalised_entropy,
-    segmentation_heads,
-    squared_difference,
-)
+from scripts.networks.heads import segmentation_heads
+from scripts.objectives.distributions import log_distributions, normalised_entropy, squared_difference
 
 
 def voxel(*values):
