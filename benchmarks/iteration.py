@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from ignite.engine import Events
 from monai.losses import DiceLoss
 from scipy.ndimage import distance_transform_edt
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.dynamics import parse
@@ -21,6 +24,7 @@ from benchmarks.scale import SCALES, Scale
 from benchmarks.transform import blobs
 from scripts.demo.dataset import make_dataset
 from scripts.networks import VNet
+from scripts.networks.layers import GroupNorm, PointwiseConv3d
 
 LABELED = 2
 
@@ -156,6 +160,31 @@ def dbisl_iteration(
         scaler.update()
 
     return iterate
+
+
+def layer_rows(repeats: int, *, scale: Scale, device: torch.device | str) -> list[dict[str, Any]]:
+    """Layers of the network, forward and backward, in channels_last_3d, against torch's layer of the same values."""
+    rows = []
+    for filters in scale.training_filters:
+        shape = (4, filters, *scale.training)
+        layers: dict[str, tuple[Any, Any]] = {
+            "group normalisation": (
+                GroupNorm(math.gcd(8, filters), filters),
+                nn.GroupNorm(math.gcd(8, filters), filters),
+            ),
+            "head": (PointwiseConv3d(filters, 1), nn.Conv3d(filters, 1, 1)),
+        }
+        for name, pair in layers.items():
+            x = torch.randn(shape, device=device).to(memory_format=torch.channels_last_3d).requires_grad_()
+            works = {}
+            for which, layer in zip(("ours", "torch"), pair):
+                layer.to(device)
+                gradient = torch.randn_like(layer(x))
+                works[which] = partial(lambda layer, gradient: layer(x).backward(gradient), layer, gradient)
+            times = medians(works, 4 * repeats)
+            what = f"{name}, {'x'.join(map(str, shape))}"
+            rows.append(row(what, times["ours"], "torch's layer", times["torch"]))
+    return rows
 
 
 def variant_rows(repeats: int, *, scale: Scale, device: torch.device | str) -> list[dict[str, Any]]:

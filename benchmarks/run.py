@@ -3,8 +3,9 @@
     python -m benchmarks.run [--device cuda] [--only transform,inference] [--repeats 5] [--dataset_dir DIR]
 
 Prints one table and writes outputs/benchmarks.json. The groups: transform, classes (eight instead of one), growth (with
-the volume), trainer, share (of an iteration that is not the network's), method (DBiSL against DTC's loop), variants (of
-memory format and precision; and torch.compile on a GPU), inference, start, cache, preparation and preflight.
+the volume), trainer, share (of an iteration that is not the network's), method (DBiSL against DTC's loop), layers
+(against torch's), variants (of memory format and precision; and torch.compile on a GPU), inference, start, cache,
+preparation and preflight.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ def main(
             for amp in precisions
         ],
         "method": lambda: [iteration.method_row(repeats, amp=amp, **nets) for amp in precisions],
+        "layers": lambda: iteration.layer_rows(repeats, **nets),
         "variants": lambda: iteration.variant_rows(repeats, **nets),
         "inference": lambda: inference.rows(repeats, **nets),
         "start": lambda: inference.start_rows(repeats),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import nn
 
 from scripts.data import LabelCoding
 from scripts.objectives import Objective
-from scripts.training import CollapseWarning, FiniteLoss, SeededIterations, SemiSupervisedTrainer
+from scripts.training import CollapseWarning, FiniteLoss, SeededIterations, SemiSupervisedTrainer, TermsLog
 from scripts.training.guards import NotFiniteError
 from scripts.training.reproducer import replay, save_reproducer
 
@@ -98,6 +99,23 @@ def test_the_error_names_term_iteration_and_files_and_the_weights_are_those_befo
     assert str(tmp_path / "reproducer" / "iteration_00000003.pt") in text
     assert "near" not in text and "weights are not finite" not in text
     assert all(weight.isfinite().all() for weight in network.parameters())
+
+
+def test_the_norm_of_the_gradient_is_left_for_the_log(tmp_path):
+    seen = []
+
+    class Measure:
+        def attach(self, engine):
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self.measure)
+
+        def measure(self, engine):
+            gradients = torch.cat([weight.grad.flatten() for weight in engine.network.parameters()])
+            seen.append((engine.state.gradient_norm.item(), gradients.double().square().sum().sqrt().item()))
+
+    train([1, 2], FiniteLoss(tmp_path, seed=0), TermsLog(tmp_path, interval=1), Measure())
+    with (tmp_path / "training_log.csv").open(newline="") as file:
+        logged = [float(row["gradient_norm"]) for row in csv.DictReader(file)]
+    assert logged == [found for found, _ in seen] == pytest.approx([expected for _, expected in seen])
 
 
 def test_without_the_guard_the_weights_are_spoilt():

@@ -15,7 +15,7 @@ from scripts.data import LabelCoding
 from scripts.networks import VNet
 from scripts.objectives import GaussianRampUp, Objective
 from scripts.training import GradientNorms, InferenceOverlay, ProgressBar, SemiSupervisedTrainer, TermsLog
-from scripts.training.handlers import definition
+from scripts.training.handlers import definition, rows_until
 
 NORM_COLUMNS = ("near_gradient_norm", "far_gradient_norm", "off_gradient_norm")
 
@@ -135,6 +135,15 @@ def test_a_new_run_begins_a_new_log(tmp_path):
     for _ in range(2):
         train(TermsLog(tmp_path, interval=1))
         assert len(read(tmp_path)) == 6
+
+
+def test_a_row_that_a_full_disk_cut_off_is_left_out_of_a_continued_log(tmp_path):
+    path = tmp_path / "training_log.csv"
+    assert rows_until(path, 12) == []
+    path.write_bytes(b"iteration,seconds,loss\r\n1,0.5,2\r\n11,0.9,1.5\r\n1")  # of 12
+    assert [row["iteration"] for row in rows_until(path, 12)] == ["1", "11"]
+    assert [row["iteration"] for row in rows_until(path, 10)] == ["1"]
+    assert rows_until(path, 0) == []
 
 
 def test_learning_rate_is_that_of_the_optimizer(tmp_path):

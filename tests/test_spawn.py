@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT, bundle_command, run_process, small
 from monai.bundle import ConfigParser
 
-TRAIN = "configs/train.json"
+TRAIN, EVALUATE, INFERENCE = "configs/train.json", "configs/evaluate.json", "configs/inference.json"
 OVERLAYS = [[], ["configs/ablations/pre_generated_maps.json"]]
 # The runner, in an interpreter that spawns.
 SPAWNING = """
@@ -34,6 +34,26 @@ def test_what_is_sent_to_a_worker_can_be_pickled_and_draws_the_same(tiny, tmp_pa
         ours, theirs = (collate([draws[n] for n in (3, 8)]) for draws in (loader.dataset, dataset))
         assert torch.equal(ours["image"], theirs["image"])
         assert ours["file"] == theirs["file"] and len(ours["file"]) == 2
+
+
+@pytest.mark.parametrize(
+    "files, name, folder",
+    [
+        ([TRAIN], "validate#dataloader", None),
+        ([TRAIN, EVALUATE], "validate#dataloader", None),
+        ([INFERENCE], "dataloader", "images"),
+    ],
+    ids=["validation", "evaluation", "inference"],
+)
+def test_whole_volumes_can_be_read_by_spawned_workers_too(tiny, tmp_path, files, name, folder):
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / file) for file in files])
+    folders = {"dataset_dir": str(tiny), "output_dir": str(tmp_path)}
+    parser.update({**folders, "input_dir": str(tiny / folder)} if folder else folders)
+    loader = parser.get_parsed_content(name)
+    dataset, collate, _ = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn, loader.worker_init_fn)))
+    ours, theirs = loader.collate_fn([loader.dataset[0]]), collate([dataset[0]])
+    assert torch.equal(ours["image"], theirs["image"]) and ours["image"].std() > 0
 
 
 def test_crops_carry_the_file_that_they_were_cut_from(tiny, tmp_path):

@@ -87,11 +87,11 @@ def test_metadata_are_on_again_after_a_transform_that_fails():
     assert get_track_meta()
 
 
-def test_what_is_not_cached_keeps_the_metadata_that_reading_it_needs():
-    given = CacheDataset(case_images(), dataset().transform, cache_num=2, progress=False)
-    one = SeededDraws(given, seed=3, stream=0)
-    kinds = {one.case_of(n) < 2: type(one[n]["image"]) for n in range(CASES)}
-    assert kinds == {True: torch.Tensor, False: MetaTensor}
+@pytest.mark.parametrize("options, cached", [({"cache_num": 2}, 2), ({"runtime_cache": "threads"}, 0)], ids=str)
+def test_what_is_not_cached_yet_keeps_the_metadata_that_reading_it_needs(options, cached):
+    one = SeededDraws(CacheDataset(case_images(), dataset().transform, progress=False, **options), seed=3, stream=0)
+    kinds = {one.case_of(n): type(one[n]["image"]) for n in range(CASES)}
+    assert kinds == {case: torch.Tensor if case < cached else MetaTensor for case in range(CASES)}
 
 
 def test_draws_do_not_depend_on_what_was_drawn_before_or_on_global_random_numbers():

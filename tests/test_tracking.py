@@ -354,8 +354,10 @@ def test_growing_table_returns_what_was_appended(tmp_path):
     assert table.new_rows() == []
     (tmp_path / "log.csv").write_text("a,b\n1,\n")
     assert table.new_rows() == [{"a": "1", "b": ""}] and table.new_rows() == []
-    (tmp_path / "log.csv").write_text("a,b\n1,\n2,3\n4,5\n")  # written anew with the same beginning
+    (tmp_path / "log.csv").write_text("a,b\n1,\n2,3\n4,5\n6")  # written anew with the same beginning
     assert table.new_rows() == [{"a": "2", "b": "3"}, {"a": "4", "b": "5"}]
+    (tmp_path / "log.csv").write_text("a,b\n1,\n2,3\n4,5\n67,8\n")
+    assert table.new_rows() == [{"a": "67", "b": "8"}]
 
 
 def test_passwords_within_addresses_are_left_out():

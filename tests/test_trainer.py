@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import csv
+from contextlib import nullcontext
 from itertools import count, islice
 
 import pytest
 import torch
 from conftest import small
+from ignite.engine import Events
 from monai.data import CacheDataset, MetaTensor
 from monai.engines.utils import IterationEvents
 from monai.handlers import from_engine
@@ -19,7 +21,7 @@ from scripts.data import LabelCoding, crop_stream
 from scripts.distance import DistanceToSegmentation, ExactDistance, SegmentationToDistance
 from scripts.networks import DualTaskVNet
 from scripts.objectives import DBiSLObjective, GaussianRampUp, Objective
-from scripts.training import SemiSupervisedTrainer
+from scripts.training import RunEvents, SemiSupervisedTrainer
 
 EXTENT = 4
 ITERATIONS = 4
@@ -228,6 +230,21 @@ def test_state_holds_images_targets_heads_and_the_loss_with_its_terms():
     assert output["image"].shape[0] == 4 and output["label"]["label"].shape[0] == 2
     assert set(output["pred"]) == {"logits"}
     assert output["loss"].item() == pytest.approx(loss.terms["mean"].item()) == pytest.approx(loss.total.item())
+
+
+@pytest.mark.parametrize("error", [None, ValueError("failed"), SystemExit(143)], ids=repr)
+def test_the_end_of_a_run_is_announced_with_what_ended_it(error):
+    trainer, seen = make_trainer(), []
+    trainer.add_event_handler(RunEvents.ENDED, lambda engine: seen.append(engine.state.error))
+
+    @trainer.on(Events.ITERATION_COMPLETED(once=2))
+    def fail():
+        if error:
+            raise error
+
+    with pytest.raises(type(error)) if error else nullcontext():
+        trainer.run()
+    assert seen == [error]
 
 
 def test_monais_handlers_find_the_loss_as_a_number():

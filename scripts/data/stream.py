@@ -50,14 +50,17 @@ class SeededDraws(Dataset):
         entropy = np.random.SeedSequence([self.seed, self.stream, AUGMENT, n]).generate_state(1)
         self.dataset.transform.set_random_state(seed=int(entropy[0]))
         case = self.case_of(n)
-        cached = isinstance(self.dataset, CacheDataset) and case < self.dataset.cache_num
         # What is cached has been read already, and to follow its geometry doubles the time of the random transforms.
-        with _without_metadata() if cached else contextlib.nullcontext():
+        with _without_metadata() if self._is_cached(case) else contextlib.nullcontext():
             drawn = self.dataset[case]
         # Transforms that may take several crops return a list of them.
         if isinstance(drawn, list):
             return [{**crop, **self._file(case)} for crop in drawn]
         return {**drawn, **self._file(case)}
+
+    def _is_cached(self, case: int) -> bool:
+        dataset = self.dataset
+        return isinstance(dataset, CacheDataset) and not dataset.runtime_cache and case < dataset.cache_num
 
     def _file(self, case: int) -> dict[str, str]:
         image = self.dataset.data[case]["image"]

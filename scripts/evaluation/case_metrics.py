@@ -19,15 +19,13 @@ from scripts.ranks import gathered, rank
 from .metrics import METRIC_NAMES, checked_tolerance, segmentation_metrics
 from .summary import ALL_CLASSES, SUMMARY_COLUMNS, summarize, summary_table
 
-__all__ = ["CaseMetrics"]
-
 CASE_COLUMNS = ("case", "class", *METRIC_NAMES, "surface_tolerance_mm")
 # A list and not "everything after the first point": the names of DICOM series and of some scans contain points.
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".h5", ".hdf5", ".npy", ".npz", ".dcm")
 
 
 class CaseMetrics:
-    """Measure every case right after its inference and keep what was measured, even if the run breaks off.
+    """Measures every case right after its inference and keeps what was measured, even if the run breaks off.
 
     Attach it to an evaluator whose ``engine.state.output`` is, after each iteration, a list of dictionaries
     (decollated and postprocessed) with
@@ -41,10 +39,10 @@ class CaseMetrics:
 
     1. engine started: ``metrics.csv`` begins anew and an old ``metrics_summary.csv`` is removed;
     2. iteration completed: one row per case and class is appended to ``metrics.csv``, with the columns ``case, class``,
-       those of `segmentation_metrics` and ``surface_tolerance_mm``. ``case`` is the file name in the prediction's
+       those of ``segmentation_metrics`` and ``surface_tolerance_mm``. ``case`` is the file name in the prediction's
        ``meta["filename_or_obj"]`` without its suffix, or "image" where there is none; a name that comes again gets
        "-2", "-3", ...;
-    3. engine completed: ``metrics_summary.csv`` is written (see `summarize`), logged as a table, and the mean Dice,
+    3. engine completed: ``metrics_summary.csv`` is written (see ``summarize``), logged as a table, and the mean Dice,
        over the classes if there are several, becomes ``engine.state.metrics["test_mean_dice"]``.
 
     In a run of several processes, each with a share of the cases, the first one writes to ``metrics.csv`` and the
@@ -61,8 +59,8 @@ class CaseMetrics:
         surface_tolerance: tolerance of the surface Dice, in mm.
 
     Raises:
-        ValueError: if `class_names` has another length than C, repeats a name or contains "all", or if
-            `surface_tolerance` is not a positive number.
+        ValueError: if ``class_names`` has another length than C, repeats a name or contains "all", or if
+            ``surface_tolerance`` is not a positive number.
     """
 
     def __init__(
@@ -88,7 +86,7 @@ class CaseMetrics:
         self.logger = logging.getLogger(__name__)
 
     def attach(self, engine: Engine) -> None:
-        """Register the three steps on `engine`.
+        """Registers the three steps on ``engine``.
 
         Args:
             engine: the evaluator that runs the test set.
@@ -98,7 +96,7 @@ class CaseMetrics:
         engine.add_event_handler(Events.COMPLETED, self.complete)
 
     def start(self, engine: Engine) -> None:
-        """Forget earlier results and begin ``metrics.csv`` anew.
+        """Forgets earlier results and begins ``metrics.csv`` anew.
 
         Args:
             engine: the engine that starts.
@@ -112,7 +110,7 @@ class CaseMetrics:
         _write_csv(self.path, CASE_COLUMNS, [])
 
     def __call__(self, engine: Engine) -> None:
-        """Measure the cases of one iteration and append them to ``metrics.csv``.
+        """Measures the cases of one iteration and appends them to ``metrics.csv``.
 
         Args:
             engine: the engine whose ``state.output`` holds the cases.
@@ -134,7 +132,7 @@ class CaseMetrics:
             _write_csv(self.path, CASE_COLUMNS, rows, append=True)
 
     def complete(self, engine: Engine) -> None:
-        """Write and log the summary, and put the mean Dice into ``engine.state.metrics["test_mean_dice"]``.
+        """Writes and logs the summary, and puts the mean Dice into ``engine.state.metrics["test_mean_dice"]``.
 
         Args:
             engine: the engine that has completed. Without any case its mean Dice is NaN.
@@ -154,7 +152,7 @@ class CaseMetrics:
         self.logger.info("metrics of %d cases, in %s\n%s", self._case_count(), self.output_dir, summary_table(summary))
 
     def _measure(self, item: Mapping) -> list[dict]:
-        """Return the rows of one case, one per class."""
+        """The rows of one case, one per class."""
         pred, label = item.get("pred"), item.get("label")
         if not (isinstance(pred, MetaTensor) and isinstance(label, MetaTensor)):
             raise TypeError(
@@ -189,7 +187,7 @@ class CaseMetrics:
         ]
 
     def _encode(self, labels: MetaTensor) -> torch.Tensor:
-        """Turn integer labels (1, H, W, D) into bool masks (C, H, W, D) on the CPU."""
+        """Integer labels (1, H, W, D) as bool masks (C, H, W, D) on the CPU."""
         return (self.label_coding.encode(labels.as_tensor()[None])[0] > 0.5).cpu()
 
     def _known(self, label: MetaTensor) -> torch.Tensor | None:
@@ -204,7 +202,7 @@ class CaseMetrics:
         return bool(reference.any() and not found.any())
 
     def _unused(self, name: str) -> str:
-        """Return `name`, numbered if an earlier case has it: data sets exist whose files are all called the same."""
+        """``name``, numbered if an earlier case has it: data sets exist whose files are all called the same."""
         taken = {row["case"] for row in self.rows}
         unused, number = name, 1
         while unused in taken:
@@ -217,7 +215,7 @@ class CaseMetrics:
 
 
 def _case_name(pred: MetaTensor) -> str:
-    """Return the name of the image file without its suffix, or "image"."""
+    """The name of the image file without its suffix, or "image"."""
     source = pred.meta.get("filename_or_obj") or "image"
     if isinstance(source, (list, tuple)):
         source = source[0]
@@ -227,7 +225,7 @@ def _case_name(pred: MetaTensor) -> str:
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping], *, append: bool = False) -> None:
-    """Write `rows` below a header line, or append them to a file that has one; None becomes a blank cell."""
+    """Writes ``rows`` below a header line, or appends them to a file that has one; None becomes a blank cell."""
     with open(path, "a" if append else "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         if not append:

@@ -13,8 +13,6 @@ from scipy.spatial import KDTree
 
 from scripts.data import foreground_box
 
-__all__ = ["METRIC_NAMES", "checked_tolerance", "segmentation_metrics"]
-
 METRIC_NAMES = ("dice", "jaccard", "hd95_mm", "asd_mm", "hd95_voxel", "asd_voxel", "surface_dice")
 # A distance may exceed the tolerance by this fraction: 3 x 0.3 mm is within 0.9 mm, whatever a header's float32 says.
 ROUNDING = 1e-6
@@ -28,7 +26,7 @@ def segmentation_metrics(
     tolerance: float = 1.0,
     known: np.ndarray | torch.Tensor | None = None,
 ) -> dict[str, float]:
-    """Compare one predicted mask with its reference.
+    """Compares one predicted mask with its reference.
 
     With P and R the foreground voxels, ∂ the voxels that a 6-connected erosion removes (foreground on the image
     border is surface too) and d(A, B) the set of distances from every voxel centre of A to the nearest one of B:
@@ -36,7 +34,7 @@ def segmentation_metrics(
     - dice = 2 |P ∩ R| / (|P| + |R|) and jaccard = |P ∩ R| / |P ∪ R|, in [0, 1];
     - hd95 = 95th percentile, linearly interpolated, of d(∂P, ∂R) and d(∂R, ∂P) pooled into one set;
     - asd = mean of d(∂P, ∂R), the directed distance prediction → reference;
-    - surface_dice = the fraction of d(∂P, ∂R) and d(∂R, ∂P), pooled and in mm, that is at most `tolerance`: the
+    - surface_dice = the fraction of d(∂P, ∂R) and d(∂R, ∂P), pooled and in mm, that is at most ``tolerance``: the
       normalised surface distance, with surface voxels counted instead of weighted by the area that they stand for.
 
     hd95 and asd are those of ``hd95`` and ``asd`` in medpy (https://github.com/loli/medpy, ``metric/binary.py``),
@@ -61,11 +59,11 @@ def segmentation_metrics(
         known: (H, W, D), bool, where the reference is known; None for everywhere.
 
     Returns:
-        The keys of `METRIC_NAMES`; ``*_mm`` in mm, ``*_voxel`` with a spacing of 1 (the unit of the papers' tables).
+        The keys of ``METRIC_NAMES``; ``*_mm`` in mm, ``*_voxel`` with a spacing of 1 (the unit of the papers' tables).
 
     Raises:
-        ValueError: if the shapes differ or are not three-dimensional, if `spacing` is not three positive numbers, or
-            if `tolerance` is not a positive number.
+        ValueError: if the shapes differ or are not three-dimensional, if ``spacing`` is not three positive numbers, or
+            if ``tolerance`` is not a positive number.
         TypeError: if a mask is not boolean.
     """
     p: np.ndarray = convert_to_numpy(prediction)
@@ -144,7 +142,7 @@ def _partial_metrics(
 
 
 def checked_tolerance(tolerance: float) -> float:
-    """Return `tolerance`, mm, as a float, or refuse what is no positive number."""
+    """``tolerance``, mm, as a float; refuses what is no positive number."""
     if not 0 < float(tolerance) < float("inf"):
         raise ValueError(f"surface_tolerance is {tolerance}; it is a distance in mm, above 0, such as 1.0.")
     return float(tolerance)
@@ -153,16 +151,16 @@ def checked_tolerance(tolerance: float) -> float:
 def _surface_distances(
     prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return d(∂P, ∂R) and d(∂R, ∂P), (n,) and (m,), from the indices (n, 3) and (m, 3) of the surface voxels.
+    """d(∂P, ∂R) and d(∂R, ∂P), (n,) and (m,), from the indices (n, 3) and (m, 3) of the surface voxels.
 
-    MONAI's `get_surface_distance` does the same and rounds to float32, which is 3e-6 off at 50 voxels.
+    MONAI's ``get_surface_distance`` does the same and rounds to float32, which is 3e-6 off at 50 voxels.
     """
     prediction, reference = prediction * np.asarray(spacing), reference * np.asarray(spacing)
     return KDTree(reference).query(prediction)[0], KDTree(prediction).query(reference)[0]
 
 
 def _checked_spacing(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> tuple[float, ...]:
-    """Refuse unusable arguments and return `spacing` as three Python floats."""
+    """Refuses unusable arguments and returns ``spacing`` as three Python floats."""
     if prediction.shape != reference.shape:
         raise ValueError(
             f"prediction and reference must have the same shape, got {prediction.shape} and {reference.shape}: "

@@ -40,7 +40,7 @@ def overlap_scores(prediction: torch.Tensor, reference: torch.Tensor) -> dict[st
         reference: the same.
 
     Returns:
-        The keys of `SCORES`, in [0, 1]; NaN where there is nothing to divide by: recall of an empty reference,
+        The keys of ``SCORES``, in [0, 1]; NaN where there is nothing to divide by: recall of an empty reference,
         precision of an empty prediction, and Dice if both are empty.
     """
     hits, predicted, true = (int(mask.sum()) for mask in (prediction & reference, prediction, reference))
@@ -64,7 +64,7 @@ def class_row(pseudo_label: torch.Tensor, unanimous: torch.Tensor, reference: to
         reference: (H, W, D), bool.
 
     Returns:
-        The scores of `overlap_scores`; the same within M, with ``_unanimous`` behind their names; and
+        The scores of ``overlap_scores``; the same within M, with ``_unanimous`` behind their names; and
         ``unanimous_share``, the share of all voxels in M, and ``unanimous_foreground_share``, that of the reference's
         foreground (NaN without any).
     """

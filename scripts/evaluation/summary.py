@@ -11,28 +11,26 @@ from scipy.stats import bootstrap
 
 from .metrics import METRIC_NAMES
 
-__all__ = ["ALL_CLASSES", "SUMMARY_COLUMNS", "confidence_interval", "summarize", "summary_table"]
-
 ALL_CLASSES = "all"
 SUMMARY_COLUMNS = ("class", "metric", "mean", "std", "ci95_low", "ci95_high", "n", "empty_predictions")
 RESAMPLES = 9999
 
 
 def summarize(rows: Sequence[Mapping]) -> list[dict]:
-    """Summarise the rows of all cases by class and metric.
+    """Summarises the rows of all cases by class and metric.
 
     A NaN distance (one of the two masks is empty) does not enter the mean. A model that misses an object would thereby
     look better, so that ``n`` and ``empty_predictions`` belong beside every mean distance.
 
     Args:
-        rows: one per case and class, with ``case``, ``class``, the keys of `METRIC_NAMES`, and ``empty_prediction``
+        rows: one per case and class, with ``case``, ``class``, the keys of ``METRIC_NAMES``, and ``empty_prediction``
             (bool: the prediction is empty while the reference is not).
 
     Returns:
         One dictionary per class and metric, classes in the order in which they appear, then, if there are several,
         "all": every case is first averaged over its finite classes. Keys: ``class``; ``metric``; ``mean`` over the
         finite values, None if there are none; ``std``, the sample standard deviation (ddof 1), None for fewer than
-        two values; ``ci95_low`` and ``ci95_high``, the bootstrap interval of the mean (`confidence_interval`), None
+        two values; ``ci95_low`` and ``ci95_high``, the bootstrap interval of the mean (``confidence_interval``), None
         likewise; ``n``, how many values were finite; ``empty_predictions``, the number of cases with an empty
         prediction of the class ("all": of any class) while the reference was not empty.
     """
@@ -67,7 +65,7 @@ def summarize(rows: Sequence[Mapping]) -> list[dict]:
 
 
 def confidence_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
-    """Return the percentile bootstrap interval of the mean: what it would be for other cases of the same kind.
+    """The percentile bootstrap interval of the mean: what it would be for other cases of the same kind.
 
     The cases are drawn again with replacement, 9999 times. It says nothing about another training: of that, runs with
     other seeds tell. With fewer than some twenty cases it is too narrow.
@@ -98,7 +96,7 @@ def _finite(values: Iterable[float]) -> list[float]:
 
 
 def summary_table(summary: Sequence[Mapping]) -> str:
-    """Lay the summary out as text: one line per class, and per metric the mean ± std and, in brackets, n."""
+    """The summary as text: one line per class, and per metric the mean ± std and, in brackets, n."""
     lines = [["class", *METRIC_NAMES, "empty"]]
     for start in range(0, len(summary), len(METRIC_NAMES)):
         block = summary[start : start + len(METRIC_NAMES)]

@@ -30,6 +30,7 @@ class GrowingTable:
         with self.path.open("rb") as file:
             file.seek(self.position)
             content = file.read()
+        content = content[: content.rfind(b"\n") + 1]  # a full disk cuts a row off
         self.position += len(content)
         reader = csv.DictReader(io.StringIO(content.decode("utf-8")), self.columns)
         rows = list(reader)

@@ -134,11 +134,15 @@ class TermsLog:
 
 
 def rows_until(path: Path, iteration: int) -> list[dict[str, str]]:
-    """What a run that is continued at ``iteration`` has logged in ``path``; its later rows will be written again."""
+    """What a run that is continued at ``iteration`` has logged in ``path``; its later rows will be written again.
+
+    A last row that was cut off, as by a full disk, is left out.
+    """
     if iteration == 0 or not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if int(row["iteration"]) <= iteration]
+    whole_lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = csv.DictReader(line for line in whole_lines if line.endswith("\n"))
+    return [row for row in rows if int(row["iteration"]) <= iteration]
 
 
 class InferenceOverlay:
