@@ -162,6 +162,10 @@ def dbisl_iteration(
     return iterate
 
 
+def forward_and_backward(layer: nn.Module, x: torch.Tensor, gradient: torch.Tensor) -> None:
+    layer(x).backward(gradient)
+
+
 def layer_rows(repeats: int, *, scale: Scale, device: torch.device | str) -> list[dict[str, Any]]:
     """Layers of the network, forward and backward, in channels_last_3d, against torch's layer of the same values."""
     rows = []
@@ -179,8 +183,7 @@ def layer_rows(repeats: int, *, scale: Scale, device: torch.device | str) -> lis
             works = {}
             for which, layer in zip(("ours", "torch"), pair):
                 layer.to(device)
-                gradient = torch.randn_like(layer(x))
-                works[which] = partial(lambda layer, gradient: layer(x).backward(gradient), layer, gradient)
+                works[which] = partial(forward_and_backward, layer, x, torch.randn_like(layer(x)))
             times = medians(works, 4 * repeats)
             what = f"{name}, {'x'.join(map(str, shape))}"
             rows.append(row(what, times["ours"], "torch's layer", times["torch"]))
