@@ -16,6 +16,7 @@ import torch
 import yaml
 from conftest import LABELED, ROOT, small
 from PIL import Image
+from scipy import ndimage
 
 from scripts.data import DataError
 from scripts.files import sha256
@@ -91,7 +92,8 @@ def test_a_run_becomes_the_bundles_model_with_settings_card_pictures_metrics_and
     for name, value in trained.items():
         torch.testing.assert_close(shipped[name].float(), value.float(), rtol=1e-3, atol=1e-6)
     settings, inference = read(bundle / "models" / "model.json"), read(bundle / "configs" / "inference.json")
-    assert settings == read(finished / "models" / "model.json") and settings["patch_size"] == [16, 16, 16]
+    assert settings == {**read(finished / "models" / "model.json"), "largest_component": False}
+    assert settings["patch_size"] == [16, 16, 16]
     assert {key: inference[key] for key in settings if key != "network_def"} == {
         key: settings[key] for key in settings if key != "network_def"
     }
@@ -128,6 +130,19 @@ def test_a_run_becomes_the_bundles_model_with_settings_card_pictures_metrics_and
     before = snapshot(bundle)
     release_model(finished, tiny, root=bundle)
     assert snapshot(bundle) == before
+
+
+def test_the_model_keeps_the_largest_part_if_its_evaluation_did(run_copy, bundle, tiny):
+    for path in run_copy.glob("*_seg.nii.gz"):
+        mask = nibabel.load(path)
+        parts, count = ndimage.label(np.asarray(mask.dataobj) > 0, np.ones((3, 3, 3)))
+        largest = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+        assert count > 1
+        nibabel.save(nibabel.Nifti1Image(largest.astype(np.uint8), mask.affine), path)
+    release_model(run_copy, tiny, largest_component=True, root=bundle)
+    for file in ("models/model.json", "configs/inference.json"):
+        assert read(bundle / file)["largest_component"] is True
+    release_model(run_copy, tiny, largest_component=True, root=bundle)
 
 
 def test_nothing_is_written_when_the_evaluation_was_of_other_weights(run_copy, bundle, tiny):

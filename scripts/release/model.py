@@ -148,8 +148,8 @@ def check_agreement(masks: Mapping[str, np.ndarray], results: EvaluationResults)
         if dice < AGREEMENT:
             raise ValueError(
                 f"the weights give another mask of {case} than {results.output_dir} has (Dice {dice:.3f} between them, "
-                f"at least {AGREEMENT} accepted): evaluate the final weights of this run again, and check that "
-                "network_def in configs/inference.json is that of the run's model.json."
+                f"at least {AGREEMENT} accepted): evaluate the final weights of this run again, with the same "
+                "largest_component, and check that network_def in configs/inference.json is that of the run's model.json."
             )
 
 
@@ -176,7 +176,12 @@ def pictures_of(results: EvaluationResults, cases: Iterable[str]) -> dict[str, b
 
 
 def release_model(
-    run_dir: str | Path, dataset_dir: str | Path, *, ckpt_dir: str | Path | None = None, root: str | Path = ROOT
+    run_dir: str | Path,
+    dataset_dir: str | Path,
+    *,
+    ckpt_dir: str | Path | None = None,
+    largest_component: bool = False,
+    root: str | Path = ROOT,
 ) -> list[Path]:
     """Writes the files of the bundle that say what its model is, from those of a run.
 
@@ -189,6 +194,8 @@ def release_model(
             of its final weights.
         dataset_dir: of the data set that it was evaluated on.
         ckpt_dir: of the training; <run_dir>/models by default.
+        largest_component: whether inference with this model keeps the largest part of every class alone; so must the
+            evaluation have been run, with ``--largest_component True``.
         root: of the bundle.
 
     Returns:
@@ -204,6 +211,7 @@ def release_model(
     record = read_json(run_dir / "record.json", "add configs/record.json to the config files of the training.")
     run = read_json(run_dir / "run.json", "give the output_dir of `run training`.")
     settings = read_json(ckpt_dir / "model.json", "give the ckpt_dir of the training as --ckpt_dir.")
+    settings["largest_component"] = largest_component
     results = EvaluationResults(run_dir, dataset_dir, regions=settings["regions"])
 
     if (root / WEIGHTS[1]).is_file():
@@ -248,9 +256,9 @@ def release_model(
     return [root / name for name in (*files, LARGE_FILES)]
 
 
-def main(run_dir: str, dataset_dir: str, ckpt_dir: str | None = None) -> None:
+def main(run_dir: str, dataset_dir: str, ckpt_dir: str | None = None, *, largest_component: bool = False) -> None:
     """Makes a finished run the bundle's own model and prints the files written; see :func:`release_model`."""
-    written = release_model(run_dir, dataset_dir, ckpt_dir=ckpt_dir)
+    written = release_model(run_dir, dataset_dir, ckpt_dir=ckpt_dir, largest_component=largest_component)
     print("\n".join(str(path) for path in written))
     print(f"sha256 of models/model.pt: {sha256(ROOT / 'models' / 'model.pt')}")
 
