@@ -223,8 +223,8 @@ def test_command_is_that_of_the_preset_or_the_line_with_the_line_over_the_preset
 
 
 def test_a_continued_run_says_so_and_voxels_of_the_files_are_named():
-    settings = dict.fromkeys(("objective", "network", "base_filters", "normalization", "optimizer", "learning_rate"), 1)
-    settings |= {"cases": {"labeled": 2}, "spacing": None, "patch_size": [16, 32, 8], "seed": 0}
+    settings = dict.fromkeys(("objective", "network", "base_filters", "normalization", "dropout", "optimizer"), 1)
+    settings |= {"learning_rate": 1, "cases": {"labeled": 2}, "spacing": None, "patch_size": [16, 32, 8], "seed": 0}
     settings |= {"labeled_batch_size": 2, "unlabeled_batch_size": 0}
     record = dict.fromkeys(("device", "threads", "torch", "monai", "python", "git_commit", "peak_gpu_memory_mb"), None)
     record |= {"seconds": 150.0, "parameters": 1000, "iterations": 5, "peak_memory_mb": 2048}

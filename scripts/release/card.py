@@ -76,6 +76,7 @@ def training_rows(settings: Mapping[str, Any], record: Mapping[str, Any], starts
             f"`{settings['network']}`, {settings['base_filters']} base filters, {record['parameters']:,} parameters",
         ],
         ["normalisation", settings["normalization"]],
+        ["dropout", str(settings["dropout"])],
         ["voxels", f"{by(spacing)} mm" if spacing else "as in the files"],
         ["patch", f"{by(settings['patch_size'])} voxels"],
         ["cases", ", ".join(f"{count} {name}" for name, count in cases.items())],

@@ -63,6 +63,11 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
             "text",
             "`batch`, `group` or `instance`; the last two normalise every crop by itself ([networks.md](networks.md))",
         ),
+        "dropout": (
+            "number",
+            "share of channels dropped in training, at the bottleneck and before the heads; with few "
+            "`base_filters`, less is better ([methods/dbisl.md](methods/dbisl.md#dropout))",
+        ),
         "network_def": ("object", "the network; a method or network overlay replaces it"),
         "network": ("expression", "`network_def` on `device`"),
     },

@@ -70,7 +70,16 @@ def settings_of_run(config: dict[str, Any], dataset_dir: str | Path) -> dict[str
         dataset_dir: where the data set lies now.
     """
     parser = ConfigParser({**config, "dataset_dir": str(dataset_dir)})
-    names = ("seed", "num_labeled", "spacing", "patch_size", "base_filters", "normalization", "learning_rate")
+    names = (
+        "seed",
+        "num_labeled",
+        "spacing",
+        "patch_size",
+        "base_filters",
+        "normalization",
+        "dropout",
+        "learning_rate",
+    )
     settings = {
         name: parser.get_parsed_content(name) for name in (*names, "labeled_batch_size", "unlabeled_batch_size")
     }
@@ -149,7 +158,7 @@ def check_agreement(masks: Mapping[str, np.ndarray], results: EvaluationResults)
             raise ValueError(
                 f"the weights give another mask of {case} than {results.output_dir} has (Dice {dice:.3f} between them, "
                 f"at least {AGREEMENT} accepted): evaluate the final weights of this run again, with the same "
-                "largest_component, and check that network_def in configs/inference.json is that of the run's model.json."
+                "largest_component, and check that configs/inference.json has the network_def of the run's model.json."
             )
 
 
