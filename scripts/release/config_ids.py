@@ -28,7 +28,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "in_channels": ("integer", "channels (modalities) of an image"),
         "modalities": (
             "list of texts or null",
-            "what the files of a case's channels end in ([inference.md](inference.md)); null: 0000, 0001, ...",
+            "what the files of a case's channels end in ([inference.md](inference.md)); null: 0000, 0001 and so on",
         ),
         "num_classes": ("integer", "foreground classes; label values are 0 (background) to `num_classes`"),
         "class_names": ("list of texts or null", "names in the tables; null numbers them"),
