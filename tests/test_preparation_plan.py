@@ -65,7 +65,7 @@ def test_fingerprint_is_in_ras_order_and_millimetres(tmp_path, affine):
 
 
 def test_case_without_a_label_key_has_no_foreground(tmp_path):
-    image = [save(np.ones((9, 8, 7), np.int16), np.eye(4), tmp_path / f"{n}.nii.gz") for n in range(2)]
+    image = [save(blob((9, 8, 7), seed=n)[0], np.eye(4), tmp_path / f"{n}.nii.gz") for n in range(2)]
     found = read_fingerprint({"image": image})
     assert (found.channels, found.extent, found.label_values, len(found.foreground)) == (2, None, (), 0)
 
