@@ -21,6 +21,7 @@ from conftest import ROOT, blob, las, run_bundle, save, small, write_dataset
 
 from scripts.data import DataError, LabelCoding
 from scripts.preflight import Preflight
+from scripts.preparation.fingerprint import read_fingerprints
 
 INFERENCE, TRAIN = "configs/inference.json", "configs/train.json"
 SHAPE = (20, 18, 17)
@@ -171,7 +172,7 @@ BAD_IMAGES = [
 
 def as_parameters(table):
     root = pytest.mark.skipif(os.geteuid() == 0, reason="root may open every file")
-    return [pytest.param(*row[1:], id=row[0], marks=[root] if row[0] == "forbidden" else []) for row in table]
+    return [pytest.param(*row[1:], id=row[0], marks=[root] if row[0].endswith("forbidden") else []) for row in table]
 
 
 def write_cases(folder: Path, *, image: str = "images/0.nii.gz", label: str | None = "labels/0.nii.gz") -> Path:
@@ -293,6 +294,27 @@ def test_name_that_is_no_text_is_printed_and_written(tmp_path, capsys):
     (error,) = errors_of(tmp_path)
     assert "\\udcff.nii.gz is empty" in error
     assert error in (tmp_path / "out" / "preflight.txt").read_text() and error in capsys.readouterr().out
+
+
+# --- the plan, which comes before the preflight ---
+
+# What a plan may leave to the preflight: it changes no choice, or the channels decide.
+LEFT_TO_THE_PREFLIGHT = {"flipped-bit", "two-channels", "elsewhere", "of-255"}
+NO_PLAN = [(f"image-{row[0]}", True, *row[1:]) for row in BAD_IMAGES if row[0] not in LEFT_TO_THE_PREFLIGHT]
+NO_PLAN += [
+    (f"label-{row[0]}", False, ".nii.gz", *row[1:]) for row in BAD_LABELS if row[0] not in LEFT_TO_THE_PREFLIGHT
+]
+
+
+@pytest.mark.parametrize("is_image, suffix, make, _", as_parameters(NO_PLAN))
+def test_no_plan_is_made_of_a_bad_file_which_is_named(tmp_path, is_image, suffix, make, _):
+    bad = tmp_path / f"bad{suffix}"
+    image, label = (save(array, AFFINE, tmp_path / f"{n}.nii.gz") for n, array in enumerate(blob(SHAPE, seed=0)))
+    make(bad)
+    case = {"image": str(bad), "label": label} if is_image else {"image": image, "label": str(bad)}
+    with pytest.raises(DataError) as caught:
+        read_fingerprints([{"image": image, "label": label}, case])
+    assert str(caught.value).startswith(f"1 of 2 cases cannot be used:\n  {bad} ")
 
 
 # --- inference ---

@@ -65,6 +65,49 @@ def test_images_in_names_the_folder_and_the_argument_when_there_is_none_or_it_is
         images_in(tmp_path)
 
 
+def test_images_in_leaves_hidden_files_out_and_warns_of_what_it_does_not_read(tmp_path, caplog):
+    for name in ("a.nii.gz", "._a.nii.gz", "b.nrrd", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "series").mkdir()
+    assert images_in(tmp_path) == [{"image": str(tmp_path / "a.nii.gz")}]
+    assert f"{tmp_path}: b.nrrd, series not segmented; convert volumes to NIfTI" in caplog.text
+    assert "notes.txt" not in caplog.text and "._a" not in caplog.text
+    (tmp_path / "a.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"no \.nii\.gz or \.nii file but b\.nrrd, series: convert volumes to NIfTI"):
+        images_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "endings, options",
+    [
+        (("0000", "0001"), {"in_channels": 2}),
+        (("t1", "flair"), {"in_channels": 2, "modalities": ["t1", "flair"]}),
+        (("t1", "flair"), {"in_channels": 2, "modalities": "t1,flair"}),
+    ],
+)
+def test_images_in_groups_the_files_of_a_case_in_the_order_of_the_channels(tmp_path, endings, options):
+    first, second = endings
+    for name in (f"a_1_{second}.nii.gz", f"a_1_{first}.nii.gz", f"b_{second}.nii", "four_axes.nii.gz", "x_0002.nii.gz"):
+        (tmp_path / name).touch()
+    cases = [case["image"] for case in images_in(tmp_path, **options)]
+    complete = [str(tmp_path / f"a_1_{ending}.nii.gz") for ending in endings]
+    incomplete = [str(tmp_path / f"b_{ending}.nii") for ending in endings]  # the first is missing, and named
+    assert cases == [complete, incomplete, str(tmp_path / "four_axes.nii.gz"), str(tmp_path / "x_0002.nii.gz")]
+
+
+def test_images_in_takes_every_file_for_a_case_where_the_network_has_one_channel(tmp_path):
+    for name in ("a_0000.nii.gz", "a_0001.nii.gz"):
+        (tmp_path / name).touch()
+    assert [Path(case["image"]).name for case in images_in(tmp_path)] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+
+
+@pytest.mark.parametrize("modalities", [["t1"], ["t1", "t1"], "t1,t2,flair"])
+def test_images_in_refuses_other_modalities_than_channels(tmp_path, modalities):
+    (tmp_path / "a_t1.nii.gz").touch()
+    with pytest.raises(DataError, match="the network takes 2 channel"):
+        images_in(tmp_path, in_channels=2, modalities=modalities)
+
+
 # --- the lists ---
 
 
@@ -243,3 +286,14 @@ def test_crops_are_identical_when_the_label_files_of_unlabeled_cases_are_deleted
     assert len(list((tiny_copy / "labels").glob("training_*"))) == LABELED
     after = first_crops(tiny_copy, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_paths_out_of_the_folder_are_shown_without_dots_and_keep_the_name_of_a_link(tmp_path):
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "MD5-123.nii.gz").touch()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "case.nii.gz").symlink_to(store / "MD5-123.nii.gz")
+    folder = write(tmp_path / "set", {"training": [{"image": "../images/case.nii.gz"}, {"image": "in/b.nii.gz"}]})
+    files = [case["image"] for case in Datalist(folder).training]
+    assert files == [str(tmp_path / "images" / "case.nii.gz"), str(folder / "in" / "b.nii.gz")]

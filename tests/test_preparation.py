@@ -357,6 +357,39 @@ def test_nifti_stays_where_it_is_and_unlabeled_entries_have_no_label_key(tmp_pat
     checked(path)
 
 
+def test_links_are_named_as_they_are_and_not_as_the_files_of_their_archive(tmp_path):
+    arguments = write_pairs(tmp_path / "original", [f"c{n}" for n in range(4)])
+    for folder in map(Path, arguments.values()):
+        (folder / "store").mkdir()
+        for number, path in enumerate(sorted(folder.glob("*.nii.gz"))):
+            path.rename(folder / "store" / f"MD5-{number}.nii.gz")
+            path.symlink_to(folder / "store" / f"MD5-{number}.nii.gz")
+    path = make_dataset(**arguments, output_dir=str(tmp_path / "set"), test=1, validation=0)
+    datalist = checked(path)
+    cases = [*datalist.training, *datalist.test]
+    assert sorted(Path(case["image"]).name for case in cases) == [f"c{n}.nii.gz" for n in range(4)]
+    assert all(Path(case["image"]).name == Path(case["label"]).name for case in cases)
+
+
+def test_names_of_a_dataset_json_beside_the_images_are_taken_over_unless_others_are_given(tmp_path):
+    arguments = write_pairs(tmp_path / "original", [f"c{n}" for n in range(4)])
+    beside = Path(arguments["image_dir"]).parent / "dataset.json"
+    labels = {"background": 0, "tumour": 1, "ignore": 2}
+    beside.write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 99}))
+
+    def made(name: str, **options) -> dict:
+        return content(make_dataset(**arguments, output_dir=str(tmp_path / name), test=1, validation=0, **options))
+
+    taken = made("taken")
+    assert (taken["channel_names"], taken["labels"], taken["numTraining"]) == ({"0": "CT"}, labels, 3)
+    assert made("named", class_names=["blob"])["labels"] == {"0": "background", "1": "blob"}
+    assert "labels" not in made("renumbered", label_map={1: 1})
+    beside.write_text("{")
+    with pytest.raises(DataError, match=f"{beside} is not valid JSON"):
+        made("broken")
+    assert not (tmp_path / "broken").exists()
+
+
 def test_dicom_and_nrrd_become_nifti_on_one_grid_that_passes_the_checks(tmp_path):
     for seed, name in enumerate("abcd"):
         voxels, mask = blob((16, 18, 14), seed=seed)

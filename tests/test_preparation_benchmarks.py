@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from scipy import ndimage
 
 from scripts.data import DataError, Datalist, LabelCoding, check_cases
 from scripts.preparation import benchmark, brats2019, left_atrium, orientation, pancreas_ct
+
+TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))
 
 
 def checked(path: Path, *, in_channels: int = 1, coding: LabelCoding | None = None) -> Datalist:
@@ -322,6 +325,82 @@ def test_brats_label_of_another_year_is_refused(gliomas, tmp_path):
         save(np.full((8, 8, 8), 3, np.uint8), np.eye(4), folder / f"{GLIOMAS[0]}_{kind}.nii.gz")
     with pytest.raises(DataError, match=r"_seg.nii.gz has label values \[3\]"):
         brats2019.make_brats2019(input_dir=str(tmp_path), output_dir=str(tmp_path / "set"))
+
+
+# --- the whole path ---
+
+
+def run(workflow, *files: str, **options) -> None:
+    bundle = workflow(*files, **options)
+    bundle.initialize()
+    bundle.run()
+
+
+@pytest.mark.parametrize(
+    "name, overlays",
+    [
+        ("left_atrium", ["left_atrium", "left_atrium_benchmark", "without_reference_crop"]),
+        ("pancreas_ct", ["pancreas_ct", "without_reference_crop"]),
+        ("brats2019", ["brats2019"]),
+    ],
+)
+def test_original_is_prepared_trained_on_and_evaluated_with_the_shipped_overlays(
+    name, overlays, atria, gliomas, tmp_path, workflow
+):
+    folder, output = tmp_path / "set", tmp_path / "out"
+    if name == "left_atrium":
+        left_atrium.make_left_atrium(input_dir=str(atria), output_dir=str(folder), crop="none")
+    elif name == "pancreas_ct":
+        write_pancreata(tmp_path / "original")
+        pancreas_ct.make_pancreas_ct(input_dir=str(tmp_path / "original"), output_dir=str(folder), crop="none")
+    else:
+        brats2019.make_brats2019(input_dir=str(gliomas), output_dir=str(folder))
+    files = [TRAIN, *(str(ROOT / "configs" / "data" / f"{overlay}.json") for overlay in overlays)]
+    settings = small(folder, output, num_labeled=1, labeled_batch_size=1, max_iterations=1)
+    if name == "left_atrium":
+        settings["stride"] = [16, 16, 16]
+    run(workflow, *files, run_id="training", **settings)
+    run(workflow, *files, EVALUATE, run_id="evaluation", **settings)
+    datalist = Datalist(folder)
+    with (output / "metrics.csv").open(newline="") as file:
+        assert [row["case"] for row in csv.DictReader(file)] == names(datalist.test)
+    for case, path in zip(names(datalist.test), [case["label"] for case in datalist.test]):
+        mask, label = nibabel.load(output / f"{case}_seg.nii.gz"), nibabel.load(path)
+        assert mask.shape == label.shape and np.allclose(mask.affine, label.affine, atol=1e-4)
+
+
+def test_brats_regions_are_evaluated_and_new_cases_of_one_file_per_modality_are_segmented(gliomas, tmp_path, workflow):
+    folder, output, new = tmp_path / "set", tmp_path / "out", tmp_path / "new"
+    brats2019.make_brats2019(input_dir=str(gliomas), output_dir=str(folder), task="regions")
+    files = [TRAIN, str(ROOT / "configs" / "data" / "brats2019_multiclass.json")]
+    settings = small(folder, output, num_labeled=2, max_iterations=1)
+    run(workflow, *files, run_id="training", **settings)
+    run(workflow, *files, EVALUATE, run_id="evaluation", **settings)
+    with (output / "metrics.csv").open(newline="") as file:
+        assert [row["class"] for row in csv.DictReader(file)] == ["whole tumour", "tumour core", "enhancing tumour"]
+    new.mkdir()
+    channels = {
+        modality: voxels(next(gliomas.rglob(f"{GLIOMAS[0]}_{modality}.nii.gz"))) for modality in brats2019.MODALITIES
+    }
+    for case, without in (("whole", None), ("partly", "t1ce")):
+        for modality, image in channels.items():
+            if modality != without:
+                save(image, np.diag([-1.0, -1.0, 1.0, 1.0]), new / f"{case}_{modality}.nii.gz")
+    stacked = np.stack([channels[modality] for modality in brats2019.MODALITIES], axis=-1)
+    save(stacked, np.diag([-1.0, -1.0, 1.0, 1.0]), new / "stacked.nii.gz")
+    overrides = {"input_dir": str(new), "output_dir": str(tmp_path / "masks"), "device": "$torch.device('cpu')"}
+    overrides |= {"ckpt_path": str(output / "models" / "model.pt"), "modalities": list(brats2019.MODALITIES)}
+    model = str(output / "models" / "model.json")
+    with pytest.raises(RuntimeError):
+        run(workflow, INFERENCE, model, run_id="inference", workflow_type="inference", **overrides)
+    with (tmp_path / "masks" / "failures.csv").open(newline="") as file:
+        (failure,) = csv.DictReader(file)
+    assert failure["case"].endswith("partly_flair.nii.gz") and "partly_t1ce.nii.gz does not exist" in failure["reason"]
+    masks = {path.name: voxels(path) for path in (tmp_path / "masks").glob("*.nii.gz")}
+    assert masks.keys() == {"whole_flair_seg.nii.gz", "stacked_seg.nii.gz"}
+    assert masks["stacked_seg.nii.gz"].shape == (32, 30, 28, 3)
+    # The channels in the order that was given: the same as in one file.
+    np.testing.assert_array_equal(masks["whole_flair_seg.nii.gz"], masks["stacked_seg.nii.gz"])
 
 
 # --- arguments ---

@@ -16,9 +16,10 @@ from benchmarks.training_memory import CONFIGURATIONS, added_bytes
 from scripts.data import DataError, crop_stream
 from scripts.networks import DualTaskVNet
 from scripts.preparation import choices
+from scripts.preparation.declared import class_names
 from scripts.preparation.fingerprint import Fingerprint, read_fingerprint
 from scripts.preparation.memory import BASE_BYTES, stored_maps, training_bytes
-from scripts.preparation.plan import class_names, count_classes, make_plan, plan, resources
+from scripts.preparation.plan import count_classes, make_plan, plan, resources
 
 TRAIN = str(ROOT / "configs" / "train.json")
 
@@ -64,7 +65,7 @@ def test_fingerprint_is_in_ras_order_and_millimetres(tmp_path, affine):
 
 
 def test_case_without_a_label_key_has_no_foreground(tmp_path):
-    image = [save(np.ones((9, 8, 7), np.int16), np.eye(4), tmp_path / f"{n}.nii.gz") for n in range(2)]
+    image = [save(blob((9, 8, 7), seed=n)[0], np.eye(4), tmp_path / f"{n}.nii.gz") for n in range(2)]
     found = read_fingerprint({"image": image})
     assert (found.channels, found.extent, found.label_values, len(found.foreground)) == (2, None, (), 0)
 
@@ -230,6 +231,19 @@ def test_hours_of_a_gpu_that_is_not_here_are_not_made_up():
     _, reasons = plan([fingerprint()], {}, device="gpu", memory=12e9)
     if not torch.cuda.is_available():
         assert "not predicted" in reasons[-1]
+
+
+def test_label_that_nnunet_calls_ignore_is_no_class_unless_another_is_given(tmp_path, no_timing, capsys):
+    data = write_dataset(tmp_path / "data", num_classes=2)
+    lists = json.loads((data / "dataset.json").read_text())
+    lists["labels"] = {"background": 0, "object": 1, "ignore": 2}
+    (data / "dataset.json").write_text(json.dumps(lists))
+    options = {"dataset_dir": str(data), "output": str(tmp_path / "plan.json"), "memory_gb": 4, "device": "cpu"}
+    overlay = json.loads(make_plan(**options).read_text())
+    assert (overlay["num_classes"], overlay["class_names"], overlay["ignore_value"]) == (1, ["object"], 2)
+    assert "ignore_value 2: dataset.json calls this label value ignore." in capsys.readouterr().out
+    with pytest.raises(DataError, match=r"label values \[2\]"):
+        make_plan(**options, ignore_value=1)
 
 
 def test_class_names_are_read_in_both_directions():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,22 @@ from .problems import DataError
 Case = dict[str, Any]
 LISTS = ("training", "unlabeled", "validation", "test")
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+# Volumes of other formats, which inference does not read and must not pass over in silence.
+OTHER_SUFFIXES = (
+    ".nrrd",
+    ".nhdr",
+    ".mha",
+    ".mhd",
+    ".dcm",
+    ".img",
+    ".hdr",
+    ".mgz",
+    ".mgh",
+    ".minc",
+    ".mnc",
+    ".npy",
+    ".h5",
+)
 
 
 def case_name(path: str | Path) -> str:
@@ -25,20 +43,65 @@ def case_name(path: str | Path) -> str:
     return Path(name).stem
 
 
-def images_in(directory: str | Path) -> list[Case]:
-    """The NIfTI files of a folder as a list of ``{"image": path}``, sorted by name.
+def images_in(
+    directory: str | Path, *, in_channels: int = 1, modalities: Sequence[str] | str | None = None
+) -> list[Case]:
+    """The NIfTI files of a folder as a list of ``{"image": path}``, sorted by name; hidden ones are left out.
+
+    Of a case with one file per channel the paths are a list, in the order of the channels. A file of it that is missing
+    is listed as if it were there, so that the case is reported with the name of what it lacks. What else looks like a
+    volume, and subfolders, are named in a warning.
+
+    Args:
+        directory: folder to look in.
+        in_channels: channels that the network takes; above 1, ``a_0000.nii.gz``, ``a_0001.nii.gz``, ... are those of
+            case ``a``, as in nnU-Net.
+        modalities: instead of these numbers, what the channels' files end in behind ``_``: ``["flair", "t1"]``.
 
     Raises:
-        DataError: when the folder is missing or holds no .nii.gz or .nii file.
+        DataError: when the folder is missing or holds no .nii.gz or .nii file, or there are not as many modalities as
+            channels.
     """
     folder = Path(directory)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: give the folder of your NIfTI images as --input_dir.")
     # Not only regular files: a broken link or a folder of that name is to be reported as a case that failed.
-    files = sorted(f for f in folder.iterdir() if f.name.lower().endswith(NIFTI_SUFFIXES))
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    files = [path for path in entries if path.name.lower().endswith(NIFTI_SUFFIXES)]
+    others = [p.name for p in entries if p not in files and (p.suffix.lower() in OTHER_SUFFIXES or p.is_dir())]
+    left_out = f"{', '.join(others[:5])}{', ...' if len(others) > 5 else ''}"
+    convert = "convert volumes to NIfTI, and move those of subfolders up"
     if not files:
-        raise DataError(f"{folder} holds no .nii.gz or .nii file: give the folder of your images as --input_dir.")
-    return [{"image": str(f)} for f in files]
+        found = f" but {left_out}: {convert}" if others else ": give the folder of your images as --input_dir"
+        raise DataError(f"{folder} holds no .nii.gz or .nii file{found}.")
+    if others:
+        logging.getLogger(__name__).warning("%s: %s not segmented; %s", folder, left_out, convert)
+    endings = _endings(in_channels, modalities)
+    cases: dict[Path, list[Path]] = {}
+    for path in files:
+        stem, _, ending = case_name(path).rpartition("_")
+        if stem and ending in endings:
+            channels = cases.setdefault(folder / stem, [])
+            if not channels:
+                suffix = path.name[len(case_name(path)) :]
+                channels += [folder / f"{stem}_{name}{suffix}" for name in endings]
+            channels[endings.index(ending)] = path
+        else:
+            cases[path] = [path]
+    return [{"image": str(c[0]) if len(c) == 1 else [str(path) for path in c]} for c in cases.values()]
+
+
+def _endings(in_channels: int, modalities: Sequence[str] | str | None) -> list[str]:
+    """What the names of a case's files end in, one per channel; empty where a file is a case."""
+    if modalities is None:
+        return [f"{channel:04d}" for channel in range(in_channels)] if in_channels > 1 else []
+    names = [str(name) for name in (modalities.split(",") if isinstance(modalities, str) else modalities)]
+    if len(names) != in_channels or len(set(names)) != len(names):
+        raise DataError(
+            f"modalities is {modalities!r} and the network takes {in_channels} channel(s): name each of them once, in "
+            "the order of the training."
+        )
+    return names
 
 
 class Datalist:
@@ -178,10 +241,14 @@ class Datalist:
         return values
 
     def _resolve(self, path: str | list[str]) -> str | list[str]:
-        """Absolute path(s); several modalities of a case are a list of files."""
-        if isinstance(path, list):
-            return [str(self.folder / p) for p in path]
-        return str(self.folder / path)
+        """Path(s) below the folder; several modalities of a case are a list of files."""
+        return [self._path(p) for p in path] if isinstance(path, list) else self._path(path)
+
+    def _path(self, path: str) -> str:
+        joined = self.folder / path
+        # Messages are about these paths: one that leads out of the folder is shown as it would be typed. The last part
+        # stays, since a case is called after it even where it is a link into an archive.
+        return str(Path(os.path.realpath(joined.parent)) / joined.name) if ".." in Path(path).parts else str(joined)
 
     def _cut(self, cases: list[Case], splits: Mapping[str, Sequence[int]]) -> dict[str, list[Case]]:
         used: set[int] = set()

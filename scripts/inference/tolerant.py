@@ -15,7 +15,7 @@ from monai.data import list_data_collate
 from monai.engines import SupervisedEvaluator
 from torch.utils.data import Dataset
 
-from scripts.data import DataError
+from scripts.data import DataError, images_of
 from scripts.errors import chain
 from scripts.ranks import gathered, rank
 
@@ -71,7 +71,7 @@ class TolerantDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path = self.dataset.data[index]["image"]
+        path = images_of(self.dataset.data[index])[0]  # of several channels the first, after which the mask is called
         try:
             item = self.dataset[index]
             check_image(item["image"], path, in_channels=self.in_channels)
@@ -152,7 +152,9 @@ class TolerantEvaluator(SupervisedEvaluator):
         elif of_others:
             self._append(of_others)
         if count := len(shares[0][0]) + len(of_others):
+            total = sum(cases for _, cases in shares)
+            others = "; the others are complete" if count < total else ""
             raise DataError(
-                f"{count} of {sum(cases for _, cases in shares)} cases failed; the others are complete. "
+                f"{count} of {total} cases failed{others}. "
                 f"The reasons are in {self.failures_path.with_name('failures.csv')}."
             )

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from scripts.data import DataError
 from scripts.errors import print_briefly
 
+from .declared import CHANNELS, CLASSES, declared_beside
 from .orientation import to_axes_of
 from .pairing import CaseFiles, find_case_folders, find_cases
 from .splits import Split, fold_splits, split_cases
@@ -71,8 +72,8 @@ def make_dataset(
         patient_pattern: regular expression that finds the patient in a case's name, for several scans of one patient,
             such as ``"^(P[0-9]+)_"``; the whole name is the patient by default.
         modalities: suffixes (with case_dir also names) of a case's image files, in the order of the channels:
-            ``[flair,t1]``.
-        class_names: of the label values 1, 2, ...
+            ``[flair,t1]``. Without, the channels' names are those of a dataset.json beside image_dir, if there is one.
+        class_names: of the label values 1, 2, ...; by default those of a dataset.json beside image_dir.
         label_map: replaces label values: ``"{255: 1}"``; the labels are rewritten into ``output_dir/labels``.
 
     Returns:
@@ -105,15 +106,20 @@ def make_dataset(
         cases, labeled=labeled, validation=validation, test=test, seed=seed, patient_pattern=patient_pattern
     )
     splits = fold_splits(split, folds, patient_pattern=patient_pattern) if folds else [split]
-    entries = convert_all(split, root, label_map=label_map or {})
     header: dict[str, Any] = {
         "name": root.resolve().name,
         "description": f"split by patient with seed {seed}",
     }
+    if image_dir is not None:
+        header.update(declared_beside(image_dir))
+    if label_map:
+        header.pop(CLASSES, None)  # other values than those of the labels that are written
     if modalities:
+        header.pop(CHANNELS[1], None)
         header["modality"] = {str(i): str(name) for i, name in enumerate(modalities)}
     if class_names:
         header["labels"] = {str(i): str(name) for i, name in enumerate(["background", *class_names])}
+    entries = convert_all(split, root, label_map=label_map or {})
     written = []
     for number, part in enumerate(splits):
         folder = root / f"fold_{number}" if folds else root
@@ -252,10 +258,12 @@ def relative(path: Path | Sequence[Path], folder: Path) -> str | list[str]:
 
 
 def _relative(path: Path, folder: Path) -> str:
+    # Not the file itself: a link, as into an archive that stores files by their content, has the name of the case.
+    path = path.parent.resolve() / path.name
     try:
-        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+        return Path(os.path.relpath(path, folder.resolve())).as_posix()
     except ValueError:  # another drive
-        return path.resolve().as_posix()
+        return path.as_posix()
 
 
 def summary(split: Split) -> str:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import nibabel
@@ -14,6 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.data import DataError, images_of
+from scripts.data.checks import LISTED_PROBLEMS
+from scripts.data.nifti import open_nifti
 
 from .benchmark import bounding_box
 from .volumes import load_volume
@@ -52,13 +53,14 @@ def read_fingerprint(case: Mapping[str, Any], *, ignore_value: int | None = None
     """Reads the image, and the label if the case has that key; voxels of ``ignore_value`` are no foreground.
 
     Raises:
-        DataError: when a file cannot be read, or the label is not on the image's grid.
+        DataError: when a file cannot be read, holds no usable numbers, or the label is not on the image's grid.
     """
     files = images_of(case)
     array, affine = load_volume(files[0])
     # Of further files only the number of channels counts; their voxels are not read.
     channels = (array.shape[3] if array.ndim == 4 else 1) + sum(_channels(path) for path in files[1:])
     first = array[..., 0] if array.ndim == 4 else array
+    check_intensities(first, files[0])
     axes = np.argsort(nibabel.io_orientation(affine)[:, 0])  # array axis of each RAS axis
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     sample = _sample(first)
@@ -70,7 +72,7 @@ def read_fingerprint(case: Mapping[str, Any], *, ignore_value: int | None = None
             raise DataError(f"{case['label']} has shape {label.shape} and its image {first.shape}: they must be equal.")
         if ignore_value is not None:
             label = np.where(label == ignore_value, 0, label)
-        values = tuple(int(value) for value in np.unique(label))
+        values = label_values(label, case["label"])
         if (label > 0).any():
             start, end = bounding_box(label > 0)
             extent = ((end - start) * spacing)[axes]
@@ -89,19 +91,59 @@ def read_fingerprint(case: Mapping[str, Any], *, ignore_value: int | None = None
 
 
 def read_fingerprints(cases: Sequence[Mapping[str, Any]], *, ignore_value: int | None = None) -> list[Fingerprint]:
-    """:func:`read_fingerprint` of every case, several at a time, with a progress bar."""
+    """:func:`read_fingerprint` of every case, several at a time, with a progress bar.
+
+    Raises:
+        DataError: naming every case that cannot be used.
+    """
+
+    def read(case: Mapping[str, Any]) -> Fingerprint | DataError:
+        try:
+            return read_fingerprint(case, ignore_value=ignore_value)
+        except DataError as error:
+            return error
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(
-            tqdm(
-                pool.map(partial(read_fingerprint, ignore_value=ignore_value), cases), total=len(cases), desc="volumes"
-            )
+        read_cases = list(tqdm(pool.map(read, cases), total=len(cases), desc="volumes"))
+    errors = [str(error) for error in read_cases if isinstance(error, DataError)]
+    if errors:
+        listed = "\n  ".join(errors[:LISTED_PROBLEMS])
+        more = f"\n  and {len(errors) - LISTED_PROBLEMS} more" if len(errors) > LISTED_PROBLEMS else ""
+        raise DataError(f"{len(errors)} of {len(cases)} cases cannot be used:\n  {listed}{more}")
+    return [found for found in read_cases if isinstance(found, Fingerprint)]
+
+
+def check_intensities(image: np.ndarray, path: str) -> None:
+    """Raises DataError for voxels that are NaN, infinite or all the same, of which no plan can be made."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite for the network
+        finite = np.isfinite(image.astype(np.float32, copy=False) if image.dtype.kind == "f" else image)
+    if not_finite := int(image.size - finite.sum()):
+        raise DataError(
+            f"{path} has {not_finite} voxels that are NaN or infinite: replace them, for example by the value of the "
+            "background."
         )
+    if image.min() == image.max():
+        raise DataError(f"{path} is {image.min():g} in every voxel: export it again, or take the case out.")
+
+
+def label_values(label: np.ndarray, path: str) -> tuple[int, ...]:
+    """The values of a label, in ascending order.
+
+    Raises:
+        DataError: when one is NaN, a fraction or negative.
+    """
+    values = np.unique(label)
+    odd = [value for value in values.tolist() if not (np.isfinite(value) and value >= 0 and value == int(value))]
+    if odd:
+        raise DataError(
+            f"{path} has label values {odd[:5]}; expected are whole numbers from 0: check that it is a label and not "
+            "the image, or give --ignore_value for a value of what nobody annotated."
+        )
+    return tuple(int(value) for value in values)
 
 
 def _channels(path: str) -> int:
-    image: Any = nibabel.load(path)
-    shape = image.shape
-    return shape[3] if len(shape) == 4 else 1
+    return open_nifti(path)[0].channels
 
 
 def _sample(array: np.ndarray) -> np.ndarray:

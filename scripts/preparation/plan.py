@@ -19,6 +19,7 @@ from scripts.data.machine import total_memory
 from scripts.errors import print_briefly
 
 from . import choices
+from .declared import class_names, declared_ignore_value, declared_modalities
 from .fingerprint import Fingerprint, read_fingerprints
 from .memory import FLOAT, seconds_per_iteration
 
@@ -56,7 +57,8 @@ def make_plan(
         spacing: mm, instead of the median.
         modality: "ct" or "mr", instead of the guess.
         regions: as in the config, for overlapping regions.
-        ignore_value: as in the config, the label value of voxels that nobody annotated.
+        ignore_value: as in the config, the label value of voxels that nobody annotated; by default that of a label
+            which dataset.json calls ignore.
         max_iterations: as in the config.
 
     Returns:
@@ -74,8 +76,10 @@ def make_plan(
             (n for n, case in enumerate(datalist.training) if "label" not in case), len(datalist.training)
         )
     labeled = datalist.labeled(num_labeled)
-    cases = read_fingerprints([*labeled, *datalist.unlabeled(num_labeled)], ignore_value=ignore_value)
     header = json.loads(datalist.path.read_text(encoding="utf-8"))
+    declared = declared_ignore_value(header) if ignore_value is None else None
+    ignore_value = declared if ignore_value is None else ignore_value
+    cases = read_fingerprints([*labeled, *datalist.unlabeled(num_labeled)], ignore_value=ignore_value)
     overlay, reasons = plan(
         cases,
         header,
@@ -86,6 +90,8 @@ def make_plan(
         regions=regions,
         max_iterations=max_iterations,
     )
+    if declared is not None:
+        reasons.insert(1, f"ignore_value {declared}: dataset.json calls this label value ignore.")
     overlay = {
         "about": f"Planned for {datalist.path.parent.resolve().name}. " + " ".join(reasons),
         "num_labeled": num_labeled,
@@ -220,24 +226,6 @@ def count_classes(cases: Sequence[Fingerprint]) -> int:
     return len(values)
 
 
-def class_names(header: dict[str, Any], num_classes: int) -> list[str] | None:
-    """Names of the classes from "labels" of dataset.json, value to name or, as in nnU-Net, name to value."""
-    labels = header.get("labels")
-    if not isinstance(labels, dict):
-        return None
-    if not all(str(key).isdigit() for key in labels):
-        labels = {str(value): name for name, value in labels.items()}
-    names = [labels.get(str(value)) for value in range(1, num_classes + 1)]
-    known = [name for name in names if isinstance(name, str)]
-    return known if len(known) == num_classes else None
-
-
-def declared_modalities(header: dict[str, Any]) -> list[str]:
-    """The channels' names in "modality" or "channel_names" of dataset.json; empty where there are none."""
-    found = header.get("modality") or header.get("channel_names")
-    return [str(name) for name in found.values()] if isinstance(found, dict) else []
-
-
 def cache_line(
     cases: Sequence[Fingerprint], spacing: Sequence[float] | None, used: float, memory: float, *, device: str
 ) -> str:
@@ -246,7 +234,7 @@ def cache_line(
     for case in cases:
         voxels = float(np.prod(case.shape * (case.spacing / spacing if spacing else 1)))
         size += FLOAT * voxels * (case.channels + bool(case.label_values))
-    text = f"cache: the training volumes take {size / 1e9:.1f} GB of the machine's memory besides"
+    text = f"cache: the training volumes take {_at_least_a_tenth(size / 1e9)} GB of the machine's memory besides"
     if device == "cpu" and used + size > memory:
         rate = max(0.0, (memory - used) / size)
         text += (
@@ -271,10 +259,15 @@ def hours_line(
         num_classes=num_classes,
         device="cuda" if device == "gpu" else "cpu",
     )
-    text = f"hours: {seconds * iterations / 3600:.1f} for {iterations} iterations at {seconds:.2f} s, timed here"
+    hours = _at_least_a_tenth(seconds * iterations / 3600)
+    text = f"hours: {hours} for {iterations} iterations at {seconds:.2f} s, timed here"
     if device == "cpu" and seconds * iterations > 24 * 3600:
         text += f"; --max_iterations {int(12 * 3600 / seconds / 100) * 100 or 100} would take half a day"
     return text + "."
+
+
+def _at_least_a_tenth(value: float) -> str:
+    return f"{value:.1f}" if value >= 0.05 else "under 0.1"
 
 
 if __name__ == "__main__":

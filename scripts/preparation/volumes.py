@@ -13,6 +13,7 @@ from monai.data import ImageReader, NrrdReader, PydicomReader
 
 from scripts.data import DataError
 from scripts.data.datalist import NIFTI_SUFFIXES
+from scripts.data.nifti import open_nifti
 
 NRRD_SUFFIXES = (".seg.nrrd", ".nrrd")  # the longer first: it is a part of the name, too
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -102,7 +103,7 @@ def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
             slices of a series do not lie on one regular grid.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and not is_nifti(path):
         (folder,) = dicom_folders(path)
         check_series(folder)
         # None: whatever is DICOM, which MONAI allows and does not annotate.
@@ -127,16 +128,14 @@ def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _load_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    _, volume = open_nifti(str(path))  # which refuses what its header cannot be
     try:
-        volume: Any = nibabel.load(path)
         array = np.asanyarray(volume.dataobj)
     except Exception as error:  # nibabel raises any of several types
         raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}): copy the file again.") from error
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
-    if array.ndim not in (3, 4):
-        raise DataError(f"{path} has shape {array.shape}; expected is a volume, or channels of it in a fourth axis.")
-    return array, volume.affine
+    return array, np.asarray(volume.affine)
 
 
 def need_package(module: str, package: str, path: Path) -> None:

@@ -26,6 +26,10 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
             "cuts `training` of a data set that has no other lists: `{'training':[0,56],'test':[64,80]}`",
         ),
         "in_channels": ("integer", "channels (modalities) of an image"),
+        "modalities": (
+            "list of texts or null",
+            "what the files of a case's channels end in ([inference.md](inference.md)); null: 0000, 0001 and so on",
+        ),
         "num_classes": ("integer", "foreground classes; label values are 0 (background) to `num_classes`"),
         "class_names": ("list of texts or null", "names in the tables; null numbers them"),
         "regions": (
