@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -125,6 +126,15 @@ def test_memory_of_the_machine_names_the_cache_first(fail):
     assert text.startswith("The memory of the machine ran out at iteration 1.")
     assert in_order(text, "train#dataset#cache_rate 0", "sw_batch_size 1", "patch_size", "labeled_batch_size 1")
     assert "amp" not in text and "num_workers" not in text and "unlabeled_batch_size" not in text
+
+
+def test_a_full_disk_says_that_the_run_can_be_continued():
+    def fail():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError) as caught:
+        train(fail)
+    assert advice(caught.value).startswith("The disk of output_dir or ckpt_dir was full at iteration 1. Make room; ")
 
 
 def test_other_errors_get_no_advice():

@@ -1,7 +1,8 @@
-"""Resources: what to do when memory runs out, or when another process dies or hangs, as a note on the error."""
+"""Resources: what to do when memory or disk run out, or another process dies or hangs, as a note on the error."""
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ from scripts.ranks import rank, world_size
 OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|CUDNN_STATUS_ALLOC_FAILED|bad_alloc", re.IGNORECASE
 )
+FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no quota of its own
 # What gloo and nccl say of a process that is gone or silent.
 OTHER_PROCESS = re.compile(
     r"connection (closed|reset|refused)|timed? ?out|remote process exited|broken pipe", re.IGNORECASE
@@ -28,7 +30,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def advise_on_resources(trainer: Any, error: BaseException) -> None:
-    """Adds a note to an ``error`` of a training that memory, data workers, or another process of the run caused.
+    """Adds a note to an ``error`` of a training that memory, disk, data workers, or another process of the run caused.
 
     Other errors stay as they are.
 
@@ -46,6 +48,13 @@ def advise_on_resources(trainer: Any, error: BaseException) -> None:
             Advice(
                 f"The memory of the {'GPU' if on_gpu else 'machine'} ran out {where}. "
                 f"Settings that lower it, in this order: {'; '.join(steps)}."
+            )
+        )
+    elif any(isinstance(cause, OSError) and cause.errno in FULL_DISK for cause in causes):
+        error.add_note(
+            Advice(
+                f"The disk of output_dir or ckpt_dir was full {where}. Make room; the same command then continues from "
+                "the last checkpoint."
             )
         )
     elif any(_of_a_worker(cause, workers) for cause in causes):
