@@ -128,6 +128,7 @@ def test_figure_has_a_panel_for_the_image_every_head_unanimity_and_pseudo_label(
     crops = crops_of(run.trainer)
     titles = [axes.get_title() for axes in crops_figure(crops, title="").axes if axes.get_title()]
     assert len(titles) == 2 * 7
+    assert "not unanimous: " in crops_figure(crops, title="").get_supxlabel()
     share = 100 * crops[0].unanimous.mean()
     assert titles[1:7] == [
         *("segmentation phi", "segmentation psi", "distance phi", "distance psi"),
@@ -157,7 +158,9 @@ def test_other_methods_and_several_classes_have_a_row_for_each_class():
     assert [crop.title for crop in crops] == [f"{kind}, class {c}" for kind in ("labeled", "unlabeled") for c in (1, 2)]
     assert [int(crop.reference.sum()) for crop in crops[:2]] == [0, 16]
     assert crops[0].unanimous is None
-    assert len([axes for axes in crops_figure(crops, title="").axes if axes.get_title()]) == 4 * 2
+    figure = crops_figure(crops, title="")
+    assert len([axes for axes in figure.axes if axes.get_title()]) == 4 * 2
+    assert "segmentation at 1/2" in figure.get_supxlabel() and "unanimous" not in figure.get_supxlabel()
 
 
 # --- curves and page ---
