@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Beginning of the name of a file that is being written.
+UNFINISHED = ".writing-"
+
 
 @contextmanager
 def replacing(path: str | Path, *, ending: str = "") -> Iterator[Path]:
@@ -26,7 +29,7 @@ def replacing(path: str | Path, *, ending: str = "") -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".writing-{os.getpid()}{ending}")
+    temporary = path.with_name(f"{UNFINISHED}{os.getpid()}{ending}")
     temporary.unlink(missing_ok=True)
     try:
         yield temporary

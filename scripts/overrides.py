@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import monai.bundle
 from fire.parser import DefaultParseValue
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigComponent, ConfigParser
+from monai.utils import optional_import
 
 from .errors import print_briefly
 
@@ -47,10 +49,13 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
     for name, place in given.items():
         if name in ARGUMENTS:
             continue
-        problem = unknown_part(name, config)
+        problem = unknown_part(name, config, given=given)
         if problem:
             print_briefly()
-            part, nearest = problem
+            part, nearest, arguments = problem
+            if arguments:
+                remedy = f"did you mean {nearest}?" if nearest else f"there are {', '.join(arguments)}."
+                raise UnknownIdError(f"{part} in {place} is no argument of its class: {remedy}")
             remedy = f"did you mean {nearest}?" if nearest else "the ids are those of the files."
             raise UnknownIdError(
                 f"{part} in {place} is no id of {', '.join(map(str, files))}: {remedy} "
@@ -125,21 +130,68 @@ def flag_values(arguments: Sequence[str]) -> dict[str, str]:
     return values
 
 
-def unknown_part(name: str, config: Mapping[str, Any]) -> tuple[str, str | None] | None:
+def unknown_part(
+    name: str, config: Mapping[str, Any], *, given: Iterable[str] = ()
+) -> tuple[str, str | None, list[str]] | None:
     """What of the id ``name`` the config does not have, with the nearest id or None; None where it is known.
 
-    Below the top level only the groups of components, "train" and "validate", are closed: other nested settings are
-    arguments, which the class that takes them checks.
+    If it is an argument of a component, the arguments that there are follow, else an empty list.
+
+    Closed are the top level, the groups of components ("train" and "validate"), and the arguments of a component whose
+    class or function lists them. What else is nested is left to those who take it.
+
+    Args:
+        name: the id, its parts separated by "#" or "::".
+        config: the merged content of the files.
+        given: all overrides; what another of them replaces, or makes another class, is not checked.
     """
-    group, *inner = re.split("#|::", name.lstrip("+"))
-    if group not in config:
-        nearest = difflib.get_close_matches(group, config, n=1)
-        return group, nearest[0] if nearest else None
-    components = config[group]
-    if not inner or inner[0] in components or not _is_group(components):
+    parts = parts_of(name)
+    others = [parts_of(other) for other in given]
+    level: Any = config
+    for depth, part in enumerate(parts):
+        known = _known_names(level) if depth else set(config)
+        if known is not None and part not in known:
+            nearest = difflib.get_close_matches(part, known, n=1)
+            path = "#".join(parts[:depth] + [""])
+            arguments = sorted(known - ConfigComponent.non_arg_keys) if "_target_" in level else []
+            return path + part, path + nearest[0] if nearest else None, arguments
+        above = parts[: depth + 1]
+        if not isinstance(level, Mapping) or part not in level or [*above, "_target_"] in others:
+            return None
+        if above != parts and above in others:
+            return None
+        level = level[part]
+    return None
+
+
+def parts_of(name: str) -> list[str]:
+    """The parts of an id: ``train::dataset#cache_rate`` is train, dataset, cache_rate."""
+    return re.split("#|::", name.lstrip("+"))
+
+
+def _known_names(value: Any) -> set[str] | None:
+    """The names that may stand below a value of the config; None where any may."""
+    if _is_group(value):
+        return set(value)
+    if not isinstance(value, Mapping) or "_target_" not in value:
         return None
-    nearest = difflib.get_close_matches(inner[0], components, n=1)
-    return f"{group}#{inner[0]}", f"{group}#{nearest[0]}" if nearest else None
+    taken = arguments_of(value)
+    return taken and {*taken, *value, *ConfigComponent.non_arg_keys}
+
+
+def arguments_of(component: Mapping[str, Any]) -> set[str] | None:
+    """The names of the arguments that the class or function of a component takes; None where it takes any."""
+    module, found = "", False
+    with contextlib.suppress(Exception):  # an expression, or a class that is not there, is found out when it is made
+        module, _, name = ConfigComponent(dict(component)).resolve_module_name().rpartition(".")
+        target, found = optional_import(module, name=name)
+    if not found:
+        return None
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):  # some of those written in C do not say
+        return None
+    return None if any(p.kind == p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}
 
 
 def _is_group(value: Any) -> bool:

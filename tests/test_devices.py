@@ -446,6 +446,7 @@ def test_a_stopped_run_ends_in_all_processes_and_continues_to_the_same_weights(t
     status, said = start_and_stop(stopped, tmp_path / "stopped", rows_before=4, stop=kill if killed else ask)
     assert status != 0 and not (tmp_path / "stopped" / "models" / "model.pt").exists()
     assert ("Signal 9 (SIGKILL) received" if killed else "as asked; the same command continues") in said
+    assert killed == ("error: " in said and "Another process of this run ended" in said)
     finished = run_process(stopped)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("resuming at iteration") == 1

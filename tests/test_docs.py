@@ -39,8 +39,8 @@ FOREIGN_OPTIONS = {
         "cov",
         "cov-report",
         "help",
-        "max_iteration",
-    ),  # mlflow, tensorboard, pytest, fire; a misspelling that training.md shows
+    ),  # mlflow, tensorboard, pytest, fire
+    *("max_iteration", "optimizer#momentm", "objective#wieghts#pseudo"),  # misspellings that training.md shows
 }
 METHODS = sorted((ROOT / "configs" / "methods").glob("*.json"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
 import re
@@ -17,8 +18,17 @@ from torch import nn
 
 from scripts.data import LabelCoding
 from scripts.objectives import Objective
-from scripts.training import CollapseWarning, FiniteLoss, SeededIterations, SemiSupervisedTrainer, TermsLog
-from scripts.training.guards import NotFiniteError
+from scripts.training import (
+    CollapseWarning,
+    FiniteLoss,
+    SeededIterations,
+    SemiSupervisedTrainer,
+    TermsLog,
+    guards,
+    reproducer,
+    resume,
+)
+from scripts.training.guards import MOST_DROPPED, NotFiniteError
 from scripts.training.reproducer import replay, save_reproducer
 
 TRAIN = "configs/train.json"
@@ -155,6 +165,51 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
     assert all(weight.isfinite().all() for weight in network.parameters())
 
 
+# --- a gradient scaler, which on a CPU exists, too ---
+
+
+@pytest.fixture
+def scaled(monkeypatch):
+    """Makes ``amp`` scale the gradients, as it does on a GPU, without autocast."""
+    monkeypatch.setattr(torch.cuda.amp, "GradScaler", lambda: torch.amp.GradScaler("cpu"))
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+
+
+def test_under_a_scaler_the_norm_that_is_logged_is_that_of_the_gradient_itself(tmp_path, scaled):
+    for folder, options in (("scaled", {"amp": True}), ("plain", {})):
+        trainer = train([1, 2, 3], FiniteLoss(tmp_path, seed=0), TermsLog(tmp_path / folder, interval=1), **options)
+        assert (trainer.scaler is not None) == bool(options)
+    scaled_rows, plain_rows = (
+        list(csv.DictReader((tmp_path / folder / "training_log.csv").open(newline="")))
+        for folder in ("scaled", "plain")
+    )
+    assert len(plain_rows) == 3
+    for now, then in zip(scaled_rows, plain_rows, strict=True):
+        assert float(now["gradient_norm"]) == pytest.approx(float(then["gradient_norm"]), rel=1e-6)
+
+
+def test_a_gradient_that_the_scaler_drops_stops_a_run_only_when_no_scale_helps(tmp_path, scaled):
+    def overflowing(steps: list[float]) -> SemiSupervisedTrainer:
+        return train(steps, FiniteLoss(tmp_path, seed=0), objective=Spoilt(only_gradient=True), amp=True)
+
+    trainer = overflowing([1, *[BAD] * MOST_DROPPED, 1, BAD])
+    assert all(weight.isfinite().all() for weight in trainer.network.parameters())
+    assert not (tmp_path / "reproducer").exists()
+    message = "the gradient is not finite .* at iteration 42.*in the 40 steps before, which the gradient scaler dropped"
+    with pytest.raises(NotFiniteError, match=message):
+        overflowing([1, *[BAD] * (MOST_DROPPED + 1)])
+
+
+def test_a_loss_that_is_not_finite_stops_under_a_scaler_at_once(tmp_path, scaled):
+    with pytest.raises(NotFiniteError, match="far = nan, at iteration 2,"):
+        train([1, BAD], FiniteLoss(tmp_path, seed=0), amp=True)
+
+
+def test_amp_on_the_cpu_which_scales_nothing_is_guarded_as_without(tmp_path):
+    with pytest.raises(NotFiniteError, match="the gradient is not finite .* at iteration 2"):
+        train([1, BAD], FiniteLoss(tmp_path, seed=0), objective=Spoilt(only_gradient=True), amp=True)
+
+
 @pytest.mark.parametrize("only_gradient", [False, True], ids=["loss", "gradient"])
 def test_a_skipped_batch_leaves_the_training_as_if_it_had_not_been(tmp_path, caplog, only_gradient):
     guarded = train(
@@ -197,6 +252,23 @@ def test_watching_does_not_change_a_training(tmp_path):
 
 
 # --- the reproducer ---
+
+
+def test_each_process_saves_its_own_step_which_is_replayed_with_its_random_numbers(tmp_path, monkeypatch):
+    class Dropping(Normed):
+        def forward(self, x):
+            return {"logits": nn.functional.dropout(super().forward(x)["logits"])}
+
+    monkeypatch.setattr(guards, "rank", lambda: 1)
+    monkeypatch.setattr(reproducer, "rank", lambda: 1)
+    monkeypatch.setattr(resume, "rank", lambda: 1)
+    with pytest.raises(NotFiniteError):
+        train([1, BAD], SeededIterations(5), FiniteLoss(tmp_path, seed=5), network=Dropping())
+    monkeypatch.undo()
+    (step,) = (tmp_path / "reproducer").iterdir()
+    content = torch.load(step, weights_only=True)
+    assert step.name == "iteration_00000002.process_1.pt" and content["process"] == 1
+    assert replay(step, Dropping(), Spoilt()).terms["near"].item() == content["terms"]["near"]
 
 
 def parts_of_the_run(**changes):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import fire
 import pytest
 from conftest import ROOT, run_bundle, small
+from monai.bundle import ConfigComponent
 
-from scripts.overrides import UnknownIdError, check_overrides, flag_values
+from scripts.overrides import UnknownIdError, arguments_of, check_overrides, flag_values
 
 TRAIN, INFERENCE = "configs/train.json", "configs/inference.json"
 RUNNER = "/somewhere/monai/bundle/__main__.py"
@@ -43,6 +45,27 @@ def command(*arguments: str, files: object = TRAIN, run_id: str = "training") ->
 def test_misspelt_override_names_the_nearest_id(override, nearest):
     with pytest.raises(UnknownIdError, match=f"configs/train.json: did you mean {nearest}[?]"):
         check_overrides(command(f"--{override}", "5"))
+
+
+@pytest.mark.parametrize(
+    "override, nearest",
+    [
+        ("train#dataset#cache_rat", "train#dataset#cache_rate"),
+        ("optimizer#momentm", "optimizer#momentum"),
+        ("objective::unanimty", "objective#unanimity"),
+        ("validate#inferer#sw_batchsize", "validate#inferer#sw_batch_size"),
+    ],
+)
+def test_misspelt_argument_of_a_component_names_the_nearest_one(override, nearest):
+    with pytest.raises(
+        UnknownIdError, match=f"in the command line is no argument of its class: did you mean {nearest}[?]"
+    ):
+        check_overrides(command(f"--{override}", "5"))
+
+
+def test_an_argument_that_resembles_none_is_answered_with_those_that_there_are():
+    with pytest.raises(UnknownIdError, match="network_def#act .*there are base_filters, dropout, in_channels, norm"):
+        check_overrides(command("--network_def#act", "PRELU"))
 
 
 def test_nothing_near_is_said_without_a_guess():
@@ -81,16 +104,43 @@ def test_the_command_ends_in_one_line_before_anything_is_done(tiny, tmp_path):
     "arguments",
     [
         ["--max_iterations", "5", "--train#dataset#cache_rate", "0", "--train::trainer::amp", "True"],
-        ["--objective#weights#pseudo", "0", "--train#handlers#0#_disabled_", "True", "--network_def#act=PRELU"],
+        ["--objective#weights#pseudo", "0", "--train#handlers#0#_disabled_", "True", "--network_def#dropout=0.3"],
         ["--meta_file", "m.json", "--logging_file", "l.conf", "--init_id", "initialize", "--workflow_type", "train"],
         ["--amp", "--noamp", "--num-workers", "2", "--stride", "[8, 8, 8]", "--lambda_weight", "-1"],
         ["--tracking", "mlflow", "--experiment_name", "a", "--run_name", "b", "--tracking_uri", "sqlite:///a"],
         ["--_meta_#version", "2"],
+        ["--optimizer#nesterov", "True", "--train#dataset#_disabled_", "False", "--train#trainer#anything", "1"],
+        ["--optimizer#_target_", "torch.optim.AdamW", "--optimizer#fused", "True", "--optimizer#betas", "[0.9, 0.99]"],
+        ["--optimizer", "{'_target_': 'torch.optim.AdamW'}", "--optimizer#amsgrad", "True"],
+        ["--train", "{}", "--train#another", "1"],
+        ["--objective#weights#another_term", "1", "--train#handlers#0#_disabled_", "True"],
     ],
     ids=lambda arguments: arguments[0],
 )
 def test_overrides_that_exist_pass(arguments):
     check_overrides(command(*arguments))
+
+
+def components(value: object) -> Iterator[dict]:
+    """All components in a nest of a config."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from components(item)
+
+
+def test_what_the_configs_set_are_arguments_that_their_classes_take():
+    checked = 0
+    for path in sorted((ROOT / "configs").rglob("*.json")):
+        for component in components(json.loads(path.read_text(encoding="utf-8"))):
+            taken = arguments_of(component)
+            if taken is not None:
+                checked += 1
+                assert set(component) - ConfigComponent.non_arg_keys <= taken, (path.name, component)
+    assert checked > 100
 
 
 def test_ids_that_files_add_may_be_overridden(tmp_path):

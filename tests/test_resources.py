@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import ROOT, run_process
 from monai.data import Dataset
 from monai.transforms import Compose
@@ -20,7 +22,7 @@ from torch import nn
 from scripts.data import LabelCoding, crop_stream
 from scripts.errors import Advice
 from scripts.objectives import Objective
-from scripts.training import SemiSupervisedTrainer
+from scripts.training import SemiSupervisedTrainer, resources
 from scripts.training.resources import advise_on_resources, out_of_memory
 
 HUGE = 1 << 60
@@ -126,6 +128,15 @@ def test_memory_of_the_machine_names_the_cache_first(fail):
     assert "amp" not in text and "num_workers" not in text and "unlabeled_batch_size" not in text
 
 
+def test_a_full_disk_says_that_the_run_can_be_continued():
+    def fail():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError) as caught:
+        train(fail)
+    assert advice(caught.value).startswith("The disk of output_dir or ckpt_dir was full at iteration 1. Make room; ")
+
+
 def test_other_errors_get_no_advice():
     def fail():
         raise RuntimeError("shapes differ")
@@ -169,6 +180,33 @@ def test_a_lost_connection_without_workers_is_not_a_worker():
     trainer = SimpleNamespace(data_loader=SimpleNamespace(num_workers=0, timeout=0), state=SimpleNamespace(iteration=3))
     advise_on_resources(trainer, error)
     assert not hasattr(error, "__notes__")
+
+
+LOST = "[/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:32912: Connection reset by peer. This is typically"
+
+
+@pytest.mark.parametrize(
+    "processes, error, advised",
+    [
+        (2, RuntimeError(LOST), True),
+        (2, RuntimeError("Timed out waiting 3600000ms for recv operation to complete"), True),
+        (2, dist.DistBackendError("NCCL error: remote process exited or there was a network error"), True),
+        (2, RuntimeError("shapes differ"), False),
+        (1, RuntimeError(LOST), False),
+    ],
+    ids=["gone", "silent", "nccl", "of its own", "alone"],
+)
+def test_a_process_that_lost_another_one_says_so(monkeypatch, processes, error, advised):
+    monkeypatch.setattr(resources, "world_size", lambda: processes)
+    trainer = SimpleNamespace(data_loader=SimpleNamespace(num_workers=0, timeout=0), state=SimpleNamespace(iteration=3))
+    advise_on_resources(trainer, error)
+    if advised:
+        said = (
+            f"Another process of this run ended, or did not answer, at iteration 3; this is process 0 of {processes}."
+        )
+        assert advice(error).startswith(said) and '"Root Cause"' in advice(error)
+    else:
+        assert not hasattr(error, "__notes__")
 
 
 def test_without_workers_the_timeout_is_left_out():

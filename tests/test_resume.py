@@ -18,7 +18,7 @@ from conftest import ROOT, TIMEOUT, bundle_command, run_bundle, small
 from ignite.engine import Engine, Events
 from torch import nn
 
-from scripts.training import RunState, SaveRun, run_or_resume
+from scripts.training import RunState, SaveRun, resume, run_or_resume
 from scripts.training.checkpoints import save_atomically
 
 TRAIN = "configs/train.json"
@@ -45,8 +45,8 @@ def log(output: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["pseudo_weight"]]
 
 
-def stop_at(iteration: int, how: signal.Signals, output: Path, command: list[str]) -> int:
-    """Starts a training, stops it when its log has ``iteration`` rows, and returns the exit status.
+def stop_at(iteration: int, how: signal.Signals, output: Path, command: list[str], *, wait: float = 0.0) -> int:
+    """Starts a training, stops it ``wait`` seconds after its log has ``iteration`` rows, and returns the exit status.
 
     On a busy machine the signal may come later, even behind the end of the training.
     """
@@ -57,6 +57,7 @@ def stop_at(iteration: int, how: signal.Signals, output: Path, command: list[str
     while process.poll() is None and len(log(output)) < iteration:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    time.sleep(wait)
     process.send_signal(how)
     try:
         return process.wait(TIMEOUT)
@@ -74,11 +75,11 @@ def never_stopped(tiny, tmp_path_factory) -> Path:
     return output
 
 
-def stop_and_continue(tiny, output, *, at: int, how: signal.Signals, **more) -> str:
+def stop_and_continue(tiny, output, *, at: int, how: signal.Signals, wait: float = 0.0, **more) -> str:
     command = bundle_command("training", TRAIN, **small(tiny, output, **{**SETTINGS, **more}))
-    for earlier in (at, at // 2, FIRST):  # as long as the training is quicker than the signal
+    for part in (1, 0.5, 0):  # earlier as long as the training is quicker than the signal
         shutil.rmtree(output)
-        status = stop_at(max(FIRST, earlier), how, output, command)
+        status = stop_at(max(FIRST, int(part * at)), how, output, command, wait=part * wait)
         if not (output / "models" / "model.pt").exists():
             break
     assert status == (128 + signal.SIGTERM if how == signal.SIGTERM else -signal.SIGKILL)
@@ -94,7 +95,7 @@ def stop_and_continue(tiny, output, *, at: int, how: signal.Signals, **more) -> 
 def test_a_stopped_run_continues_to_the_weights_of_one_that_never_stopped(
     tiny, tmp_path, never_stopped, at, how, workers
 ):
-    said = stop_and_continue(tiny, tmp_path, at=at, how=how, num_workers=workers)
+    said = stop_and_continue(tiny, tmp_path, at=at, how=how, wait=random.uniform(0, 0.1), num_workers=workers)
     assert "resuming at iteration" in said
     assert_same(weights(tmp_path), weights(never_stopped))
     assert_same(weights(tmp_path, "model_best.pt"), weights(never_stopped, "model_best.pt"))
@@ -135,7 +136,8 @@ def test_teachers_adversaries_and_their_optimisers_continue_too(tiny, tmp_path, 
 def test_twenty_random_stops(tiny, tmp_path, never_stopped, number):
     rng = random.Random(number)
     at, how = rng.randrange(4, ITERATIONS - 2), rng.choice([signal.SIGKILL, signal.SIGTERM])
-    stop_and_continue(tiny, tmp_path, at=at, how=how, num_workers=rng.choice([0, 0, 2]))
+    # The wait, a few iterations long, makes it any moment: within a step, a validation, or the writing of a checkpoint.
+    stop_and_continue(tiny, tmp_path, at=at, how=how, wait=rng.uniform(0, 0.3), num_workers=rng.choice([0, 0, 2]))
     assert_same(weights(tmp_path), weights(never_stopped))
 
 
@@ -225,6 +227,67 @@ def test_what_is_restored(tmp_path):
     assert trainer.ran_from == 27 and trainer.state.epoch == 2
     assert state.parts["network"].weight.item() == 3.0
     assert (state.evaluator.state.best_metric, state.evaluator.state.best_metric_epoch) == (0.5, 2)
+
+
+@pytest.mark.parametrize(
+    "saved, now, restored",
+    [("cpu", "cpu", True), ("disabled", "cpu", False), ("cpu", "disabled", False), ("cpu", None, False)],
+    ids=["on", "switched on", "device without", "switched off"],
+)
+def test_the_gradient_scaler_continues_where_there_is_one(tmp_path, saved, now, restored):
+    def scaler(kind: str | None) -> torch.amp.GradScaler | None:
+        return kind and torch.amp.GradScaler("cpu", enabled=kind == "cpu")
+
+    trained = Trainer(10)
+    trained.scaler = scaler(saved)
+    if saved == "cpu":
+        trained.scaler.scale(torch.ones(()))
+        trained.scaler.update(new_scale=128.0)
+    run_state(tmp_path).save(trained)
+    engine = Engine(lambda engine, batch: None)
+    engine.state.iteration, engine.state.epoch, engine.state.max_epochs, engine.state.epoch_length = 0, 0, 3, 10
+    run_state(tmp_path).restore(run_state(tmp_path).latest(), engine)
+    engine.scaler = scaler(now)  # as the trainer makes it when it starts
+    engine.fire_event(Events.STARTED)
+    if now == "cpu":
+        assert engine.scaler.get_scale() == (128.0 if restored else 65536.0)
+
+
+def test_what_a_killed_process_left_of_a_checkpoint_is_removed_when_the_run_goes_on(tmp_path):
+    state = run_state(tmp_path)
+    state.save(Trainer(10))
+    (whole,) = tmp_path.iterdir()
+    for name in (".writing-123", "iteration.pt"):
+        (tmp_path / name).write_bytes(b"a part")
+    engine = Engine(lambda engine, batch: None)
+    engine.add_event_handler(Events.STARTED, lambda: setattr(engine.state, "iteration", 10))
+    SaveRun(state, interval=0).attach(engine)
+    engine.run(range(3), max_epochs=1, epoch_length=3)
+    assert list(tmp_path.iterdir()) == [whole]
+
+
+@pytest.mark.parametrize("at", ["before it is renamed", "before an old one goes"])
+def test_a_stop_between_the_writes_of_a_checkpoint_leaves_one_to_continue_from(tmp_path, monkeypatch, at):
+    state = run_state(tmp_path, value=1.0)
+    for iteration in (10, 20):
+        state.save(Trainer(iteration))
+
+    class PowerCutError(BaseException):
+        pass
+
+    def cut(*_):
+        raise PowerCutError
+
+    monkeypatch.setattr(resume, "digest" if at == "before it is renamed" else "flush_folder", cut)
+    with pytest.raises(PowerCutError):
+        state.save(Trainer(25))
+    monkeypatch.undo()
+    trainer = Trainer()
+    run_or_resume(trainer, run_state(tmp_path))
+    assert trainer.ran_from == (20 if at == "before it is renamed" else 25)
+    assert len(state.checkpoints()) == (2 if at == "before it is renamed" else 3)
+    state.save(Trainer(28))
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_never_starts_anew(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 import sys
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, bundle_command, run_process, small
@@ -63,6 +65,29 @@ def test_crops_carry_the_file_that_they_were_cut_from(tiny, tmp_path):
     draws = parser.get_parsed_content("train#unlabeled_dataloader").dataset
     for n in range(6):
         assert draws[n]["file"] == str(tiny / "images" / f"training_{3 + draws.case_of(n)}.nii.gz")
+
+
+@pytest.mark.long
+def test_evaluation_and_inference_with_spawned_workers_write_the_masks_of_those_without(tiny, tmp_path):
+    trained = run_process(bundle_command("training", TRAIN, **small(tiny, tmp_path, max_iterations=1)))
+    assert trained.returncode == 0, trained.stderr
+    models = tmp_path / "models"
+    cases = {"dataset_dir": str(tiny / "images"), "ckpt_path": str(models / "model.pt")}
+    commands = {
+        "evaluation": ([TRAIN, EVALUATE], "validate__dataloader", small(tiny, tmp_path)),
+        "inference": ([INFERENCE, str(models / "model.json")], "dataloader", cases),
+    }
+    for run_id, (files, loader, settings) in commands.items():
+        masks = []
+        for workers in (1, 0):
+            output = tmp_path / f"{run_id}_{workers}"
+            changes = {**settings, "output_dir": str(output), f"{loader}__num_workers": workers}
+            command = bundle_command(run_id, *files, **changes)
+            finished = run_process([sys.executable, "-c", SPAWNING, *command[3:]])
+            assert finished.returncode == 0, finished.stderr
+            masks.append({path.name: nibabel.load(path).get_fdata() for path in output.rglob("*_seg.nii.gz")})
+        assert len(masks[0]) >= 2 and masks[0].keys() == masks[1].keys()
+        assert all(np.array_equal(masks[0][name], masks[1][name]) for name in masks[0])
 
 
 @pytest.mark.long

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from scripts.data import DataError, LabelCoding
 from scripts.objectives.dbisl import unanimity_mask
 from scripts.pictures.crops import crops_figure
 from scripts.pictures.curves import column, curves_figure, panels_of
-from scripts.training import RunState, describe_run
+from scripts.training import RunDescription, RunState, run_or_resume
 from scripts.training.description import running_config
 from scripts.training.pictures import crops_of, drawn_heads
 from scripts.training.report import write_page
@@ -127,6 +128,7 @@ def test_figure_has_a_panel_for_the_image_every_head_unanimity_and_pseudo_label(
     crops = crops_of(run.trainer)
     titles = [axes.get_title() for axes in crops_figure(crops, title="").axes if axes.get_title()]
     assert len(titles) == 2 * 7
+    assert "not unanimous: " in crops_figure(crops, title="").get_supxlabel()
     share = 100 * crops[0].unanimous.mean()
     assert titles[1:7] == [
         *("segmentation phi", "segmentation psi", "distance phi", "distance psi"),
@@ -150,11 +152,15 @@ def test_other_methods_and_several_classes_have_a_row_for_each_class():
     label[0, 0, :2, :2] = 2
     output = {"image": torch.rand(2, 1, 4, 4, 4), "label": {"label": label}}
     output["pred"] = {"logits": torch.randn(2, 2, 4, 4, 4)}
-    crops = crops_of(SimpleNamespace(state=SimpleNamespace(output=[output]), objective=objective))
+    engine = SimpleNamespace(state=SimpleNamespace(output=[output]), objective=objective)
+    assert [crop.title for crop in crops_of(engine, ["left", "right"])][:2] == ["labeled, left", "labeled, right"]
+    crops = crops_of(engine)
     assert [crop.title for crop in crops] == [f"{kind}, class {c}" for kind in ("labeled", "unlabeled") for c in (1, 2)]
     assert [int(crop.reference.sum()) for crop in crops[:2]] == [0, 16]
     assert crops[0].unanimous is None
-    assert len([axes for axes in crops_figure(crops, title="").axes if axes.get_title()]) == 4 * 2
+    figure = crops_figure(crops, title="")
+    assert len([axes for axes in figure.axes if axes.get_title()]) == 4 * 2
+    assert "segmentation at 1/2" in figure.get_supxlabel() and "unanimous" not in figure.get_supxlabel()
 
 
 # --- curves and page ---
@@ -208,8 +214,11 @@ class Page(HTMLParser):
 def test_page_of_the_run_was_written_at_its_end(run):
     page = Page(run.output / "run.html")
     assert page.pictures == 3
-    expected = ["Curves", "Last row of the log", "Pictures", "Command and environment", "Config"]
+    expected = ["Curves", "Last row of the log", "Last validation", "Pictures", "Command and environment", "Config"]
     assert page.headings == expected
+    text = (run.output / "run.html").read_text(encoding="utf-8")
+    assert f"{run.output}: DBiSLObjective, DualTaskVNet, logged up to iteration 5 of 5, after " in text
+    assert "labeled: cases: 3; digest: " in text
     assert imread(run.output / "curves.png").ndim == 3
 
 
@@ -253,16 +262,69 @@ def test_description_holds_the_merged_config_and_the_environment(run):
     assert type(parser.get_parsed_content("objective")).__name__ == "DBiSLObjective"
 
 
-def test_a_run_that_continues_adds_its_start_and_one_that_begins_does_not(run, tmp_path):
-    state = RunState(tmp_path / "checkpoints", {}, None, {})
-    starts = []
-    for resume, checkpoint in [("auto", False), ("auto", True), ("never", True)]:
-        if checkpoint:
-            (tmp_path / "checkpoints").mkdir(exist_ok=True)
-            (tmp_path / "checkpoints" / f"iteration_00000002.{16 * 'a'}.pt").touch()
-        describe_run(tmp_path, device="cpu", run_state=state, resume=resume)
-        starts.append(len(json.loads((tmp_path / "run.json").read_text())["starts"]))
-    assert starts == [1, 2, 1]
+def description(folder: Path, *, config: dict | None = None, cases: Sequence[dict] = ()) -> RunDescription:
+    made = RunDescription(folder, device="cpu", data={"labeled": cases})
+    made.config = config
+    return made
+
+
+class Trainer:
+    """As much of a trainer as a start needs."""
+
+    scaler = None
+
+    def __init__(self, iteration: int = 0) -> None:
+        self.state = SimpleNamespace(iteration=iteration, epoch=0, epoch_length=10, max_epochs=1)
+
+    def run(self) -> None:
+        pass
+
+
+def start(folder: Path, *, mode: str = "auto", seed: int = 0, save: int = 0, **about) -> dict:
+    """Starts or continues a run that is then saved at iteration ``save``, and returns its run.json."""
+    evaluator = SimpleNamespace(state=SimpleNamespace(best_metric=0, best_metric_epoch=0))
+    state = RunState(folder / "checkpoints", {}, evaluator, {"seed": seed})
+    run_or_resume(Trainer(), state, mode, description=description(folder, **about))
+    if save:
+        state.save(Trainer(save))
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_run_that_continues_adds_its_start_and_one_that_begins_does_not(tmp_path):
+    assert len(start(tmp_path, save=5)["starts"]) == 1
+    assert len(start(tmp_path)["starts"]) == 2
+    assert len(start(tmp_path, mode="never")["starts"]) == 1
+
+
+def test_what_was_not_run_is_not_described(tmp_path):
+    made = start(tmp_path, save=5, config={"seed": 0})
+    with pytest.raises(ValueError, match="started with seed = 0 and is now to continue with 1"):
+        start(tmp_path, seed=1, config={"seed": 1})
+    assert json.loads((tmp_path / "run.json").read_text()) == made
+    start(tmp_path, save=10, config={"seed": 0})
+    made = json.loads((tmp_path / "run.json").read_text())
+    assert start(tmp_path, config={"lambda_weight": 2}) == made  # finished
+
+
+def test_what_has_changed_since_the_last_start_is_said(tmp_path, caplog):
+    image = tmp_path / "image.nii"
+    image.write_bytes(b"1")
+    about = {"config": {"about": "a", "a": {"b": 1, "c": [1, 2]}, "d": 1.5}, "cases": [{"image": image}]}
+    start(tmp_path, save=5, **about)
+    start(tmp_path, **about)
+    assert caplog.text == ""
+    image.write_bytes(b"2")
+    start(tmp_path, **{**about, "config": {"about": "z", "a": {"b": 2, "c": [1, 2]}, "e": 60 * "x"}})
+    (said,) = caplog.messages
+    assert 'a#b was 1 and is 2; d was 1.5 and is null; e was null and is "xxx' in said and "xxx.... " in said
+    assert "environment#data#labeled#digest was" in said and "a#c" not in said and "about" not in said
+    assert "--resume never starts anew" in said
+
+
+def test_of_many_changes_some_are_named(tmp_path, caplog):
+    start(tmp_path, save=5, config={f"id_{number:02}": 0 for number in range(20)})
+    start(tmp_path, config={f"id_{number:02}": 1 for number in range(20)})
+    assert "id_11 was 0 and is 1; and 8 more" in caplog.text and "id_12" not in caplog.text
 
 
 def test_outside_of_a_workflow_there_is_no_config():

@@ -66,12 +66,9 @@ def crops_figure(crops: Sequence[Crop], *, title: str) -> Figure:
     figure.suptitle(title, fontsize=11)
     for crop, row in zip(crops, figure.subplots(len(crops), count, squeeze=False)):
         _draw_crop(figure, row, crop)
-    words = [
-        REFERENCE["words"],
-        PREDICTION["words"],
-        DISAGREEMENT["words"],
-        "pseudo-label: black 0, white 1, grey not used",
-    ]
+    words = [REFERENCE["words"], PREDICTION["words"]]
+    if crops[0].unanimous is not None:
+        words += [DISAGREEMENT["words"], "pseudo-label: black 0, white 1, grey not used"]
     figure.supxlabel("; ".join(words), fontsize=8)
     return figure
 

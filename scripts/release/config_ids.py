@@ -192,6 +192,7 @@ PARTS: dict[str, dict[str, str]] = {
         "unlabeled_dataset": "cached unlabeled cases",
         "unlabeled_dataloader": "endless stream of unlabeled crops",
         "data": "the lists whose digest is recorded",
+        "description": "what `run.json` says of a start",
         "run_state": "what a checkpoint holds, and the settings that must not change on the way",
     },
     "validate": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .checkpoints import BestWeights, FinalWeights
-from .description import describe_run
+from .description import RunDescription
 from .guards import CollapseWarning, FiniteLoss
 from .handlers import GradientNorms, InferenceOverlay, ProgressBar, TermsLog
 from .page import RunPage
@@ -22,6 +22,7 @@ __all__ = [
     "GradientNorms",
     "InferenceOverlay",
     "ProgressBar",
+    "RunDescription",
     "RunEvents",
     "RunPage",
     "RunRecord",
@@ -32,7 +33,6 @@ __all__ = [
     "TermsLog",
     "TrainingPictures",
     "ValidationLog",
-    "describe_run",
     "iterations_per_epoch",
     "polynomial_decay",
     "run_or_resume",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,17 @@ def save_atomically(content: Any, path: Path) -> None:
             os.fsync(file.fileno())
     except RuntimeError as error:  # torch reports a failed write this way
         raise OSError(f"{path} could not be written: {error}") from error
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flushes the names of a folder to the disk, so that a power cut does not undo a renaming; where that exists."""
+    with contextlib.suppress(OSError):  # Windows opens no folders, and some network file systems do not flush them
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 class FinalWeights:

@@ -1,9 +1,10 @@
-"""Description: writes what a run was asked to do and where it runs, when it starts."""
+"""Description: writes what a run was asked to do and where it runs, and says what of it has changed since."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,17 @@ import torch
 from monai.bundle import ConfigParser
 
 from scripts.data.digest import data_digest
+from scripts.files import replacing
 from scripts.ranks import rank
 
 from .record import environment
-from .resume import RunState
+
+logger = logging.getLogger(__name__)
 
 # A reference of a config ("@output_dir") has no host before it.
 CREDENTIALS = re.compile(r"(\b\w[\w+.-]*://)[^/\s@'\"]+@")
+# Differences of settings that a message names, and the characters of a value.
+MOST_NAMED, LONGEST = 12, 60
 
 
 def running_config() -> dict[str, Any] | None:
@@ -48,43 +53,85 @@ def without_credentials(value: Any) -> Any:
     return [without_credentials(item) for item in value] if isinstance(value, list) else value
 
 
-def describe_run(
-    output_dir: str | Path,
-    *,
-    device: torch.device | str,
-    run_state: RunState,
-    resume: str,
-    data: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-) -> None:
-    """Writes ``<output_dir>/run.json``: the starts of the run and its merged config.
+class RunDescription:
+    """``<output_dir>/run.json``: the starts of a run and its merged config.
 
-    A start is the time (UTC), the command line, the :func:`~scripts.training.record.environment` and
-    the :func:`~scripts.data.digest.data_digest`. A run that
-    continues adds its start to those before; the config is that of the last start. ``config`` holds what the files and
-    overrides came to, with ``$`` and ``@`` unevaluated: it is itself a config file that repeats the run.
+    A start is the time (UTC), the command line, the :func:`~scripts.training.record.environment` and the
+    :func:`~scripts.data.digest.data_digest`. A run that continues adds its start to those before; the config is that of
+    the last start. ``config`` holds what the files and overrides came to, with ``$`` and ``@`` unevaluated: it is
+    itself a config file that repeats the run.
 
     Args:
         output_dir: created if need be.
         device: of the training.
-        run_state: tells by its checkpoints whether the run continues.
-        resume: "auto" or "never", see :func:`~scripts.training.run_or_resume`.
         data: name -> cases.
     """
-    if rank() > 0:
-        return
-    path = Path(output_dir) / "run.json"
-    start = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": without_credentials(list(sys.argv)),
-        **environment(torch.device(device)),
-        "data": data_digest(data or {}),
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        *,
+        device: torch.device | str,
+        data: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    ) -> None:
+        self.path = Path(output_dir) / "run.json"
+        # Programs may override ids by objects, such as a torch.device.
+        self.config = json.loads(json.dumps(running_config(), default=str))
+        self.start = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": without_credentials(list(sys.argv)),
+            **environment(torch.device(device)),
+            "data": data_digest(data or {}),
+        }
+
+    def write(self, *, continued: bool) -> None:
+        """Adds the start to those of the run that is continued, or makes it the first. Rank 0 alone writes."""
+        if rank() > 0:
+            return
+        starts = self._former()["starts"] if continued else []
+        content = {"starts": [*starts, self.start], "config": self.config}
+        with replacing(self.path) as temporary:
+            temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+
+    def warn_of_changes(self) -> None:
+        """Says which settings, data and versions of a run that is continued are not those of its last start."""
+        former = self._former()
+        if rank() > 0 or not former["starts"]:
+            return
+        before, now = (_compared(*of) for of in ((former["starts"][-1], former["config"]), (self.start, self.config)))
+        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if names:
+            changed = [f"{name} was {_short(before.get(name))} and is {_short(now.get(name))}" for name in names]
+            more = [f"and {len(changed) - MOST_NAMED} more"] if len(changed) > MOST_NAMED else []
+            logger.warning(
+                "this run goes on with changes since its last start: %s. Where they change the training, its result "
+                "mixes both; --resume never starts anew.",
+                "; ".join([*changed[:MOST_NAMED], *more]),
+            )
+
+    def _former(self) -> dict[str, Any]:
+        if not self.path.is_file():
+            return {"starts": [], "config": None}
+        return json.loads(self.path.read_text(encoding="utf-8"))
+
+
+def _compared(start: dict[str, Any], config: dict[str, Any] | None) -> dict[str, Any]:
+    environment_and_data = {name: value for name, value in start.items() if name not in ("time", "command")}
+    settings = {name: value for name, value in (config or {}).items() if name != "about"}
+    return flat({"environment": environment_and_data, **settings})
+
+
+def flat(config: Any, name: str = "") -> dict[str, Any]:
+    """The values of a nest of dictionaries by their ids, such as ``optimizer#momentum``; lists stay whole."""
+    if not isinstance(config, dict):
+        return {name: config} if name else {}
+    return {
+        key: value
+        for inner in config
+        for key, value in flat(config[inner], f"{name}#{inner}" if name else inner).items()
     }
-    starts: list[dict[str, Any]] = []
-    if resume == "auto" and run_state.checkpoints() and path.is_file():
-        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"starts": [*starts, start], "config": running_config()}
-    # Programs may override ids by objects, such as a torch.device.
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_text(json.dumps(content, indent=4, default=str) + "\n", encoding="utf-8")
-    temporary.replace(path)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= LONGEST else text[:LONGEST] + "..."

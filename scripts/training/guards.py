@@ -11,6 +11,8 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
+from scripts.ranks import rank
+
 from .reproducer import save_reproducer
 from .trainer import SkipBatch
 
@@ -19,6 +21,8 @@ logger = logging.getLogger(__name__)
 POLICIES = ("stop", "skip")
 # Skipping ends here: weights that are spoilt make every loss what it is.
 MOST_SKIPPED = 10
+# A gradient scaler halves its scale with every step that it drops, and half precision spans 40 powers of two.
+MOST_DROPPED = 40
 REMEDY = (
     "Remedies: lower learning_rate, set amp to false, or look at the crops; "
     "--non_finite_loss skip leaves such batches out."
@@ -37,8 +41,9 @@ class NotFiniteError(ValueError):
 class FiniteLoss:
     """Keeps a step whose loss or gradient is not finite from reaching the weights.
 
-    Checked after the backward pass and before the optimiser's step: the loss, and without a gradient scaler (which
-    drops such steps itself) the norm of the gradient, left in ``engine.state.gradient_norm``. The step is saved as
+    Checked after the backward pass and before the optimiser's step: the loss and the norm of the gradient, left in
+    ``engine.state.gradient_norm``. A gradient scaler (``amp`` on a GPU) drops steps whose gradient is not finite by
+    itself, as a part of finding its scale: there the gradient counts only after 40 in succession. The step is saved as
     ``<output_dir>/reproducer/iteration_<n>.pt`` (see :mod:`scripts.training.reproducer`); of skipped ones, the first of
     a run. A skipped step changes neither weights nor optimiser nor the running averages of BatchNorm, and counts as an
     iteration.
@@ -61,6 +66,7 @@ class FiniteLoss:
         self.policy = policy
         self.skipped = 0
         self.in_succession = 0
+        self.dropped_in_succession = 0
         self.buffers: list[torch.Tensor] = []
 
     def attach(self, engine: Engine) -> None:
@@ -72,13 +78,15 @@ class FiniteLoss:
         self.buffers = [buffer.clone() for buffer in _buffers(engine)]
 
     def _check(self, engine: Any) -> None:
-        checked = [engine.state.loss.total.detach()]
-        if engine.scaler is None:
-            gradients = [w.grad for w in engine.network.parameters() if w.grad is not None]
-            checked.append(torch.nn.utils.get_total_norm(gradients))
-            engine.state.gradient_norm = checked[-1]
-        # One question to the device for all of them.
-        if torch.stack([value.float() for value in checked]).isfinite().all().item():
+        scaler = engine.scaler if engine.scaler is not None and engine.scaler.is_enabled() else None
+        gradients = [w.grad for w in engine.network.parameters() if w.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).float()
+        engine.state.gradient_norm = norm if scaler is None else norm / scaler.get_scale()
+        # One question to the device for both of them.
+        finite_loss, finite_norm = torch.stack([engine.state.loss.total.detach().float(), norm]).isfinite().tolist()
+        self.dropped_in_succession = 0 if finite_norm else self.dropped_in_succession + 1
+        left_to_scaler = scaler is not None and self.dropped_in_succession <= MOST_DROPPED
+        if finite_loss and (finite_norm or left_to_scaler):
             self.in_succession = 0
             return
         what = self._describe(engine)
@@ -87,6 +95,8 @@ class FiniteLoss:
         saved = self._save(engine) if stop or not self.skipped else ""
         if stop:
             before = f" after {MOST_SKIPPED} skipped in succession" if self.policy == "skip" else ""
+            if finite_loss and scaler is not None:
+                before += f", and in the {MOST_DROPPED} steps before, which the gradient scaler dropped"
             raise NotFiniteError(f"{what}{before}. {saved}{self._cause(engine)}{REMEDY}")
         self.skipped += 1
         logger.warning("%s: the batch is skipped (%d so far). %s", what, self.skipped, saved)
@@ -120,7 +130,9 @@ class FiniteLoss:
         return ""
 
     def _save(self, engine: Any) -> str:
-        path = self.folder / f"iteration_{engine.state.iteration:08d}.pt"
+        # Of several processes each has crops of its own.
+        process = f".process_{rank()}" if rank() else ""
+        path = self.folder / f"iteration_{engine.state.iteration:08d}{process}.pt"
         try:
             save_reproducer(engine, path, seed=self.seed)
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,13 @@ class TrainingPictures:
     Args:
         output_dir: of the run.
         interval: iterations between two pictures; 0 draws nothing.
+        class_names: of the channels; None to number them from 1.
     """
 
-    def __init__(self, output_dir: str | Path, interval: int = 0) -> None:
+    def __init__(self, output_dir: str | Path, interval: int = 0, *, class_names: Sequence[str] | None = None) -> None:
         self.output_dir = Path(output_dir)
         self.interval = interval
+        self.class_names = class_names
 
     def attach(self, engine: Engine) -> None:
         if self.interval:
@@ -55,12 +58,12 @@ class TrainingPictures:
             from scripts.pictures.crops import crops_figure
             from scripts.pictures.panels import write_png
 
-            write_png(crops_figure(crops_of(engine), title=f"iteration {iteration}"), path)
+            write_png(crops_figure(crops_of(engine, self.class_names), title=f"iteration {iteration}"), path)
         except Exception:  # no picture is worth a training
             logger.warning("no picture of iteration %d; training goes on.", iteration, exc_info=True)
 
 
-def crops_of(engine: Any) -> list[Crop]:
+def crops_of(engine: Any, class_names: Sequence[str] | None = None) -> list[Crop]:
     """The first labeled and the first unlabeled crop of the step just done, once for each class."""
     from scripts.pictures.crops import Crop
 
@@ -75,10 +78,10 @@ def crops_of(engine: Any) -> list[Crop]:
         probabilities, distances = drawn_heads(heads, index, objective)
         pseudo_label, unanimous = pseudo_labels(heads, index, objective)
         for channel in range(labels.shape[1]):
-            name = f"{stream}, class {channel + 1}" if labels.shape[1] > 1 else stream
+            name = class_names[channel] if class_names else f"class {channel + 1}"
             crops.append(
                 Crop(
-                    title=name,
+                    title=f"{stream}, {name}" if labels.shape[1] > 1 else stream,
                     image=_array(images[index, 0]),
                     reference=_array(labels[index, channel]) > 0.5 if stream == "labeled" else None,
                     probabilities={head: _array(value[channel]) for head, value in probabilities.items()},

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from ignite.engine import Events
 
-PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "nibabel")
+PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel")
 
 
 def peak_memory_mb() -> float | None:

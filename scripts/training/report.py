@@ -40,18 +40,17 @@ def write_page(output_dir: str | Path, *, title: str = "Training") -> tuple[Path
     if not log:
         raise DataError(f"{folder / 'training_log.csv'} is missing or empty: give the output_dir of a training.")
     curves, html = folder / "curves.png", folder / "run.html"
-    curves.write_bytes(png(curves_figure(log, _rows(folder / "validation_log.csv"))))
     description = folder / "run.json"
     about = json.loads(description.read_text(encoding="utf-8")) if description.is_file() else {}
-    last = log[-1]
+    validations = _rows(folder / "validation_log.csv")
+    curves.write_bytes(png(curves_figure(log, validations)))
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(str(folder))}: {escape(last['iteration'])} iterations in {escape(last['seconds'])} s of training."
-        f" {escape(str((about.get('config') or {}).get('about', '')))}</p>",
+        f"<p>{escape(_summary(folder, log[-1], about.get('config') or {}))}</p>",
         "<h2>Curves</h2>",
         picture(curves.read_bytes(), "loss, terms, weights and learning rate over the iterations"),
-        "<h2>Last row of the log</h2>",
-        table(["quantity", "value"], [[name, value] for name, value in last.items() if value]),
+        *_last_row("Last row of the log", log),
+        *_last_row("Last validation", validations),
         *_pictures(sorted((folder / "pictures").glob("iteration_*.png"))),
         *_starts(about.get("starts", [])),
     ]
@@ -60,6 +59,21 @@ def write_page(output_dir: str | Path, *, title: str = "Training") -> tuple[Path
         parts.append(f"<h2>Config</h2>\n<details><summary>merged</summary><pre>{config}</pre></details>")
     html.write_text(page(title, parts), encoding="utf-8")
     return curves, html
+
+
+def _summary(folder: Path, last: dict[str, str], config: dict[str, Any]) -> str:
+    planned = config.get("max_iterations")
+    parts = [config[name] for name in ("objective", "network_def") if isinstance(config.get(name), dict)]
+    what = "".join(f"{part['_target_'].rsplit('.', 1)[-1]}, " for part in parts if "_target_" in part)
+    logged = f"{last['iteration']} of {planned}" if isinstance(planned, int) else last["iteration"]
+    return f"{folder}: {what}logged up to iteration {logged}, after {last['seconds']} s of training."
+
+
+def _last_row(title: str, log: Sequence[dict[str, str]]) -> list[str]:
+    if not log:
+        return []
+    rows = [[name, value] for name, value in log[-1].items() if value]
+    return [f"<h2>{title}</h2>", table(["quantity", "value"], rows)]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -88,6 +102,8 @@ def _starts(starts: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_text(inner)}" for name, inner in value.items())
     return " ".join(value) if isinstance(value, list) else str(value)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from scripts.objectives import Loss, Objective
+from scripts.ranks import rank
 
 from .checkpoints import save_atomically
 from .resume import seed_iteration
@@ -17,9 +18,10 @@ from .resume import seed_iteration
 def save_reproducer(trainer: Any, path: str | Path, *, seed: int) -> None:
     """Writes the step that ``trainer`` is in the middle of, before its optimiser has changed anything.
 
-    The file loads with ``weights_only`` and holds: iteration (counted from 1), seed, files (stream -> images of the
-    crops), targets (image (B, channels, H, W, D) labeled first, label (L, 1, H, W, D)), terms and weights of the loss,
-    network and objective (state dicts; running averages of BatchNorm are those after the step's forward pass).
+    The file loads with ``weights_only`` and holds: iteration (counted from 1), seed, process (its rank, whose crops the
+    file has), files (stream -> images of the crops), targets (image (B, channels, H, W, D) labeled first, label
+    (L, 1, H, W, D)), terms and weights of the loss, network and objective (state dicts; running averages of BatchNorm
+    are those after the step's forward pass).
 
     Args:
         trainer: a :class:`~scripts.training.SemiSupervisedTrainer`, from an event within an iteration.
@@ -33,6 +35,7 @@ def save_reproducer(trainer: Any, path: str | Path, *, seed: int) -> None:
     content = {
         "iteration": trainer.state.iteration,
         "seed": seed,
+        "process": rank(),
         "files": trainer.state.files,
         "targets": {str(key): _plain(value) for key, value in trainer.state.output["label"].items()},
         "terms": {name: value.item() for name, value in loss.terms.items()},
@@ -67,5 +70,5 @@ def replay(path: str | Path, network: nn.Module, objective: Objective) -> Loss:
     objective.load_state_dict(step["objective"])
     device = next(network.parameters()).device
     targets = {key: value.to(device) for key, value in step["targets"].items()}
-    seed_iteration(step["seed"], step["iteration"])
+    seed_iteration(step["seed"], step["iteration"], process=step["process"])
     return objective(network.train()(targets["image"]), targets, step["iteration"] - 1)

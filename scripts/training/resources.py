@@ -1,16 +1,23 @@
-"""Resources: what to do when memory runs out, or when a data worker dies or hangs, as a note on the error."""
+"""Resources: what to do when memory or disk run out, or another process dies or hangs, as a note on the error."""
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import Any
 
 import torch
 
 from scripts.errors import Advice, chain
+from scripts.ranks import rank, world_size
 
 OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|CUDNN_STATUS_ALLOC_FAILED|bad_alloc", re.IGNORECASE
+)
+FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no quota of its own
+# What gloo and nccl say of a process that is gone or silent.
+OTHER_PROCESS = re.compile(
+    r"connection (closed|reset|refused)|timed? ?out|remote process exited|broken pipe", re.IGNORECASE
 )
 WORKER = re.compile(r"DataLoader (worker .* (is killed|exited unexpectedly)|timed out)")
 
@@ -23,7 +30,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def advise_on_resources(trainer: Any, error: BaseException) -> None:
-    """Adds a note to an ``error`` of a training that memory or data workers caused; other errors stay as they are.
+    """Adds a note to an ``error`` of a training that memory, disk, data workers, or another process of the run caused.
+
+    Other errors stay as they are.
 
     Args:
         trainer: a :class:`~scripts.training.SemiSupervisedTrainer` whose run ended with ``error``.
@@ -41,6 +50,13 @@ def advise_on_resources(trainer: Any, error: BaseException) -> None:
                 f"Settings that lower it, in this order: {'; '.join(steps)}."
             )
         )
+    elif any(isinstance(cause, OSError) and cause.errno in FULL_DISK for cause in causes):
+        error.add_note(
+            Advice(
+                f"The disk of output_dir or ckpt_dir was full {where}. Make room; the same command then continues from "
+                "the last checkpoint."
+            )
+        )
     elif any(_of_a_worker(cause, workers) for cause in causes):
         error.add_note(
             Advice(
@@ -49,6 +65,19 @@ def advise_on_resources(trainer: Any, error: BaseException) -> None:
                 f"raise worker_timeout (now {getattr(trainer.data_loader, 'timeout', 0):g} s) if the storage is slow."
             )
         )
+
+    elif world_size() > 1 and any(_of_another_process(cause) for cause in causes):
+        error.add_note(
+            Advice(
+                f"Another process of this run ended, or did not answer, {where}; this is process {rank()} of "
+                f'{world_size()}. Why it did, its own message says, or torchrun under "Root Cause". The same command '
+                "continues from the last checkpoint."
+            )
+        )
+
+
+def _of_another_process(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and OTHER_PROCESS.search(str(error)) is not None
 
 
 def _of_a_worker(error: BaseException, workers: int) -> bool:

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from scripts.files import sha256
+from scripts.files import UNFINISHED, sha256
 from scripts.ranks import any_rank, check_equal, rank, wait_for_all, world_size
 
-from .checkpoints import save_atomically
+from .checkpoints import flush_folder, save_atomically
+from .description import RunDescription
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +48,10 @@ class SeededIterations:
         seed_iteration(self.seed, engine.state.iteration)
 
 
-def seed_iteration(seed: int, iteration: int) -> None:
-    """Seeds torch for an iteration, counted from 1, of a run with ``seed``."""
-    own = [rank()] if rank() else []  # the processes of a run drop other channels
+def seed_iteration(seed: int, iteration: int, *, process: int | None = None) -> None:
+    """Seeds torch for an iteration, counted from 1, of a run with ``seed``, as in ``process`` (None: this one)."""
+    number = rank() if process is None else process
+    own = [number] if number else []  # the processes of a run drop other channels
     entropy = np.random.SeedSequence([seed, ITERATION_STREAM, iteration, *own])
     torch.manual_seed(int(entropy.generate_state(1)[0]))
 
@@ -108,6 +110,7 @@ class RunState:
         try:
             save_atomically(content, unnamed)
             unnamed.replace(self.directory / f"iteration_{trainer.state.iteration:08d}.{digest(unnamed)}.pt")
+            flush_folder(self.directory)  # the new one is there for certain before an old one goes
         except OSError as error:
             logger.warning("no checkpoint at iteration %d: %s. Training goes on.", trainer.state.iteration, error)
             return
@@ -120,6 +123,13 @@ class RunState:
             return
         for path in self.checkpoints():
             path.unlink()
+
+    def remove_unfinished(self) -> None:
+        """Removes what a process that was killed while it saved has left, which may be as large as a checkpoint."""
+        if rank() > 0:
+            return
+        for path in (*self.directory.glob(f"{UNFINISHED}*"), self.directory / "iteration.pt"):
+            path.unlink(missing_ok=True)
 
     def latest(self) -> dict[str, Any] | None:
         """The latest checkpoint that is whole; None when there is none. A damaged one is named in a warning."""
@@ -148,9 +158,13 @@ class RunState:
         self.evaluator.state.best_metric_epoch = content["best_metric_epoch"]
         trainer.state.iteration = content["iteration"]
         trainer.state.epoch = content["iteration"] // trainer.state.epoch_length
-        if content["scaler"] is not None:
+        if content["scaler"]:  # on the CPU a scaler is off and has no state
             # The trainer makes its scaler when it starts.
-            trainer.add_event_handler(Events.STARTED, lambda: trainer.scaler.load_state_dict(content["scaler"]))
+            trainer.add_event_handler(Events.STARTED, self._restore_scaler, trainer, content["scaler"])
+
+    def _restore_scaler(self, trainer: Any, state: dict[str, Any]) -> None:
+        if trainer.scaler is not None and trainer.scaler.is_enabled():
+            trainer.scaler.load_state_dict(state)
 
 
 def _plain(value: Any) -> Any:
@@ -174,13 +188,14 @@ class SaveRun:
         self.interval = interval
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self._forget_former_run)
+        engine.add_event_handler(Events.STARTED, self._tidy)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._within_epoch)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_if_due)
         if self.interval:
             engine.add_event_handler(Events.COMPLETED, self.run_state.save)
 
-    def _forget_former_run(self, engine: Engine) -> None:
+    def _tidy(self, engine: Engine) -> None:
+        self.run_state.remove_unfinished()
         if engine.state.iteration == 0:
             self.run_state.clear()
 
@@ -200,7 +215,9 @@ class SaveRun:
             self.run_state.save(engine)
 
 
-def run_or_resume(trainer: Any, run_state: RunState, mode: str = "auto") -> None:
+def run_or_resume(
+    trainer: Any, run_state: RunState, mode: str = "auto", *, description: RunDescription | None = None
+) -> None:
     """Runs the trainer: from the latest checkpoint of its run if there is one, else from the start.
 
     SIGTERM, by which schedulers stop jobs, makes it save a checkpoint after the iteration and end with status 143.
@@ -209,6 +226,7 @@ def run_or_resume(trainer: Any, run_state: RunState, mode: str = "auto") -> None
         trainer: a :class:`~scripts.training.SemiSupervisedTrainer` with a :class:`SaveRun` handler.
         run_state: of the run.
         mode: "auto" continues what can be continued, "never" starts anew and removes the former checkpoints.
+        description: of this start, written once it is certain that there is something to run.
 
     Raises:
         ValueError: when ``mode`` is unknown, or the former run or another process has other settings.
@@ -225,10 +243,14 @@ def run_or_resume(trainer: Any, run_state: RunState, mode: str = "auto") -> None
         done = (
             f"{planned} iterations were done before" if finished else f"iteration {content['iteration']} of {planned}"
         )
+        if description is not None:
+            description.warn_of_changes()
         if rank() == 0:
             print(f"{'finished:' if finished else 'resuming at'} {done} (--resume never starts anew).")
         if finished:
             return
+    if description is not None:
+        description.write(continued=content is not None)
 
     def request_stop(*_: Any) -> None:
         run_state.stop_requested = True
