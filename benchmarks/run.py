@@ -22,6 +22,7 @@ import torch
 
 from benchmarks import data, inference, iteration, share, transform
 from benchmarks.scale import SCALES
+from scripts.allocation import keep_freed_memory
 
 EIGHT_CLASSES = ["exact, factor 1", "exact, factor 0.5", "cascade, factor 0.5"]
 
@@ -65,6 +66,8 @@ def main(
     torch.set_num_threads(threads)
     if device == "cuda":
         torch.cuda.init()
+    else:
+        keep_freed_memory()  # as trainer and evaluator do; the references then gain from it, too
     name = scale or {"cuda": "gpu"}.get(device, "cpu")
     if name not in SCALES:
         raise ValueError(f"scale is {name!r}; it is one of {', '.join(SCALES)}.")
