@@ -20,7 +20,9 @@ from benchmarks.scale import SCALES
 from benchmarks.transform import blobs
 from scripts.allocation import keep_freed_memory
 
-CODE = "import json, sys; from benchmarks.allocation import measure; print(json.dumps(measure(*json.loads(sys.argv[1]))))"
+CODE = (
+    "import json, sys; from benchmarks.allocation import measure; print(json.dumps(measure(*json.loads(sys.argv[1]))))"
+)
 
 
 def works(scale: str) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def layer_rows(repeats: int, *, scale: Scale, device: torch.device | str) -> lis
             for which, layer in zip(("ours", "torch"), pair):
                 layer.to(device)
                 gradient = torch.randn_like(layer(x))
-                works[which] = partial(lambda layer, gradient: layer(x).backward(gradient), layer, gradient)
+                works[which] = partial(lambda layer, x, gradient: layer(x).backward(gradient), layer, x, gradient)
             times = medians(works, 4 * repeats)
             what = f"{name}, {'x'.join(map(str, shape))}"
             rows.append(row(what, times["ours"], "torch's layer", times["torch"]))

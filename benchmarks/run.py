@@ -20,7 +20,7 @@ from typing import Any
 import fire
 import torch
 
-from benchmarks import data, inference, iteration, share, transform
+from benchmarks import allocation, data, inference, iteration, processes, share, transform
 from benchmarks.scale import SCALES
 from scripts.allocation import keep_freed_memory
 
@@ -87,12 +87,14 @@ def main(
         ],
         "method": lambda: [iteration.method_row(repeats, amp=amp, **nets) for amp in precisions],
         "layers": lambda: iteration.layer_rows(repeats, **nets),
+        "allocation": lambda: allocation.rows(repeats, scale="small" if name == "small" else "cpu"),
         "variants": lambda: iteration.variant_rows(repeats, **nets),
         "inference": lambda: inference.rows(repeats, **nets),
         "start": lambda: inference.start_rows(repeats),
         "cache": lambda: [data.cache_row(dataset_dir, sizes.cases)],
         "preparation": lambda: [data.preparation_row(sizes.cases)],
         "preflight": lambda: [data.preflight_row(sizes.files)],
+        "processes": lambda: processes.processes_rows(repeats * 3, scale="small" if name == "small" else "cpu"),
     }
     chosen = (only.split(",") if isinstance(only, str) else list(only)) or list(groups)
     if unknown := set(chosen) - set(groups):
