@@ -4,8 +4,9 @@
 
 Prints one table and writes outputs/benchmarks.json. The groups: transform, classes (eight instead of one), growth (with
 the volume), trainer, share (of an iteration that is not the network's), method (DBiSL against DTC's loop), layers
-(against torch's), variants (of memory format and precision; and torch.compile on a GPU), inference, start, cache,
-preparation and preflight.
+(against torch's), allocation (freed memory kept, on a CPU), variants (of memory format and precision; and torch.compile
+on a GPU), inference, volumes (its growth with the volume), start, cache, preparation, preflight and processes (two of
+gloo against one, on a CPU).
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def main(
         "allocation": lambda: allocation.rows(repeats, scale="small" if name == "small" else "cpu"),
         "variants": lambda: iteration.variant_rows(repeats, **nets),
         "inference": lambda: inference.rows(repeats, **nets),
+        "volumes": lambda: inference.volume_rows(**nets),
         "start": lambda: inference.start_rows(repeats),
         "cache": lambda: [data.cache_row(dataset_dir, sizes.cases)],
         "preparation": lambda: [data.preparation_row(sizes.cases)],
