@@ -92,6 +92,30 @@ def rows(repeats: int, *, scale: Scale = SCALES["cpu"], device: torch.device | s
     return found
 
 
+def volume_rows(*, scale: Scale = SCALES["cpu"], device: torch.device | str = "cpu") -> list[dict[str, Any]]:
+    """How time and peak memory grow with the volume, at overlap 0.5; each is measured once."""
+    made: dict[str, Any] = {"filters": scale.inference_filters, "device": device}
+    first, predictor = network(channels_last=False, **made), Predictor([network(channels_last=True, **made)])
+    found = []
+    for shape in scale.curve:
+        given: dict[str, Any] = {
+            "image": torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(0)).to(device),
+            "stride": [extent // 2 for extent in scale.windows],
+            "patch": scale.windows,
+        }
+        times = medians({"plain": partial(plain, first, **given), "ours": partial(ours, predictor, **given)}, 1)
+        found.append(
+            row(
+                f"inference of {'x'.join(map(str, shape))}, overlap 0.5",
+                times["ours"],
+                "plain loop, both decoders",
+                times["plain"],
+                peak_mb=peak(partial(ours, predictor, **given), shape, scale, given["image"]),
+            )
+        )
+    return found
+
+
 def peak(work: Callable[[], Any], shape: Sequence[int], scale: Scale, image: torch.Tensor) -> float | None:
     """Of inference in MB: on the GPU, or with the CPU's sizes in a process of its own."""
     if image.device.type == "cuda":

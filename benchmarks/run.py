@@ -4,8 +4,9 @@
 
 Prints one table and writes outputs/benchmarks.json. The groups: transform, classes (eight instead of one), growth (with
 the volume), trainer, share (of an iteration that is not the network's), method (DBiSL against DTC's loop), layers
-(against torch's), variants (of memory format and precision; and torch.compile on a GPU), inference, start, cache,
-preparation and preflight.
+(against torch's), allocation (freed memory kept, on a CPU), variants (of memory format and precision; and torch.compile
+on a GPU), inference, volumes (its growth with the volume), start, cache, preparation, preflight and processes (two of
+gloo against one, on a CPU).
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import Any
 import fire
 import torch
 
-from benchmarks import data, inference, iteration, share, transform
+from benchmarks import allocation, data, inference, iteration, processes, share, transform
 from benchmarks.scale import SCALES
+from scripts.allocation import keep_freed_memory
 
 EIGHT_CLASSES = ["exact, factor 1", "exact, factor 0.5", "cascade, factor 0.5"]
 
@@ -65,6 +67,8 @@ def main(
     torch.set_num_threads(threads)
     if device == "cuda":
         torch.cuda.init()
+    else:
+        keep_freed_memory()  # as trainer and evaluator do; the references then gain from it, too
     name = scale or {"cuda": "gpu"}.get(device, "cpu")
     if name not in SCALES:
         raise ValueError(f"scale is {name!r}; it is one of {', '.join(SCALES)}.")
@@ -84,12 +88,15 @@ def main(
         ],
         "method": lambda: [iteration.method_row(repeats, amp=amp, **nets) for amp in precisions],
         "layers": lambda: iteration.layer_rows(repeats, **nets),
+        "allocation": lambda: allocation.rows(repeats, scale="small" if name == "small" else "cpu"),
         "variants": lambda: iteration.variant_rows(repeats, **nets),
         "inference": lambda: inference.rows(repeats, **nets),
+        "volumes": lambda: inference.volume_rows(**nets),
         "start": lambda: inference.start_rows(repeats),
         "cache": lambda: [data.cache_row(dataset_dir, sizes.cases)],
         "preparation": lambda: [data.preparation_row(sizes.cases)],
         "preflight": lambda: [data.preflight_row(sizes.files)],
+        "processes": lambda: processes.processes_rows(repeats * 3, scale="small" if name == "small" else "cpu"),
     }
     chosen = (only.split(",") if isinstance(only, str) else list(only)) or list(groups)
     if unknown := set(chosen) - set(groups):

@@ -20,6 +20,7 @@ class Scale:
         training_filters: base filters of it, a row for each.
         windows: window of inference.
         volumes: of inference, by stride.
+        curve: volumes of inference at overlap 0.5, for the growth of time and memory.
         inference_filters: base filters of it.
         cases: scans that are cached.
         files: volumes that preflight reads.
@@ -36,6 +37,7 @@ class Scale:
     volumes: dict[Shape, Shape] = field(
         default_factory=lambda: {(18, 18, 4): (82, 66, 48), (32, 24, 16): (128, 72, 64)}
     )
+    curve: tuple[Shape, ...] = ((64, 48, 32), (128, 72, 64), (128, 128, 128), (192, 192, 96))
     inference_filters: int = 8
     cases: int = 80
     files: int = 1000
@@ -52,6 +54,7 @@ SCALES = {
         training_filters=(16,),
         windows=(112, 112, 80),
         volumes={(18, 18, 4): (184, 140, 88), (56, 56, 40): (184, 140, 88)},
+        curve=((112, 112, 80), (184, 140, 88), (256, 256, 128), (512, 512, 128)),
         inference_filters=16,
         multiplied=8192,
         training_overrides={"cache_device": "cuda"},
@@ -64,6 +67,7 @@ SCALES = {
         training_filters=(2,),
         windows=(16, 16, 16),
         volumes={(8, 8, 8): (24, 24, 16)},
+        curve=((16, 16, 16),),
         inference_filters=2,
         cases=2,
         files=4,

@@ -18,8 +18,11 @@ from benchmarks import dynamics, run
 from benchmarks.iteration import flops_of
 from benchmarks.measure import clock, medians
 from benchmarks.share import Waited, network_step
+from scripts.allocation import CHOSEN_BY_USER
 
-GROUPS = "transform,share,method,layers,variants,inference,preflight"
+GROUPS = "transform,share,method,layers,variants,inference,volumes,cache,preparation,preflight"
+# Those that measure in processes of their own, for which no other group is a test.
+PROCESS_GROUPS = "allocation,processes,start"
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +48,20 @@ def test_one_command_measures_every_group_and_writes_table_and_json(monkeypatch,
     assert all(word in share["accuracy"] for word in ("share 0.", "wait for crops 0.", "GFLOP/s", "17000 iterations"))
     printed = capsys.readouterr().out
     assert all(f"| {row['work']} |" in printed for row in content["rows"])
+
+
+@pytest.mark.long
+def test_groups_in_processes_of_their_own_measure_what_they_say(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    for name in CHOSEN_BY_USER:
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "benchmarks.json"
+    run.main(repeats=1, iterations=2, only=PROCESS_GROUPS, output=str(file), device="cpu", scale="small")
+    rows = json.loads(file.read_text())["rows"]
+    assert all(row["ours_s"] > 0 and row["reference_s"] > 0 for row in rows)
+    works = " ".join(row["work"] for row in rows)
+    for part in ("iteration of DBiSL", "inference of 24x24x16", "iteration in two processes", "imports of inference"):
+        assert part in works
 
 
 @pytest.mark.parametrize("given, text", [({"only": "speed"}, "the groups are transform"), ({"scale": "tiny"}, "gpu")])

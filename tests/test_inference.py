@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import run_process
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, MetaTensor
 from monai.inferers import SlidingWindowInferer
@@ -19,7 +21,9 @@ from scripts.inference import (
     WeightsCheckpointLoader,
     case_or_failure,
     window_overlap,
+    windows_at_once,
 )
+from scripts.inference.windows import FLOAT, MAPS
 
 # --- window_overlap ---
 
@@ -52,6 +56,40 @@ def test_stride_out_of_range_is_quoted_with_the_patch(patch, stride):
     with pytest.raises(ValueError) as caught:
         window_overlap(patch, stride)
     assert f"stride is {list(stride)} and patch_size {list(patch)}: give one step per axis" in str(caught.value)
+
+
+# --- windows_at_once ---
+
+# 64 x 48 x 32 voxels, 8 filters, 10 maps of 4 bytes each: 31.5 MB per window, and half of the free memory is for them.
+
+
+@pytest.mark.parametrize(
+    "free, windows", [(10e6, 1), (63e6, 1), (130e6, 2), (200e6, 3), (260e6, 4), (64e9, 4), (None, 4)]
+)
+def test_windows_at_once_are_as_many_as_half_of_the_free_memory_takes(monkeypatch, free, windows):
+    monkeypatch.setattr("scripts.inference.windows.free_memory", lambda: free)
+    given = {"patch_size": (64, 48, 32), "base_filters": 8}
+    assert windows_at_once(**given, device=torch.device("cpu")) == windows
+    if free is not None:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80e9))
+        monkeypatch.setattr("scripts.inference.windows.free_memory", lambda: 0)
+        assert windows_at_once(**given, device=torch.device("cuda:0")) == windows
+
+
+def test_a_window_takes_less_memory_than_is_planned_for_it():
+    """Peak of the network alone on four windows, in a process of its own; no less than a third, or it says nothing."""
+    code = (
+        "import torch; from pathlib import Path; from scripts.networks import DualTaskVNet; torch.set_num_threads(1);"
+        "status = lambda key: int(Path('/proc/self/status').read_text().split(key)[1].split()[0]) * 1024;"
+        "network = DualTaskVNet().eval().to(memory_format=torch.channels_last_3d); torch.set_grad_enabled(False);"
+        "network(torch.randn(1, 1, 16, 16, 16)); x = torch.randn(4, 1, 48, 48, 32);"
+        "Path('/proc/self/clear_refs').write_text('5'); before = status('VmRSS:'); network(x);"
+        "print(status('VmHWM:') - before)"
+    )
+    finished = run_process([sys.executable, "-c", code])
+    assert finished.returncode == 0, finished.stderr
+    planned = 4 * FLOAT * MAPS * 16 * 48 * 48 * 32
+    assert planned / 3 < int(finished.stdout) < planned
 
 
 # --- WeightsCheckpointLoader ---
@@ -218,6 +256,14 @@ def test_without_failures_there_is_no_error_and_no_file(tmp_path):
     evaluator.run()
     assert results.predictions == [0.0, 1.0, 2.0]
     assert not (tmp_path / "failures.csv").exists()
+
+
+def test_on_a_cpu_memory_of_one_case_is_kept_for_the_next(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("scripts.inference.tolerant.keep_freed_memory", lambda: seen.append("kept"))
+    evaluator, results = make(tmp_path)
+    evaluator.run()
+    assert seen == ["kept"] and results.predictions == [0.0, 1.0, 2.0]
 
 
 def test_all_failures_are_listed_in_the_order_of_the_cases(tmp_path):

@@ -132,6 +132,15 @@ def test_without_an_unlabeled_stream_the_labeled_crops_are_the_batch():
     assert [first_voxels(images) for images in trainer.objective.images[:2]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
+def test_on_a_cpu_memory_of_one_iteration_is_kept_for_the_next(monkeypatch):
+    trainer, seen = make_trainer(), []
+    monkeypatch.setattr(
+        "scripts.training.trainer.keep_freed_memory", lambda: seen.append(len(trainer.objective.iterations))
+    )
+    trainer.run()
+    assert seen == [0] and len(trainer.objective.iterations) == ITERATIONS  # before the first iteration
+
+
 def test_unlabeled_stream_goes_on_from_epoch_to_epoch():
     trainer = make_trainer(unlabeled=UnlabeledBatches(1), epochs=2)
     trainer.run()

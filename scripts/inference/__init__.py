@@ -11,7 +11,7 @@ from .predictor import Predictor, one_per_checkpoint, predictor_or_network
 from .tolerant import TolerantDataset, TolerantEvaluator, case_or_failure
 from .volumes import SaveVolumesd
 from .weights import WeightsCheckpointLoader
-from .windows import window_overlap
+from .windows import window_overlap, windows_at_once
 from .writer import NiftiWriter
 
 __all__ = [
@@ -34,4 +34,5 @@ __all__ = [
     "predictor_or_network",
     "unfinished",
     "window_overlap",
+    "windows_at_once",
 ]

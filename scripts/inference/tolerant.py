@@ -15,6 +15,7 @@ from monai.data import list_data_collate
 from monai.engines import SupervisedEvaluator
 from torch.utils.data import Dataset
 
+from scripts.allocation import keep_freed_memory
 from scripts.data import DataError, images_of
 from scripts.errors import chain
 from scripts.ranks import gathered, rank
@@ -108,7 +109,11 @@ class TolerantEvaluator(SupervisedEvaluator):
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Go through all cases; without any, because an earlier run has finished them, do nothing."""
-        return super().run(*args, **kwargs) if self.state.epoch_length else None
+        if not self.state.epoch_length:
+            return None
+        if self.state.device.type == "cpu":
+            keep_freed_memory()
+        return super().run(*args, **kwargs)
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> Any:
         if FAILURE in batchdata:

@@ -251,4 +251,6 @@ def unanimity_mask(probability: torch.Tensor, distance: torch.Tensor | None) -> 
     votes = probability > 0.5
     if distance is not None:
         votes = torch.cat([votes, distance < 0])
-    return votes.all(0) | ~votes.any(0)
+    # Minimum and maximum of bytes; any() and all() are much slower.
+    votes = votes.view(torch.uint8)
+    return votes.amin(0) == votes.amax(0)

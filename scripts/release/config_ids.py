@@ -133,7 +133,10 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Evaluation and inference": {
         "stride": ("3 integers", "voxels between two windows; smaller is slower and smoother"),
-        "sw_batch_size": ("integer", "windows that go through the network together"),
+        "sw_batch_size": (
+            "object",
+            "windows that go through the network together, an integer; chosen from the free memory, 4 at most",
+        ),
         "surface_tolerance": ("number", "mm, of the surface Dice ([metrics.md](metrics.md))"),
         "save_probability": ("boolean", "writes `<case>_probability.nii.gz`"),
         "save_distance": ("boolean", "writes `<case>_distance.nii.gz`"),

@@ -11,6 +11,7 @@ from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
+from scripts.allocation import keep_freed_memory
 from scripts.data.stream import FILE, DrawBatches
 from scripts.objectives import Loss, Objective
 from scripts.ranks import average, broadcast
@@ -90,6 +91,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     def run(self) -> None:  # type: ignore[override]  # MONAI narrows it so
         """As in MONAI's trainer; memory that ran out and data workers that ended get a note on what would help."""
         self.state.error = None
+        if self.state.device.type == "cpu":
+            keep_freed_memory()
         try:
             super().run()
         except BaseException as error:
