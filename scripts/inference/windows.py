@@ -36,7 +36,7 @@ def window_overlap(patch_size: Sequence[int], stride: Sequence[int]) -> list[flo
     return [max(0.0, 1 - s / p - 1e-9) for p, s in zip(patch_size, stride)]
 
 
-def windows_at_once(*, patch_size: Sequence[int], base_filters: int, device: torch.device, most: int = 4) -> int:
+def windows_at_once(*, patch_size: Sequence[int], base_filters: int, device: torch.device | str, most: int = 4) -> int:
     """How many windows to give to the network together: as many as half of the memory that is free now takes.
 
     Args:
@@ -48,6 +48,7 @@ def windows_at_once(*, patch_size: Sequence[int], base_filters: int, device: tor
     Returns:
         1 to ``most``; ``most`` where the system does not say how much memory is free.
     """
+    device = torch.device(device)  # clients set it as text
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
     if free is None:
         return most
