@@ -14,7 +14,7 @@ from monai.utils.enums import CommonKeys as Keys
 from scripts.allocation import keep_freed_memory
 from scripts.data.stream import FILE, DrawBatches
 from scripts.objectives import Loss, Objective
-from scripts.ranks import average, broadcast
+from scripts.ranks import average, broadcast, world_size
 
 from .resources import advise_on_resources
 
@@ -46,6 +46,8 @@ class Replicas:
             broadcast([*module.parameters(), *module.buffers()])
 
     def _average(self, engine: Any) -> None:
+        if world_size() == 1:
+            return  # before the walk through all modules, which takes milliseconds
         gradients = [weight.grad for weight in engine.network.parameters() if weight.grad is not None]
         average([*gradients, *(buffer for buffer in engine.network.buffers() if buffer.is_floating_point())])
 
