@@ -146,7 +146,7 @@ def test_other_errors_get_no_advice():
     assert not hasattr(caught.value, "__notes__")
 
 
-KILLED = "(is killed by signal: Killed|exited unexpectedly|Connection (reset|refused))"
+KILLED = "(is killed by signal: Killed|exited unexpectedly|Connection (reset|refused)|Broken pipe|EOFError)"
 
 
 @pytest.mark.parametrize("how, timeout, said", [("die", 60, KILLED), ("hang", 1, "timed out after 1 seconds")])
