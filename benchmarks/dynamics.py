@@ -1,6 +1,6 @@
 """Dynamics: trains the arms of a plan from paired seeds and records the validation Dice on the way.
 
-    python -m benchmarks.dynamics --plan benchmarks/dynamics_screening.json --dataset_dir DIR --output_dir DIR
+    python -m benchmarks.dynamics --plan benchmarks/dynamics_stages.json --dataset_dir DIR --output_dir DIR
 
 An arm is a set of overrides of the merged configs; all arms of a plan share the data, which is cached once. What is
 already in ``<output_dir>/dynamics.csv`` is not run again.

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import monai
 import pytest
 import torch
 from conftest import ROOT, ids, run_process, small, write_dataset
@@ -22,7 +23,7 @@ from monai.handlers import MLFlowHandler
 from scripts.data.digest import data_digest
 from scripts.tracking import MLflowTracking, TensorBoardTracking, mlflow_tracking
 from scripts.tracking.follower import GrowingTable
-from scripts.tracking.mlflow_store import End, MLflowStore, Run, Values
+from scripts.tracking.mlflow_store import End, MLflowStore, Run, Values, sqlite_uri
 from scripts.tracking.mlflow_tracking import plain_values
 from scripts.tracking.sender import Sender
 from scripts.training.description import without_credentials
@@ -380,6 +381,15 @@ def test_plain_values_are_neither_parts_nor_expressions():
         "c": None,
     }
     assert plain_values(config) == {"seed": 0, "stride": [8, 8], "c": None}
+
+
+def test_default_store_is_named_as_monai_names_it(tmp_path, monkeypatch):
+    named = getattr(monai.utils, "path_to_sqlite_uri", None)
+    if named is None:
+        pytest.skip("this MONAI has no path_to_sqlite_uri to compare with")
+    monkeypatch.chdir(tmp_path)
+    for path in ("/data/run 1/mlruns.db", "outputs/a?b#c/mlruns.db", tmp_path / "ä" / "mlruns.db"):
+        assert sqlite_uri(path) == named(path)
 
 
 def test_make_mlflow_opens_the_store_of_a_run():
