@@ -176,7 +176,7 @@ def _known_names(value: Any) -> set[str] | None:
     if not isinstance(value, Mapping) or "_target_" not in value:
         return None
     taken = arguments_of(value)
-    return taken and {*taken, *value, *ConfigComponent.non_arg_keys}
+    return None if taken is None else {*taken, *value, *ConfigComponent.non_arg_keys}
 
 
 def arguments_of(component: Mapping[str, Any]) -> set[str] | None:

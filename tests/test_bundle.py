@@ -151,7 +151,7 @@ def test_an_argument_that_the_class_does_not_have_is_none():
 def test_evaluate_json_sets_nothing_of_its_own_but_its_run_list_what_its_loader_reads_and_options_of_inference():
     train, inference = merged(TRAIN), content(INFERENCE)
     own = {key for key in content(EVALUATE) if key not in train}
-    options = {"save_uncertainty", "save_volumes", "largest_component", "decoders", "flip_axes", "networks"}
+    options = {"save_uncertainty", "save_volumes", "decoders", "flip_axes", "networks"}
     assert own == {"evaluation", "validate#tolerant_dataset", "ckpt_path", "maps"} | options
     assert all(content(EVALUATE)[key] == inference[key] for key in options)
 
@@ -238,8 +238,7 @@ def test_windows_of_inference_are_those_of_the_evaluation():
 
 
 def test_training_hands_every_setting_of_the_model_on_to_inference():
-    handlers = content(TRAIN)["train"]["handlers"]
-    (overlay,) = [handler for handler in handlers if handler["_target_"].endswith("InferenceOverlay")]
+    overlay = content(TRAIN)["train"]["inference_overlay"]
     inference = list(content(INFERENCE))
     first, last = inference.index("in_channels"), inference.index("stride")
     assert list(overlay["settings"]) == inference[first : last + 1]
@@ -248,7 +247,8 @@ def test_training_hands_every_setting_of_the_model_on_to_inference():
 
 
 def test_settings_of_inference_json_are_those_of_the_preset_that_makes_the_shipped_weights():
-    preset = merged(*content("configs/presets/left_atrium_cpu.json")["config_file"])
+    arguments = content("configs/presets/left_atrium_cpu.json")
+    preset = {**merged(*arguments.pop("config_file")).get(), **arguments}
     inference = content(INFERENCE)
     keys = list(inference)[list(inference).index("in_channels") : list(inference).index("stride") + 1]
     assert {key: inference[key] for key in keys} == {key: preset[key] for key in keys}
@@ -680,6 +680,14 @@ def test_validation_case_without_a_label_is_refused_before_training(workflow, ti
     with pytest.raises(RuntimeError):
         bundle.run()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_shorter_than_the_interval_of_its_validations_is_validated_at_its_end(workflow, tiny, tmp_path):
+    overrides = small(tiny, tmp_path, max_iterations=2, epoch_length=1, num_epochs=2, val_interval=5)
+    run_in_process(workflow, TRAIN, **overrides)
+    assert [row["iteration"] for row in rows(tmp_path / "validation_log.csv")] == ["2"]
+    assert (tmp_path / "models" / "model_best.pt").is_file()
+    assert (tmp_path / "models" / "model_best.json").read_text() == (tmp_path / "models" / "model.json").read_text()
 
 
 def test_training_works_without_validation_and_without_unlabeled_cases(workflow, tiny_copy, tmp_path):

@@ -270,7 +270,6 @@ def test_handlers_of_other_processes_are_those_named(monkeypatch):
 # Handlers that write, and are told apart from those that change the training or communicate.
 FIRST_PROCESS_ONLY = {
     "FinalWeights",
-    "InferenceOverlay",
     "TermsLog",
     "ProgressBar",
     "ValidationLog",

@@ -385,6 +385,14 @@ def test_an_empty_segmentation_of_what_is_not_there_is_right(caplog):
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize("of_the_other", [0.0, 0.5])
+def test_a_class_counts_as_empty_if_it_is_in_the_cases_of_all_processes(caplog, monkeypatch, of_the_other):
+    other = [(torch.tensor([of_the_other]), torch.tensor([0.5]))]
+    monkeypatch.setattr("scripts.training.guards.gathered", lambda own: [own, other])
+    validate(CollapseWarning(validations=1), [([0], [0.5])])
+    assert ("in all 2 cases" in caplog.text) == (of_the_other == 0)
+
+
 def test_validation_of_the_bundle_reports_its_collapse(workflow, tiny, tmp_path, caplog):
     empty = {"_target_": "torch.nn.Threshold", "threshold": 1e9, "value": -9.0}
     bundle = workflow(TRAIN, **small(tiny, tmp_path, max_iterations=3, epoch_length=1, num_epochs=3, val_interval=1))

@@ -14,8 +14,17 @@ from torch import nn
 from scripts.data import LabelCoding
 from scripts.networks import VNet
 from scripts.objectives import GaussianRampUp, Objective
-from scripts.training import GradientNorms, InferenceOverlay, ProgressBar, SemiSupervisedTrainer, TermsLog
-from scripts.training.handlers import definition, rows_until
+from scripts.training import (
+    FinalWeights,
+    GradientNorms,
+    InferenceOverlay,
+    ProgressBar,
+    SemiSupervisedTrainer,
+    TermsLog,
+    ValidationLog,
+)
+from scripts.training.handlers import rows_until
+from scripts.training.overlay import definition
 
 NORM_COLUMNS = ("near_gradient_norm", "far_gradient_norm", "off_gradient_norm")
 
@@ -199,20 +208,39 @@ def test_interval_zero_never_measures():
     assert record.norms == [{}] * 6
 
 
+# --- ValidationLog ---
+
+
+def test_a_continued_run_whose_classes_have_other_names_keeps_what_was_logged(tmp_path):
+    (tmp_path / "validation_log.csv").write_text("iteration,epoch,dice,dice_a,dice_b\n1,1,0.5,0.4,0.6\n")
+    evaluator = Engine(lambda engine, batch: None)
+    evaluator.state.metrics, evaluator.state.metric_details = {"dice": 0.75}, {"dice": torch.tensor([[0.5, 1.0]])}
+    log = ValidationLog(tmp_path, evaluator, ["x", "y"])
+    engine = Engine(lambda engine, batch: None)
+    log.attach(engine)
+    engine.state.iteration = evaluator.state.epoch = 1
+    log._start(engine)
+    evaluator.state.epoch = engine.state.epoch = engine.state.iteration = 2
+    log._write(engine)
+    with (tmp_path / "validation_log.csv").open(newline="") as file:
+        former, now = csv.DictReader(file)
+    assert former["dice_a"] == "0.4" and former["dice_x"] == "" and now["dice_x"] == "0.5" and now["dice_a"] == ""
+
+
 # --- InferenceOverlay ---
 
 
 def test_overlay_holds_the_settings_and_nothing_else(tmp_path):
     settings = {"num_classes": 2, "class_names": ["a", "ä"], "regions": None, "spacing": [1.0, 1.5, 2.0], "amp": False}
     path = tmp_path / "models" / "model.json"
-    train(InferenceOverlay(path, settings, nn.Conv3d(1, 1, 1)))
+    InferenceOverlay(settings, nn.Conv3d(1, 1, 1)).write(path)
     assert json.loads(path.read_text(encoding="utf-8")) == settings
 
 
 def test_overlay_builds_the_network_by_its_public_name_with_settings_as_references(tmp_path):
     settings = {"in_channels": 1, "base_filters": 2, "normalization": "group"}
     network = VNet(base_filters=2, tasks=("distance",), dropout=0.25)
-    train(InferenceOverlay(tmp_path / "model.json", settings, network))
+    InferenceOverlay(settings, network).write(tmp_path / "model.json")
     content = json.loads((tmp_path / "model.json").read_text())
     assert content.pop("network_def") == {
         "_target_": "scripts.networks.VNet",
@@ -237,12 +265,18 @@ def test_a_network_that_no_package_exports_is_named_by_its_module():
     assert definition(Own(3), {}) == {"_target_": f"{__name__}.Own", "width": 3}
 
 
-def test_overlay_is_there_from_the_start_of_a_training_that_breaks_off(tmp_path):
+def test_weights_and_their_settings_are_replaced_together_or_not_at_all(tmp_path):
+    path = tmp_path / "model.pt"
+    former = FinalWeights(path, nn.Linear(1, 1), InferenceOverlay({"seed": 1}, nn.Identity()))
+    train(former)
+    network, overlay = nn.Linear(2, 1), InferenceOverlay({"seed": 2}, nn.Identity())
     with pytest.raises(KeyError):
-        train(
-            InferenceOverlay(tmp_path / "model.json", {"amp": False}, nn.Identity()), objective=Broken(LabelCoding(1))
-        )
-    assert json.loads((tmp_path / "model.json").read_text()) == {"amp": False}
+        train(FinalWeights(path, network, overlay), objective=Broken(LabelCoding(1)))
+    assert torch.load(path, weights_only=True)["weight"].shape == (1, 1)
+    assert json.loads((tmp_path / "model.json").read_text()) == {"seed": 1}
+    train(FinalWeights(path, network, overlay))
+    assert torch.load(path, weights_only=True)["weight"].shape == (1, 2)
+    assert json.loads((tmp_path / "model.json").read_text()) == {"seed": 2}
 
 
 # --- ProgressBar ---

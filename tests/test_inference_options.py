@@ -142,7 +142,9 @@ def test_uncertainty_lies_in_the_geometry_of_the_volume_and_leaves_the_mask_alon
 def test_largest_component_is_that_of_the_mask_without_the_option(infer):
     # The threshold's noise makes many parts.
     scattered = {"network_def": {"_target_": "torch.nn.Sigmoid"}, "handlers#0#_disabled_": True}
-    plain, one = infer("plain", **scattered), infer("one", largest_component="true", **scattered)
+    plain, one = infer("plain", largest_component=False, **scattered), infer(
+        "one", largest_component="true", **scattered
+    )
     for name in NAMES:
         labels, count = ndimage.label(voxels(plain, f"{name}_seg"), np.ones((3, 3, 3)))
         sizes = ndimage.sum_labels(np.ones_like(labels), labels, range(1, count + 1))
@@ -250,7 +252,7 @@ def test_evaluation_measures_the_masks_that_inference_writes_with_the_same_optio
         options = {**options, "ckpt_path": [str(folder / f"fold{fold}.pt") for fold in (0, 1)]}
     plain, before = evaluate("plain")
     measured, rows = evaluate("measured", **options)
-    masks = infer("inferred", **options)
+    masks = infer("inferred", **{"largest_component": False, **options})
     assert rows != before
     for row, name in zip(rows, NAMES, strict=True):
         mask = voxels(measured, f"{name}_seg")

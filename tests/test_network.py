@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, merged
-from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
 from scripts.networks import DualTaskVNet, Network, VNet
@@ -80,11 +79,7 @@ def test_inference_json_and_model_json_build_the_network_that_was_trained(overla
     settings = {"in_channels": 2, "num_classes": 3, "base_filters": 4, "normalization": normalization}
     parser = merged(TRAIN, *overlays)
     parser.update({**settings, "ckpt_dir": str(tmp_path), "network_def#dropout": 0.25})
-    handlers = parser["train#handlers"]
-    (position,) = [i for i, handler in enumerate(handlers) if handler["_target_"].endswith("InferenceOverlay")]
-    engine = Engine(lambda engine, batch: None)
-    parser.get_parsed_content(f"train#handlers#{position}").attach(engine)
-    engine.run([0])
+    parser.get_parsed_content("train#inference_overlay").write(tmp_path / "model.json")
     trained = parser.get_parsed_content("network_def").eval()
 
     content = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))

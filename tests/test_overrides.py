@@ -63,6 +63,12 @@ def test_misspelt_argument_of_a_component_names_the_nearest_one(override, neares
         check_overrides(command(f"--{override}", "5"))
 
 
+def test_a_component_without_arguments_has_those_of_every_component():
+    check_overrides(command("--is_not_rank0#_disabled_", "true"))
+    with pytest.raises(UnknownIdError, match="is_not_rank0#rank in the command line"):
+        check_overrides(command("--is_not_rank0#rank", "1"))
+
+
 def test_an_argument_that_resembles_none_is_answered_with_those_that_there_are():
     with pytest.raises(UnknownIdError, match="network_def#act .*there are base_filters, dropout, in_channels, norm"):
         check_overrides(command("--network_def#act", "PRELU"))

@@ -92,7 +92,7 @@ def test_a_run_becomes_the_bundles_model_with_settings_card_pictures_metrics_and
     for name, value in trained.items():
         torch.testing.assert_close(shipped[name].float(), value.float(), rtol=1e-3, atol=1e-6)
     settings, inference = read(bundle / "models" / "model.json"), read(bundle / "configs" / "inference.json")
-    assert settings == {**read(finished / "models" / "model.json"), "largest_component": False}
+    assert settings == read(finished / "models" / "model.json")
     assert settings["patch_size"] == [16, 16, 16]
     assert {key: inference[key] for key in settings if key != "network_def"} == {
         key: settings[key] for key in settings if key != "network_def"
@@ -212,13 +212,15 @@ def test_command_is_that_of_the_preset_or_the_line_with_the_line_over_the_preset
                 "--seed=3",
                 "--patch_size",
                 "[9, 9]",
+                "--amp",
             ]
         }
     ]
     arguments = arguments_of_run(tmp_path, starts)
-    assert arguments == {"config_file": preset["config_file"], "seed": "3", "patch_size": "[9, 9]"}
+    assert arguments == {"config_file": preset["config_file"], "seed": "3", "patch_size": "[9, 9]", "amp": "True"}
     block = commands(arguments)
     assert "--seed 3" in block and "--patch_size '[9, 9]'" in block and "'mine.json'" in block and "/x" not in block
+    assert "'a.json', \\\n    'b.json'" in commands({"config_file": "['a.json', 'b.json']"})
     assert quoted("it's") == "'it'\\''s'" and quoted(0.5) == "0.5"
 
 

@@ -143,8 +143,8 @@ def test_twenty_random_stops(tiny, tmp_path, never_stopped, number):
 
 def test_a_finished_run_says_so_and_is_left_alone(tiny, never_stopped):
     before = (never_stopped / "models" / "model.pt").stat().st_mtime_ns
-    finished = run_bundle("training", TRAIN, **small(tiny, never_stopped, **SETTINGS))
-    assert finished.returncode == 0
+    finished = run_bundle("training", TRAIN, **small(tiny, never_stopped, **SETTINGS, sw_batch_size=3))
+    assert finished.returncode == 0 and "goes on with changes" not in finished.stdout + finished.stderr
     assert f"finished: {ITERATIONS} iterations were done before" in finished.stdout
     assert (never_stopped / "models" / "model.pt").stat().st_mtime_ns == before
 
@@ -153,6 +153,7 @@ def test_no_checkpoint_lies_among_the_models(never_stopped):
     assert sorted(path.name for path in (never_stopped / "models").iterdir()) == [
         "model.json",
         "model.pt",
+        "model_best.json",
         "model_best.pt",
     ]
     assert len(list((never_stopped / "checkpoints").iterdir())) == 2

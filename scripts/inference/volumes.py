@@ -14,6 +14,7 @@ from monai.transforms import MapTransform
 
 from scripts.data import LabelCoding, case_name
 from scripts.files import replacing
+from scripts.ranks import rank
 
 COLUMNS = ("case", "class", "voxels", "millilitres")
 
@@ -22,7 +23,8 @@ class SaveVolumesd(MapTransform):
     """Puts the volume of every class of a case into ``<output_dir>/volumes.csv``, one row per case and class.
 
     A case that comes again replaces its rows; those of other cases stay, so that a run that goes on where an earlier
-    one stopped completes its table.
+    one stopped completes its table. Of several processes each has a table of its own, ``volumes_rank<n>.csv`` from the
+    second on.
 
     Args:
         keys: of the decoded masks in the geometry of the original image, as MetaTensors: (1, H, W, D) label values
@@ -48,7 +50,8 @@ class SaveVolumesd(MapTransform):
         if len(self.class_names) != count:
             raise ValueError(f"class_names is {self.class_names}; there must be {count}, one for each class.")
         self.label_coding = label_coding
-        self.path = Path(output_dir) / "volumes.csv"
+        own = f"_rank{rank()}" if rank() else ""
+        self.path = Path(output_dir) / f"volumes{own}.csv"
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, Any]:
         for key in self.key_iterator(data):

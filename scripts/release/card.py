@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fire.parser import DefaultParseValue
 
 from scripts.evaluation.results import CaseVolumes, EvaluationResults, shown
+from scripts.overrides import flag_values
 
 METRIC_TITLES = {
     "dice": "Dice",
@@ -108,11 +110,7 @@ def arguments_of_run(run_dir: Path, starts: Sequence[Mapping[str, Any]]) -> dict
         starts: of run.json.
     """
     words = [str(word) for word in starts[0]["command"]]
-    given = {}
-    for i, word in enumerate(words):
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            given[name] = value if equals else words[i + 1]
+    given = flag_values(words[words.index("run") + 1 :])
     preset = {}
     if "args_file" in given:
         named = Path(given.pop("args_file"))
@@ -125,7 +123,8 @@ def commands(arguments: Mapping[str, Any]) -> str:
     """The commands that train and evaluate again, as a block of Markdown."""
     files = arguments.get("config_file", ["configs/train.json"])
     if isinstance(files, str):
-        files = json.loads(files.replace("'", '"')) if files.startswith("[") else [files]
+        files = DefaultParseValue(files)
+        files = [files] if isinstance(files, str) else files
     # A file from elsewhere is known to its author by name; where it lay is nobody's business.
     files = [Path(file).name if Path(file).is_absolute() else file for file in files]
     overrides = [f"--{name} {quoted(value)}" for name, value in arguments.items() if name != "config_file"]

@@ -15,7 +15,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "output_dir": ("path", "receives logs, checkpoints, masks and tables; made if missing"),
         "ckpt_dir": (
             "path",
-            "receives `model.pt`, `model_best.pt` and `model.json`; evaluation reads `model.pt` there",
+            "receives `model.pt` and `model_best.pt`, and the settings of each (`.json`); evaluation reads `model.pt`",
         ),
         "ckpt_path": ("path or list of paths", "weights; a list is an ensemble ([inference.md](inference.md))"),
     },
@@ -197,6 +197,7 @@ PARTS: dict[str, dict[str, str]] = {
         "unlabeled_cases": "all others, images alone, checked",
         "unlabeled_dataset": "cached unlabeled cases",
         "unlabeled_dataloader": "endless stream of unlabeled crops",
+        "inference_overlay": "the settings that are written beside the weights",
         "data": "the lists whose digest is recorded",
         "description": "what `run.json` says of a start",
         "run_state": "what a checkpoint holds, and the settings that must not change on the way",

@@ -189,7 +189,7 @@ def release_model(
     dataset_dir: str | Path,
     *,
     ckpt_dir: str | Path | None = None,
-    largest_component: bool = False,
+    largest_component: bool | None = None,
     root: str | Path = ROOT,
 ) -> list[Path]:
     """Writes the files of the bundle that say what its model is, from those of a run.
@@ -203,8 +203,8 @@ def release_model(
             of its final weights.
         dataset_dir: of the data set that it was evaluated on.
         ckpt_dir: of the training; <run_dir>/models by default.
-        largest_component: whether inference with this model keeps the largest part of every class alone; so must the
-            evaluation have been run, with ``--largest_component True``.
+        largest_component: whether inference with this model keeps the largest part of every class alone, as the
+            evaluation must have done, too; None leaves it as the training had it.
         root: of the bundle.
 
     Returns:
@@ -220,7 +220,8 @@ def release_model(
     record = read_json(run_dir / "record.json", "add configs/record.json to the config files of the training.")
     run = read_json(run_dir / "run.json", "give the output_dir of `run training`.")
     settings = read_json(ckpt_dir / "model.json", "give the ckpt_dir of the training as --ckpt_dir.")
-    settings["largest_component"] = largest_component
+    if largest_component is not None:
+        settings["largest_component"] = largest_component
     results = EvaluationResults(run_dir, dataset_dir, regions=settings["regions"])
 
     if (root / WEIGHTS[1]).is_file():
@@ -234,7 +235,7 @@ def release_model(
     # inference.json has a network_def of its own, equal to train.json's, which clients read.
     inference = read_json(root / "configs" / "inference.json", "give the folder of the bundle as --root.")
     inference |= {name: value for name, value in settings.items() if name != "network_def"}
-    order = sorted(results.cases, key=results.dice)
+    order = [case for case in results.ordered() if not math.isnan(results.dice(case))]
     failures, median = order[:FAILURES], results.chosen().get("median", order[0])
     shown_cases = list(dict.fromkeys([*failures, median]))
     images = {case: results.paths(case)["image"] for case in dict.fromkeys([order[0], median])}
@@ -265,7 +266,7 @@ def release_model(
     return [root / name for name in (*files, LARGE_FILES)]
 
 
-def main(run_dir: str, dataset_dir: str, ckpt_dir: str | None = None, *, largest_component: bool = False) -> None:
+def main(run_dir: str, dataset_dir: str, ckpt_dir: str | None = None, *, largest_component: bool | None = None) -> None:
     """Makes a finished run the bundle's own model and prints the files written; see :func:`release_model`."""
     written = release_model(run_dir, dataset_dir, ckpt_dir=ckpt_dir, largest_component=largest_component)
     print("\n".join(str(path) for path in written))

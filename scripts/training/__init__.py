@@ -5,7 +5,8 @@ from __future__ import annotations
 from .checkpoints import BestWeights, FinalWeights
 from .description import RunDescription
 from .guards import CollapseWarning, FiniteLoss
-from .handlers import GradientNorms, InferenceOverlay, ProgressBar, TermsLog
+from .handlers import GradientNorms, ProgressBar, TermsLog
+from .overlay import InferenceOverlay
 from .page import RunPage
 from .pictures import TrainingPictures
 from .record import RunRecord

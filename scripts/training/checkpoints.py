@@ -13,6 +13,8 @@ from torch import nn
 
 from scripts.files import replacing
 
+from .overlay import InferenceOverlay
+
 
 def save_atomically(content: Any, path: Path) -> None:
     """``torch.save`` to ``path`` by :func:`~scripts.files.replacing`, flushed to the disk.
@@ -48,17 +50,22 @@ class FinalWeights:
     Args:
         path: the file, such as ``<ckpt_dir>/model.pt``.
         network: whose weights are written.
+        overlay: written beside them under the same name, ``model.json``; never without them, so that weights of a
+            former run keep the settings they were trained with until they are replaced.
     """
 
-    def __init__(self, path: str | Path, network: nn.Module) -> None:
+    def __init__(self, path: str | Path, network: nn.Module, overlay: InferenceOverlay | None = None) -> None:
         self.path = Path(path)
         self.network = network
+        self.overlay = overlay
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.COMPLETED, self._save)
 
     def _save(self, engine: Engine) -> None:
         save_atomically(self.network.state_dict(), self.path)
+        if self.overlay is not None:
+            self.overlay.write(self.path.with_suffix(".json"))
 
 
 class BestWeights(FinalWeights):

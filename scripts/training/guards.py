@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
-from scripts.ranks import rank
+from scripts.ranks import gathered, rank
 
 from .reproducer import save_reproducer
 from .trainer import SkipBatch
@@ -150,9 +150,9 @@ def _buffers(engine: Any) -> list[torch.Tensor]:
 class CollapseWarning:
     """Says in words when the segmentation of a class is empty, or full, in every case of several validations.
 
-    Attach it to the evaluator of the validation, behind a postprocessing that leaves "pred" and "label" as foreground
-    channels (C, H, W, D) of a case. Being empty counts only if a case has the class, being full if one lacks it
-    somewhere.
+    Attach it to the evaluator of the validation, in every process, behind a postprocessing that leaves "pred" and
+    "label" as foreground channels (C, H, W, D) of a case. Being empty counts only if a case has the class, being full
+    if one lacks it somewhere.
 
     Args:
         class_names: of the channels; None to number them from 1.
@@ -178,9 +178,10 @@ class CollapseWarning:
             self.fractions.append((pred, label))
 
     def _conclude(self, engine: Engine) -> None:
-        if not self.fractions:
+        fractions = list(chain.from_iterable(gathered(self.fractions)))
+        if not fractions or rank():
             return
-        pred, label = (torch.stack(values) for values in zip(*self.fractions))  # (cases, C)
+        pred, label = (torch.stack(values) for values in zip(*fractions))  # (cases, C)
         found = {
             "empty": (pred == 0).all(0) & (label > 0).any(0),
             "full": (pred == 1).all(0) & (label < 1).any(0),

@@ -1,22 +1,17 @@
-"""Handlers: the progress bar, the log of every loss term, its gradient norm, and the description of the weights."""
+"""Handlers: the progress bar, the log of every loss term, its gradient norm."""
 
 from __future__ import annotations
 
 import csv
-import json
-import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
-from torch import nn
 from tqdm import tqdm
 
-from scripts.networks import Network
 from scripts.ranks import average
 
 
@@ -143,46 +138,3 @@ def rows_until(path: Path, iteration: int) -> list[dict[str, str]]:
     whole_lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     rows = csv.DictReader(line for line in whole_lines if line.endswith("\n"))
     return [row for row in rows if int(row["iteration"]) <= iteration]
-
-
-class InferenceOverlay:
-    """Writes beside the weights the settings that they were trained with, as an overlay for inference.json.
-
-    ``run inference --config_file "['configs/inference.json','<ckpt_dir>/model.json']"`` then segments with the same
-    network, spacing and intensity scaling without repeating any of them, whatever the method.
-
-    Args:
-        path: the JSON file.
-        settings: config ids of inference.json and their values.
-        network: what is trained; becomes the id ``network_def``, see :func:`definition`. One that is not a
-            :class:`~scripts.networks.Network` does not know how it was built and is left to an overlay of the user's.
-    """
-
-    def __init__(self, path: str | Path, settings: Mapping[str, Any], network: nn.Module) -> None:
-        self.path = Path(path)
-        self.settings = dict(settings)
-        if isinstance(network, Network):
-            self.settings["network_def"] = definition(network, settings)
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self._write)
-
-    def _write(self, engine: Engine) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.settings, indent=4) + "\n", encoding="utf-8")
-
-
-def definition(network: Network, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The config that builds ``network`` anew: ``_target_`` and every argument.
-
-    An argument that has the name and the value of one of ``settings`` refers to it (``"@base_filters"``), so that the
-    value stands in one place; the others are literal.
-    """
-    cls = type(network)
-    package = cls.__module__.rpartition(".")[0]
-    # By its public name, as the configs have it, where the package exports it.
-    public = getattr(sys.modules.get(package), cls.__qualname__, None) is cls
-    content: dict[str, Any] = {"_target_": f"{package if public else cls.__module__}.{cls.__qualname__}"}
-    for name, value in network.arguments.items():
-        content[name] = f"@{name}" if name in settings and settings[name] == value else value
-    return content

@@ -243,7 +243,7 @@ def run_or_resume(
         done = (
             f"{planned} iterations were done before" if finished else f"iteration {content['iteration']} of {planned}"
         )
-        if description is not None:
+        if description is not None and not finished:
             description.warn_of_changes()
         if rank() == 0:
             print(f"{'finished:' if finished else 'resuming at'} {done} (--resume never starts anew).")

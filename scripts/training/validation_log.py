@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from scripts.files import replacing
+
 from .handlers import rows_until
 
 
@@ -59,8 +61,9 @@ class ValidationLog:
         return {f"{name}_{of}": value.item() for of, value in zip(names, details.nanmean(0))}
 
     def _write_rows(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(self.rows[-1]))
+        # A continued run may have had other names of classes.
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(self.rows)

@@ -1,0 +1,53 @@
+"""Overlay: the settings that weights were trained with, as a config that inference reads beside its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from scripts.files import replacing
+from scripts.networks import Network
+
+
+class InferenceOverlay:
+    """The settings that inference shares with the training, whatever the method.
+
+    ``run inference --config_file "['configs/inference.json','<ckpt_dir>/model.json']"`` segments with the same network,
+    spacing and intensity scaling without repeating any of them.
+
+    Args:
+        settings: config ids of inference.json and their values.
+        network: what is trained; becomes the id ``network_def``, see :func:`definition`. One that is not a
+            :class:`~scripts.networks.Network` does not know how it was built and is left to an overlay of the user's.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], network: nn.Module) -> None:
+        self.settings = dict(settings)
+        if isinstance(network, Network):
+            self.settings["network_def"] = definition(network, settings)
+
+    def write(self, path: Path) -> None:
+        """Writes ``path``, a JSON file, whole or not at all."""
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.settings, indent=4) + "\n", encoding="utf-8")
+
+
+def definition(network: Network, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that builds ``network`` anew: ``_target_`` and every argument.
+
+    An argument that has the name and the value of one of ``settings`` refers to it (``"@base_filters"``), so that the
+    value stands in one place; the others are literal.
+    """
+    cls = type(network)
+    package = cls.__module__.rpartition(".")[0]
+    # By its public name, as the configs have it, where the package exports it.
+    public = getattr(sys.modules.get(package), cls.__qualname__, None) is cls
+    content: dict[str, Any] = {"_target_": f"{package if public else cls.__module__}.{cls.__qualname__}"}
+    for name, value in network.arguments.items():
+        content[name] = f"@{name}" if name in settings and settings[name] == value else value
+    return content
