@@ -15,6 +15,7 @@ from conftest import ROOT, las, merged, save, small, write_dataset
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from scripts.data import DataError, Datalist, ForegroundCropd, KnownOnlyd, LabelCoding, MarkUnknownd, PreGeneratedMapd
+from scripts.data.label_coding import MOST_PARTIAL_CLASSES
 from scripts.distance import CascadedDistance, ExactDistance, GeneralizedDistance, SegmentationToDistance
 from scripts.evaluation.case_metrics import CaseMetrics
 from scripts.evaluation.metrics import METRIC_NAMES, segmentation_metrics
@@ -75,12 +76,23 @@ def test_labels_without_an_ignore_value_are_not_partial():
     "options, message",
     [
         ({"num_classes": 2, "ignore_value": 2}, r"ignore_value is 2, a label value; .* not in \[0, 1, 2\]"),
-        ({"num_classes": 25, "ignore_value": 255}, "num_classes is 25; partial labels may have 24"),
+        ({"num_classes": 16, "ignore_value": 255}, "num_classes is 16; partial labels may have at most 15 classes"),
+        ({"num_classes": 16, "partial": True}, "num_classes is 16; partial labels may have at most 15 classes"),
     ],
 )
 def test_coding_that_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         LabelCoding(**options)
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.float32], ids=["training", "evaluation"])
+def test_marks_of_the_most_classes_fit_the_types_of_labels(dtype):
+    most = MOST_PARTIAL_CLASSES
+    coding = LabelCoding(most, ignore_value=255)
+    label = line([0, 1, most, 255]).to(dtype)
+    known = coding.known(coding.mark(label, [1]))
+    assert known[0, :, :, 0, 0].int().tolist() == [[1, 1, 1, 0]] + [[0, 1, 0, 0]] * (most - 1)
+    assert coding.mark(label).flatten().tolist() == [0, 1, most, 1 - 2**most]
 
 
 # --- data ---

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-# What is unknown is one bit per class of a negative label, which float32 holds exactly.
-MOST_PARTIAL_CLASSES = 24
+# What is unknown is one bit per class of a negative label, and labels are cached as int16.
+MOST_PARTIAL_CLASSES = 15
 
 
 class LabelCoding:
@@ -31,7 +31,7 @@ class LabelCoding:
 
     Raises:
         ValueError: when ``num_classes`` is below 1 or differs from the number of ``regions``, when ``ignore_value`` is
-            a label value, or when labels are partial and there are more than 24 classes.
+            a label value, or when labels are partial and there are more than 15 classes.
     """
 
     def __init__(
@@ -53,7 +53,10 @@ class LabelCoding:
         if ignore_value in self.values:
             raise ValueError(f"ignore_value is {ignore_value}, a label value; choose one that is not in {self.values}.")
         if self.partial and num_classes > MOST_PARTIAL_CLASSES:
-            raise ValueError(f"num_classes is {num_classes}; partial labels may have {MOST_PARTIAL_CLASSES} classes.")
+            raise ValueError(
+                f"num_classes is {num_classes}; partial labels may have at most {MOST_PARTIAL_CLASSES} classes: merge "
+                "some, or train on whole labels, without ignore_value and 'annotated'."
+            )
 
     @property
     def values(self) -> list[int]:
@@ -73,7 +76,7 @@ class LabelCoding:
         return [[c + 1] for c in range(self.num_classes)] if self.regions is None else self.regions
 
     def mark(self, label: torch.Tensor, annotated: Sequence[int] | None = None) -> torch.Tensor:
-        """Writes what is unknown into label values (..., H, W, D), of a signed or floating type; returns a new tensor.
+        """Writes what is unknown into label values (..., H, W, D), signed with 16 bits at least; returns a new tensor.
 
         Where only some values were annotated, a voxel that has none of them may be background or have any of the
         others. A channel is known to be absent there if all of its values were annotated.
