@@ -15,8 +15,9 @@ from conftest import ROOT, las, merged, save, small, write_dataset
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from scripts.data import DataError, Datalist, ForegroundCropd, KnownOnlyd, LabelCoding, MarkUnknownd, PreGeneratedMapd
-from scripts.data.label_coding import MOST_PARTIAL_CLASSES
+from scripts.data.label_coding import LARGEST_IGNORE_VALUE, MOST_PARTIAL_CLASSES
 from scripts.distance import CascadedDistance, ExactDistance, GeneralizedDistance, SegmentationToDistance
+from scripts.errors import users_error
 from scripts.evaluation.case_metrics import CaseMetrics
 from scripts.evaluation.metrics import METRIC_NAMES, segmentation_metrics
 from scripts.evaluation.results import EvaluationResults
@@ -76,6 +77,10 @@ def test_labels_without_an_ignore_value_are_not_partial():
     "options, message",
     [
         ({"num_classes": 2, "ignore_value": 2}, r"ignore_value is 2, a label value; .* not in \[0, 1, 2\]"),
+        *(
+            ({"num_classes": 2, "ignore_value": value}, rf"ignore_value is {value}; .* from 1 to 32767: write another")
+            for value in (-1, 32768, 65535, 65536, 2.5)
+        ),
         ({"num_classes": 16, "ignore_value": 255}, "num_classes is 16; partial labels may have at most 15 classes"),
         ({"num_classes": 16, "partial": True}, "num_classes is 16; partial labels may have at most 15 classes"),
     ],
@@ -83,6 +88,12 @@ def test_labels_without_an_ignore_value_are_not_partial():
 def test_coding_that_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         LabelCoding(**options)
+
+
+def test_largest_ignore_value_survives_the_types_of_labels():
+    coding = LabelCoding(2, ignore_value=LARGEST_IGNORE_VALUE)
+    label = line([0, 1, 2, LARGEST_IGNORE_VALUE]).to(torch.int16)
+    assert coding.known(coding.mark(label, [2]))[0, :, :, 0, 0].int().tolist() == [[0, 0, 1, 0], [1, 1, 1, 0]]
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.float32], ids=["training", "evaluation"])
@@ -417,6 +428,18 @@ def test_annotated_values_that_do_not_exist_are_an_error(tmp_path):
     (folder / "dataset.json").write_text(json.dumps(lists))
     (error,) = findings(folder, LabelCoding(1, partial=True))
     assert "training_1.nii.gz has 'annotated' [3] in dataset.json, and the label values are [1]" in error
+
+
+def test_ignore_value_that_cannot_be_ends_a_preflight_and_a_training_with_its_remedy(workflow, tiny, tmp_path):
+    for files, run_id in (((TRAIN, "configs/preflight.json"), "preflight"), ((TRAIN,), "training")):
+        bundle = workflow(*files, run_id=run_id, **small(tiny, tmp_path / run_id, ignore_value=65535))
+        # MONAI wraps what a config raises; print_briefly shows the user the first of it.
+        with pytest.raises((RuntimeError, ValueError)) as caught:
+            bundle.initialize()
+            bundle.run()
+        message = str(users_error(caught.value))
+        assert "ignore_value is 65535; it must be a whole number from 1 to 32767: write another value" in message
+        assert not (tmp_path / run_id / "models" / "model.pt").exists()
 
 
 # --- as a run ---
