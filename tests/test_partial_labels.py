@@ -442,6 +442,26 @@ def test_ignore_value_that_cannot_be_ends_a_preflight_and_a_training_with_its_re
         assert not (tmp_path / run_id / "models" / "model.pt").exists()
 
 
+@pytest.mark.parametrize(
+    "annotated, expected",
+    [
+        ([[1], [1], [1]], "warning labeled cases (3) have no voxel of the label values [2] that their 'annotated' lets"),
+        ([[1], [1], None], None),
+        ([[1], [1], [1, 2]], None),
+        ([[3], [3], [3]], "error labeled cases (3) have no foreground voxel at all that their 'annotated' lets count"),
+    ],
+)
+def test_class_that_no_labeled_case_lists_as_annotated_is_one_that_none_has(tmp_path, annotated, expected):
+    folder = write_dataset(tmp_path / "data", num_classes=2, counts=(3, 0, 0))
+    lists = json.loads((folder / "dataset.json").read_text())
+    for case, values in zip(lists["training"], annotated):
+        case.update({} if values is None else {"annotated": values})
+    (folder / "dataset.json").write_text(json.dumps(lists))
+    num_classes = 3 if [3] in annotated else 2
+    problems = findings(folder, LabelCoding(num_classes, partial=True))
+    assert len(problems) == (expected is not None) and all(text.startswith(expected) for text in problems)
+
+
 # --- as a run ---
 
 
