@@ -95,6 +95,38 @@ def test_images_in_groups_the_files_of_a_case_in_the_order_of_the_channels(tmp_p
     assert cases == [complete, incomplete, str(tmp_path / "four_axes.nii.gz"), str(tmp_path / "x_0002.nii.gz")]
 
 
+@pytest.mark.parametrize("separator", ["_", "-"])
+@pytest.mark.parametrize("modalities", [["t1", "t1_ce", "ce"], ["ce", "t1_ce", "t1"], "t1,ce,t1_ce"])
+def test_images_in_takes_the_longest_ending_behind_either_separator(tmp_path, separator, modalities):
+    endings = modalities.split(",") if isinstance(modalities, str) else modalities
+    for case in ("BraTS-GLI-00000-000", "a_1", "t1"):
+        for ending in endings:
+            (tmp_path / f"{case}{separator}{ending}.nii.gz").touch()
+    (tmp_path / f"b{separator}t1_ce.nii.gz").touch()  # alone: what is missing is named with its separator
+    (tmp_path / f"{separator}t1.nii.gz").touch()  # the ending of no case
+    cases = [case["image"] for case in images_in(tmp_path, in_channels=3, modalities=modalities)]
+    expected = [
+        [str(tmp_path / f"{case}{separator}{ending}.nii.gz") for ending in endings]
+        for case in ("BraTS-GLI-00000-000", "a_1", "b", "t1")
+    ]
+    assert [case for case in cases if isinstance(case, list)] == expected
+    assert [case for case in cases if isinstance(case, str)] == [str(tmp_path / f"{separator}t1.nii.gz")]
+
+
+def test_images_in_passes_no_file_over_where_names_differ_in_the_separator(tmp_path):
+    for name in ("a_t1", "a_t2", "a-t1"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    cases = [case["image"] for case in images_in(tmp_path, in_channels=2, modalities=["t1", "t2"])]
+    assert cases == [[str(tmp_path / f"a{s}{ending}.nii.gz") for ending in ("t1", "t2")] for s in "-_"]
+
+
+def test_images_in_takes_a_number_behind_a_hyphen_for_part_of_the_name(tmp_path):
+    for name in ("2023-0000.nii.gz", "2023-0001.nii.gz"):
+        (tmp_path / name).touch()
+    cases = [case["image"] for case in images_in(tmp_path, in_channels=2)]
+    assert cases == [str(tmp_path / "2023-0000.nii.gz"), str(tmp_path / "2023-0001.nii.gz")]
+
+
 def test_images_in_takes_every_file_for_a_case_where_the_network_has_one_channel(tmp_path):
     for name in ("a_0000.nii.gz", "a_0001.nii.gz"):
         (tmp_path / name).touch()

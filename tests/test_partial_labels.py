@@ -15,7 +15,9 @@ from conftest import ROOT, las, merged, save, small, write_dataset
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from scripts.data import DataError, Datalist, ForegroundCropd, KnownOnlyd, LabelCoding, MarkUnknownd, PreGeneratedMapd
+from scripts.data.label_coding import LARGEST_IGNORE_VALUE, MOST_PARTIAL_CLASSES
 from scripts.distance import CascadedDistance, ExactDistance, GeneralizedDistance, SegmentationToDistance
+from scripts.errors import users_error
 from scripts.evaluation.case_metrics import CaseMetrics
 from scripts.evaluation.metrics import METRIC_NAMES, segmentation_metrics
 from scripts.evaluation.results import EvaluationResults
@@ -75,12 +77,33 @@ def test_labels_without_an_ignore_value_are_not_partial():
     "options, message",
     [
         ({"num_classes": 2, "ignore_value": 2}, r"ignore_value is 2, a label value; .* not in \[0, 1, 2\]"),
-        ({"num_classes": 25, "ignore_value": 255}, "num_classes is 25; partial labels may have 24"),
+        *(
+            ({"num_classes": 2, "ignore_value": value}, rf"ignore_value is {value}; .* from 1 to 32767: write another")
+            for value in (-1, 32768, 65535, 65536, 2.5)
+        ),
+        ({"num_classes": 16, "ignore_value": 255}, "num_classes is 16; partial labels may have at most 15 classes"),
+        ({"num_classes": 16, "partial": True}, "num_classes is 16; partial labels may have at most 15 classes"),
     ],
 )
 def test_coding_that_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         LabelCoding(**options)
+
+
+def test_largest_ignore_value_survives_the_types_of_labels():
+    coding = LabelCoding(2, ignore_value=LARGEST_IGNORE_VALUE)
+    label = line([0, 1, 2, LARGEST_IGNORE_VALUE]).to(torch.int16)
+    assert coding.known(coding.mark(label, [2]))[0, :, :, 0, 0].int().tolist() == [[0, 0, 1, 0], [1, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.float32], ids=["training", "evaluation"])
+def test_marks_of_the_most_classes_fit_the_types_of_labels(dtype):
+    most = MOST_PARTIAL_CLASSES
+    coding = LabelCoding(most, ignore_value=255)
+    label = line([0, 1, most, 255]).to(dtype)
+    known = coding.known(coding.mark(label, [1]))
+    assert known[0, :, :, 0, 0].int().tolist() == [[1, 1, 1, 0]] + [[0, 1, 0, 0]] * (most - 1)
+    assert coding.mark(label).flatten().tolist() == [0, 1, most, 1 - 2**most]
 
 
 # --- data ---
@@ -405,6 +428,38 @@ def test_annotated_values_that_do_not_exist_are_an_error(tmp_path):
     (folder / "dataset.json").write_text(json.dumps(lists))
     (error,) = findings(folder, LabelCoding(1, partial=True))
     assert "training_1.nii.gz has 'annotated' [3] in dataset.json, and the label values are [1]" in error
+
+
+def test_ignore_value_that_cannot_be_ends_a_preflight_and_a_training_with_its_remedy(workflow, tiny, tmp_path):
+    for files, run_id in (((TRAIN, "configs/preflight.json"), "preflight"), ((TRAIN,), "training")):
+        bundle = workflow(*files, run_id=run_id, **small(tiny, tmp_path / run_id, ignore_value=65535))
+        # MONAI wraps what a config raises; print_briefly shows the user the first of it.
+        with pytest.raises((RuntimeError, ValueError)) as caught:
+            bundle.initialize()
+            bundle.run()
+        message = str(users_error(caught.value))
+        assert "ignore_value is 65535; it must be a whole number from 1 to 32767: write another value" in message
+        assert not (tmp_path / run_id / "models" / "model.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "annotated, expected",
+    [
+        ([[1], [1], [1]], "warning labeled cases (3) have no voxel of the label values [2] that their 'annotated' lets"),
+        ([[1], [1], None], None),
+        ([[1], [1], [1, 2]], None),
+        ([[3], [3], [3]], "error labeled cases (3) have no foreground voxel at all that their 'annotated' lets count"),
+    ],
+)
+def test_class_that_no_labeled_case_lists_as_annotated_is_one_that_none_has(tmp_path, annotated, expected):
+    folder = write_dataset(tmp_path / "data", num_classes=2, counts=(3, 0, 0))
+    lists = json.loads((folder / "dataset.json").read_text())
+    for case, values in zip(lists["training"], annotated):
+        case.update({} if values is None else {"annotated": values})
+    (folder / "dataset.json").write_text(json.dumps(lists))
+    num_classes = 3 if [3] in annotated else 2
+    problems = findings(folder, LabelCoding(num_classes, partial=True))
+    assert len(problems) == (expected is not None) and all(text.startswith(expected) for text in problems)
 
 
 # --- as a run ---

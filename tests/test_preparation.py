@@ -168,6 +168,13 @@ def test_modalities_are_channels_in_the_order_in_which_they_are_given(tmp_path):
     assert pairs(found) == {"a": (["a_t1.nii.gz", "a_flair.nii.gz"], "a_seg.nii.gz")}
 
 
+def test_modalities_stand_behind_either_separator_and_may_contain_one(tmp_path):
+    touch(tmp_path, *(f"P-0-000-{ending}.nii.gz" for ending in ("ce", "seg", "t1", "t1_ce")))
+    found = find_cases(tmp_path, tmp_path, modalities=["t1", "t1_ce", "ce"])
+    channels = ["P-0-000-t1.nii.gz", "P-0-000-t1_ce.nii.gz", "P-0-000-ce.nii.gz"]
+    assert pairs(found) == {"P-0-000": (channels, "P-0-000-seg.nii.gz")}
+
+
 @pytest.mark.parametrize(
     "images, labels, modalities, message",
     [
@@ -176,7 +183,7 @@ def test_modalities_are_channels_in_the_order_in_which_they_are_given(tmp_path):
         (["a_image.nii.gz", "a_ct.nii.gz"], ["a_seg.nii.gz"], None, "could belong to a_ct or a_image"),
         (["a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz"], ["a.nii.gz"], None, "case 'b' has no image 0001"),
         (["a_t1.nii.gz", "a_t2.nii.gz", "b_t1.nii.gz"], ["a.nii.gz"], ["t1", "t2"], "case 'b' has no image t2"),
-        (["a_t3.nii.gz"], ["a.nii.gz"], ["t1"], "a_t3.nii.gz does not end in _ and one of the modalities t1"),
+        (["a_t3.nii.gz"], ["a.nii.gz"], ["t1"], "a_t3.nii.gz does not end in _ or - and one of the modalities t1"),
         (["a.nii.gz", "a.nii"], ["a.nii.gz"], None, "are the same channel of case 'a'"),
     ],
 )

@@ -246,6 +246,14 @@ def test_label_that_nnunet_calls_ignore_is_no_class_unless_another_is_given(tmp_
         make_plan(**options, ignore_value=1)
 
 
+def test_plan_refuses_what_the_training_would_refuse(tmp_path, no_timing):
+    data = write_dataset(tmp_path / "data", counts=(3, 0, 0))
+    options = {"dataset_dir": str(data), "output": str(tmp_path / "plan.json"), "memory_gb": 4, "device": "cpu"}
+    with pytest.raises(ValueError, match="ignore_value is 65535; it must be a whole number from 1 to 32767"):
+        make_plan(**options, ignore_value=65535)
+    assert not (tmp_path / "plan.json").exists()
+
+
 def test_class_names_are_read_in_both_directions():
     assert class_names({"labels": {"0": "background", "1": "a", "2": "b"}}, 2) == ["a", "b"]
     assert class_names({"labels": {"background": 0, "b": 2, "a": 1}}, 2) == ["a", "b"]

@@ -11,10 +11,10 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import LABELED, SMALL, delete_unlabeled_labels, merged, small
+from conftest import LABELED, SMALL, delete_unlabeled_labels, merged, save, small
 
 from scripts.data import DataError
-from scripts.evaluation.pseudo_labels import COLUMNS, class_row, main, overlap_scores, spread
+from scripts.evaluation.pseudo_labels import COLUMNS, SCORES, class_row, main, overlap_scores, spread
 from scripts.networks import Network, VNet
 
 
@@ -30,6 +30,13 @@ class Votes(Network):
         phi, psi, distance_phi, distance_psi = (x - level for level in [self.first, *self.others])
         heads = {"logits_phi": 10 * phi, "logits_psi": 10 * psi}
         return {**heads, "distance_phi": (-distance_phi).tanh(), "distance_psi": (-distance_psi).tanh()}
+
+
+class TwoClasses(Votes):
+    """The same votes for two classes."""
+
+    def forward_heads(self, x):
+        return {name: torch.cat([head, head - 1], dim=1) for name, head in super().forward_heads(x).items()}
 
 
 LEVELS = (0.9, 0.3, 1.2, -0.4)
@@ -61,14 +68,15 @@ def rows_of(run: Path) -> list[dict[str, str]]:
 def expected_row(dataset: Path, number: int, *, segmentations_alone: bool = False) -> dict[str, float]:
     """The row of a training case, computed with numpy from its files."""
     image = np.asarray(nibabel.load(dataset / f"images/training_{number}.nii.gz").dataobj, dtype=np.float64)
-    reference = np.asarray(nibabel.load(dataset / f"labels/training_{number}.nii.gz").dataobj) == 1
+    label = np.asarray(nibabel.load(dataset / f"labels/training_{number}.nii.gz").dataobj)
+    reference, known = label == 1, label != 255
     z = (image - image.mean()) / image.std()
     votes = np.stack([z > level for level in LEVELS[: 2 if segmentations_alone else 4]])
     agreed = votes.all(0) | ~votes.any(0)
     probability = sum(1 / (1 + np.exp(-10 * (z - level))) for level in LEVELS[:2]) / 2
     prediction = probability > 0.5
-    row = {"unanimous_share": agreed.mean(), "unanimous_foreground_share": agreed[reference].mean()}
-    for ending, where in (("", np.ones_like(agreed)), ("_unanimous", agreed)):
+    row = {"unanimous_share": agreed[known].mean(), "unanimous_foreground_share": agreed[reference].mean()}
+    for ending, where in (("", known), ("_unanimous", agreed & known)):
         hits = (prediction & reference & where).sum()
         predicted, true = (prediction & where).sum(), (reference & where).sum()
         row[f"dice{ending}"] = 2 * hits / (predicted + true)
@@ -106,6 +114,27 @@ def test_the_mask_leaves_out_what_was_doubted():
     assert (row["unanimous_share"], row["unanimous_foreground_share"]) == pytest.approx((4 / 6, 2 / 3))
 
 
+def test_unknown_voxels_count_for_nothing():
+    pseudo_label = torch.tensor([0.9, 0.9, 0.6, 0.4, 0.1, 0.5])
+    unanimous = torch.tensor([1, 1, 0, 0, 1, 1]).bool()
+    reference = torch.tensor([1, 0, 0, 1, 0, 0]).bool()
+    known = torch.tensor([1, 0, 1, 1, 1, 0]).bool()
+    row = class_row(pseudo_label, unanimous, reference, known)
+    assert row == class_row(pseudo_label[known], unanimous[known], reference[known])
+    # Voxels 0, 2, 3, 4 count: predicted 0, 2 of the true 0, 3; within the mask: predicted 0 of the true 0.
+    assert [row[s] for s in SCORES] == [0.5, 0.5, 0.5] and row["dice_unanimous"] == 1
+    assert (row["unanimous_share"], row["unanimous_foreground_share"]) == (0.5, 0.5)
+    everywhere = class_row(pseudo_label, unanimous, reference, torch.ones(6).bool())
+    assert everywhere == class_row(pseudo_label, unanimous, reference)
+
+
+def test_class_without_known_foreground_is_not_measured_unless_it_is_known_everywhere():
+    some, none = torch.tensor([0.9, 0.1, 0.1]), torch.zeros(3).bool()
+    part = class_row(some, ~none, none, torch.tensor([1, 1, 0]).bool())
+    assert list(part) == list(COLUMNS[2:]) and all(math.isnan(value) for value in part.values())
+    assert class_row(some, ~none, none, ~none)["dice"] == 0
+
+
 def test_mean_and_spread_leave_out_nan_and_say_so():
     assert spread([0.5, 0.7]) == "0.600 +- 0.141"
     assert spread([0.5, math.nan]) == "0.500 (n = 1)"
@@ -128,6 +157,37 @@ def test_rows_are_those_of_the_unlabeled_cases_and_their_votes(tiny, tmp_path, c
     printed = capsys.readouterr().out
     mean = np.mean([float(row["precision_unanimous"]) for row in rows])
     assert "| blob | unanimous |" in printed and f"| {mean:.3f} +- " in printed
+
+
+def test_rows_leave_out_what_nobody_annotated(tiny_copy, tmp_path):
+    for number, part in ((3, np.s_[:, :, 9:]), (4, np.s_[:])):
+        path = tiny_copy / "labels" / f"training_{number}.nii.gz"
+        file = nibabel.load(path)
+        label = np.asarray(file.dataobj).copy()
+        assert label[part].any()
+        label[part] = 255
+        save(label, file.affine, path)
+    run = write_run(tmp_path / "run", tiny_copy, ignore_value=255)
+    main(str(run), str(tiny_copy))
+    cut, unknown, whole = rows_of(run)
+    for number, row in ((3, cut), (5, whole)):
+        expected = expected_row(tiny_copy, number)
+        assert {name: float(row[name]) for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert all(math.isnan(float(unknown[name])) for name in COLUMNS[2:])
+
+
+def test_classes_that_were_not_annotated_are_not_measured(tiny, tmp_path, tiny_copy):
+    lists = json.loads((tiny_copy / "dataset.json").read_text())
+    lists["training"][LABELED]["annotated"] = [1]
+    (tiny_copy / "dataset.json").write_text(json.dumps(lists))
+    names, heads = ["blob", "other"], {"_target_": "test_pseudo_labels.TwoClasses", "levels": list(LEVELS[1:])}
+    changes = {"num_classes": 2, "class_names": names, "network_def": heads}
+    runs = [write_run(tmp_path / str(number), data, **changes) for number, data in enumerate((tiny, tiny_copy))]
+    for run, data in zip(runs, (tiny, tiny_copy)):
+        main(str(run), str(data), cases=1)
+    (first, other), (first_too, unknown) = map(rows_of, runs)
+    assert first == first_too and float(other["dice"]) == 0
+    assert all(math.isnan(float(unknown[name])) for name in COLUMNS[2:])
 
 
 def test_methods_without_pseudo_labels_of_their_own_are_judged_by_their_segmentation_heads(tiny, tmp_path):

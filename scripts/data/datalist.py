@@ -16,6 +16,8 @@ from .problems import DataError
 Case = dict[str, Any]
 LISTS = ("training", "unlabeled", "validation", "test")
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+# What stands between a case's name and that of a channel.
+SEPARATORS = "_-"
 # Volumes of other formats, which inference does not read and must not pass over in silence.
 OTHER_SUFFIXES = (
     ".nrrd",
@@ -56,7 +58,8 @@ def images_in(
         directory: folder to look in.
         in_channels: channels that the network takes; above 1, ``a_0000.nii.gz``, ``a_0001.nii.gz``, ... are those of
             case ``a``, as in nnU-Net.
-        modalities: instead of these numbers, what the channels' files end in behind ``_``: ``["flair", "t1"]``.
+        modalities: instead of these numbers, what the channels' files end in behind ``_`` or ``-``:
+            ``["flair", "t1"]``.
 
     Raises:
         DataError: when the folder is missing or holds no .nii.gz or .nii file, or there are not as many modalities as
@@ -77,18 +80,32 @@ def images_in(
     if others:
         logging.getLogger(__name__).warning("%s: %s not segmented; %s", folder, left_out, convert)
     endings = _endings(in_channels, modalities)
+    # Behind - a number is more likely a case's own.
+    separators = "_" if modalities is None else SEPARATORS
     cases: dict[Path, list[Path]] = {}
     for path in files:
-        stem, _, ending = case_name(path).rpartition("_")
-        if stem and ending in endings:
-            channels = cases.setdefault(folder / stem, [])
-            if not channels:
-                suffix = path.name[len(case_name(path)) :]
-                channels += [folder / f"{stem}_{name}{suffix}" for name in endings]
-            channels[endings.index(ending)] = path
-        else:
+        parts = cut_ending(case_name(path), endings, separators=separators)
+        if parts is None:
             cases[path] = [path]
+            continue
+        stem, separator, ending = parts
+        # Files of both separators are two cases: neither may take the place of the other.
+        channels = cases.setdefault(folder / (stem + separator), [])
+        if not channels:
+            suffix = path.name[len(case_name(path)) :]
+            channels += [folder / f"{stem}{separator}{name}{suffix}" for name in endings]
+        channels[endings.index(ending)] = path
     return [{"image": str(c[0]) if len(c) == 1 else [str(path) for path in c]} for c in cases.values()]
+
+
+def cut_ending(name: str, endings: Sequence[str], *, separators: str = SEPARATORS) -> tuple[str, str, str] | None:
+    """A name as the case's, separator and ending, the longest that fits: t1_ce rather than ce; None if none does."""
+    for ending in sorted(endings, key=len, reverse=True):
+        for separator in separators:
+            case = name.removesuffix(separator + ending)
+            if case not in ("", name):
+                return case, separator, ending
+    return None
 
 
 def _endings(in_channels: int, modalities: Sequence[str] | str | None) -> list[str]:

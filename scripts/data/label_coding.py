@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-# What is unknown is one bit per class of a negative label, which float32 holds exactly.
-MOST_PARTIAL_CLASSES = 24
+# What is unknown is one bit per class of a negative label, and labels are cached as int16.
+MOST_PARTIAL_CLASSES = 15
+LARGEST_IGNORE_VALUE = 32767
 
 
 class LabelCoding:
@@ -26,12 +27,13 @@ class LabelCoding:
     Args:
         num_classes: foreground channels C.
         regions: for overlapping regions, the label values of each channel; None for exclusive labels.
-        ignore_value: label value of voxels that nobody annotated; None if there is none.
+        ignore_value: label value of voxels that nobody annotated, 1 to 32767; None if there is none.
         partial: whether there are cases in which not all label values were annotated, besides ``ignore_value``.
 
     Raises:
         ValueError: when ``num_classes`` is below 1 or differs from the number of ``regions``, when ``ignore_value`` is
-            a label value, or when labels are partial and there are more than 24 classes.
+            a label value or no whole number from 1 to 32767, or when labels are partial and there are more than 15
+            classes.
     """
 
     def __init__(
@@ -52,8 +54,17 @@ class LabelCoding:
         self.partial = partial or ignore_value is not None
         if ignore_value in self.values:
             raise ValueError(f"ignore_value is {ignore_value}, a label value; choose one that is not in {self.values}.")
+        if ignore_value is not None and ignore_value not in range(1, LARGEST_IGNORE_VALUE + 1):
+            # A larger value would wrap in int16, and a negative one is a mark.
+            raise ValueError(
+                f"ignore_value is {ignore_value!r}; it must be a whole number from 1 to {LARGEST_IGNORE_VALUE}: write "
+                "another value into those voxels of the label files, such as 255, and give that."
+            )
         if self.partial and num_classes > MOST_PARTIAL_CLASSES:
-            raise ValueError(f"num_classes is {num_classes}; partial labels may have {MOST_PARTIAL_CLASSES} classes.")
+            raise ValueError(
+                f"num_classes is {num_classes}; partial labels may have at most {MOST_PARTIAL_CLASSES} classes: merge "
+                "some, or train on whole labels, without ignore_value and 'annotated'."
+            )
 
     @property
     def values(self) -> list[int]:
@@ -73,7 +84,7 @@ class LabelCoding:
         return [[c + 1] for c in range(self.num_classes)] if self.regions is None else self.regions
 
     def mark(self, label: torch.Tensor, annotated: Sequence[int] | None = None) -> torch.Tensor:
-        """Writes what is unknown into label values (..., H, W, D), of a signed or floating type; returns a new tensor.
+        """Writes what is unknown into label values (..., H, W, D), signed with 16 bits at least; returns a new tensor.
 
         Where only some values were annotated, a voxel that has none of them may be background or have any of the
         others. A channel is known to be absent there if all of its values were annotated.

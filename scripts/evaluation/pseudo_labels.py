@@ -29,7 +29,8 @@ from scripts.objectives.dbisl import unanimity_mask
 
 SCORES = ("dice", "recall", "precision")
 SHARES = ("unanimous_share", "unanimous_foreground_share")
-COLUMNS = ("case", "class", *SCORES, *(f"{score}_unanimous" for score in SCORES), *SHARES)
+FIGURES = (*SCORES, *(f"{score}_unanimous" for score in SCORES), *SHARES)
+COLUMNS = ("case", "class", *FIGURES)
 
 
 def overlap_scores(prediction: torch.Tensor, reference: torch.Tensor) -> dict[str, float]:
@@ -55,19 +56,27 @@ def ratio(numerator: int, denominator: int) -> float:
     return numerator / denominator if denominator else math.nan
 
 
-def class_row(pseudo_label: torch.Tensor, unanimous: torch.Tensor, reference: torch.Tensor) -> dict[str, float]:
+def class_row(
+    pseudo_label: torch.Tensor, unanimous: torch.Tensor, reference: torch.Tensor, known: torch.Tensor | None = None
+) -> dict[str, float]:
     """The figures of one class of a case: over all voxels, and over those alone whose pseudo-label is believed.
 
     Args:
         pseudo_label: (H, W, D), [0, 1]; foreground above 1/2.
         unanimous: (H, W, D), bool, the mask M of Eq. 13.
         reference: (H, W, D), bool.
+        known: (H, W, D), bool, where the reference is known; None for everywhere. Unknown voxels count for nothing.
 
     Returns:
         The scores of ``overlap_scores``; the same within M, with ``_unanimous`` behind their names; and
         ``unanimous_share``, the share of all voxels in M, and ``unanimous_foreground_share``, that of the reference's
-        foreground (NaN without any).
+        foreground (NaN without any). All are NaN, as the metrics, for a reference that is unknown in places and has no
+        foreground elsewhere.
     """
+    if known is not None and not known.all():
+        pseudo_label, unanimous, reference = pseudo_label[known], unanimous[known], reference[known]
+        if not reference.any():
+            return dict.fromkeys(FIGURES, math.nan)
     prediction = pseudo_label > 0.5
     within = overlap_scores(prediction[unanimous], reference[unanimous])
     return {
@@ -196,9 +205,12 @@ def measure(parser: ConfigParser, path: Path, cases: int | None = None) -> list[
         for number, case in enumerate(tqdm(listed, unit="case")):
             volume = volumes[number]
             label, mask = pseudo_labels(objective, windows(volume["image"][None].to(device), stacks))
-            reference = coding.encode(volume["label"][None])[0] > 0.5
-            for name, *channels in zip(names, label[0].cpu(), mask[0].cpu(), reference):
-                rows.append({"case": case_name(images_of(case)[0]), "class": name, **class_row(*channels)})
+            marked = volume["label"][None].cpu()  # cache_device may be another
+            reference, known = coding.encode(marked)[0] > 0.5, coding.known(marked)
+            for c, name in zip(range(coding.num_classes), names):
+                where = None if known is None else known[0, c]
+                row = class_row(label[0, c].cpu(), mask[0, c].cpu(), reference[c], where)
+                rows.append({"case": case_name(images_of(case)[0]), "class": name, **row})
                 writer.writerow(rows[-1])
             file.flush()
     return rows

@@ -56,19 +56,28 @@ def copy_problems(lists: Lists, found: Mapping[File, Finding]) -> list[Problem]:
 
 
 def class_problems(lists: Lists, found: Mapping[File, Finding], label_coding: LabelCoding | None) -> list[Problem]:
-    """Foreground that no labeled case has: an error if there is none at all, a warning for a single value."""
-    labels = [found.get((case["label"], True)) for case in lists.get("labeled", ()) if "label" in case]
+    """Foreground that no labeled case has: an error if there is none at all, a warning for a single value.
+
+    Of a case with "annotated", only the values that it lists count, as in the training.
+    """
+    cases = [case for case in lists.get("labeled", ()) if "label" in case]
+    labels = [found.get((case["label"], True)) for case in cases]
     usable = [label for label in labels if isinstance(label, Contents)]
     if not usable or len(usable) < len(labels):
         return []  # without all of them nothing can be said
-    values = {int(value) for label in usable for value in label.values}
-    file = "labeled"
+    values: set[int] = set()
+    for case, label in zip(cases, usable):
+        own = {int(value) for value in label.values}
+        values |= own & set(case["annotated"]) if "annotated" in case else own
+    partial = any("annotated" in case for case in cases)
+    file, counted = "labeled", " that their 'annotated' lets count" if partial else ""
     if not values - {0, label_coding.ignore_value if label_coding else 0}:
-        what = f"cases ({len(usable)}) have no foreground voxel at all"
+        what = f"cases ({len(usable)}) have no foreground voxel at all{counted}"
         return [Problem("classes", file, what, "put cases with foreground first in 'training', or raise num_labeled")]
     missing = [value for value in (label_coding.values if label_coding else []) if value and value not in values]
-    what = f"cases ({len(usable)}) have no voxel of the label values {missing}"
+    what = f"cases ({len(usable)}) have no voxel of the label values {missing}{counted}"
     remedy = "put cases that have them first in 'training', or raise num_labeled"
+    remedy += ", or list them in 'annotated' where they were annotated" if partial else ""
     return [Problem("classes", file, what, remedy, level="warning")] if missing else []
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.data import DataError
+from scripts.data.datalist import cut_ending
 
 from .volumes import NoVolumeError, is_dicom, volume_name, volumes_in
 
@@ -42,7 +43,7 @@ def find_cases(
     - equal names: ``imagesTr/a.nii.gz`` and ``labelsTr/a.nii.gz`` (Decathlon), or a DICOM folder ``a``;
     - nnU-Net: ``a_0000.nii.gz``, ``a_0001.nii.gz``, ... are the channels of case ``a``;
     - suffixes: ``a_seg``, ``a-label``, ``a_mask``, ... belong to ``a`` or ``a_image``, also within one folder;
-    - ``modalities``: ``a_flair``, ``a_t1``, ... are the channels of ``a`` in the order in which they are given.
+    - ``modalities``: ``a_flair``, ``a_t1``, ... or ``a-flair``, ... are the channels of ``a`` in the given order.
 
     Args:
         image_dir: folder of the images.
@@ -147,13 +148,14 @@ def group_channels(
     names = [volume_name(path) for path in images]
     if modalities:
         order = {str(suffix): position for position, suffix in enumerate(modalities)}
-        parts = [name.rpartition("_") for name in names]
-        unknown = [str(path) for path, (case, _, suffix) in zip(images, parts) if not case or suffix not in order]
+        parts = [cut_ending(name, list(order)) for name in names]
+        unknown = [str(path) for path, cut in zip(images, parts) if cut is None]
         if unknown:
             raise DataError(
-                f"{unknown[0]} does not end in _ and one of the modalities {', '.join(order)}: correct --modalities."
+                f"{unknown[0]} does not end in _ or - and one of the modalities {', '.join(order)}: correct "
+                "--modalities."
             )
-        keys = [(case, order[suffix]) for case, _, suffix in parts]
+        keys = [(cut[0], order[cut[2]]) for cut in parts if cut is not None]
     elif is_nnunet(names, {volume_name(path) for path in labels}):
         keys = [(CHANNEL_SUFFIX.sub("", name), int(name[-4:])) for name in names]
     else:

@@ -14,7 +14,7 @@ import fire
 import numpy as np
 import torch
 
-from scripts.data import DataError, Datalist
+from scripts.data import DataError, Datalist, LabelCoding
 from scripts.data.machine import total_memory
 from scripts.errors import print_briefly
 
@@ -66,6 +66,7 @@ def make_plan(
 
     Raises:
         DataError: when the data set or an argument cannot be used.
+        ValueError: when a training would refuse ``ignore_value``, or so many classes of partial labels.
     """
     device, memory = resources(device, memory_gb)
     if modality not in (None, *MODALITIES):
@@ -90,6 +91,8 @@ def make_plan(
         regions=regions,
         max_iterations=max_iterations,
     )
+    # Raises what the training would raise.
+    LabelCoding(overlay["num_classes"], regions, ignore_value=ignore_value, partial=datalist.partial)
     if declared is not None:
         reasons.insert(1, f"ignore_value {declared}: dataset.json calls this label value ignore.")
     overlay = {

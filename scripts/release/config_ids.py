@@ -38,7 +38,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "ignore_value": (
             "integer or null",
-            "label value of voxels that nobody annotated ([partial labels](how_to/partial_labels.md))",
+            "label value, 1 to 32767, of voxels that nobody annotated ([partial labels](how_to/partial_labels.md))",
         ),
         "spacing": ("3 numbers or null", "mm, to which volumes are resampled; null leaves them as they are"),
         "intensity_window": ("2 numbers or null", "intensities are clipped to it before the z-score; for CT, HU"),
