@@ -3,8 +3,9 @@
     python -m benchmarks.gradients --dataset_dir DIR --output_dir DIR
 
 At every checkpoint, for fixed batches and several forms of the terms: the norm of the term's gradient on the weights,
-its cosine with the gradient of the segmentation loss on held-out labeled crops (positive: the term helps there), and
-the change of that held-out loss after one step of equal length along the term alone. Writes gradients.csv.
+its cosine with the gradient of the segmentation loss on held-out labeled crops (positive: the term helps there), the
+change of that held-out loss after one step of equal length along the term alone, and the share of the heads' voxels
+that carry the gradient: (sum |g|)^2 / (n sum g^2), 1 if all do alike and 1/n if one does. Writes gradients.csv.
 """
 
 from __future__ import annotations
@@ -56,11 +57,19 @@ def shift(weights: list[torch.Tensor], direction: torch.Tensor) -> None:
             weight += part.view_as(weight)
 
 
+def carrying_share(value: torch.Tensor, heads: dict[str, torch.Tensor]) -> float:
+    """Share of the voxels of those heads that ``value`` depends on, by how evenly they carry its gradient."""
+    gradients = torch.autograd.grad(value, list(heads.values()), retain_graph=True, allow_unused=True)
+    sizes = torch.cat([g.abs().flatten() for g in gradients if g is not None]).double()
+    return (sizes.sum() ** 2 / (len(sizes) * (sizes**2).sum())).item()
+
+
 def main(
     dataset_dir: str,
     output_dir: str,
-    checkpoints: tuple[int, ...] = (0, 100, 300),
-    batches: int = 8,
+    checkpoints: tuple[int, ...] = (0, 100, 400, 800),
+    batches: int = 16,
+    dropout: float = 0.0,
     seed: int = 0,
     threads: int = 1,
 ) -> None:
@@ -71,6 +80,7 @@ def main(
         output_dir: receives gradients.csv.
         checkpoints: iterations.
         batches: fixed batches to average over.
+        dropout: of the network; with the papers' 0.5 the cosines are of its noise.
         seed: of the training and of the batches.
         threads: CPU threads.
     """
@@ -80,6 +90,7 @@ def main(
     common = {
         **LEFT_ATRIUM,
         "normalization": "batch",  # as in docs/methods/dbisl.md
+        "dropout": dropout,
         "dataset_dir": dataset_dir,
         "output_dir": output_dir,
         "ckpt_dir": f"{output_dir}/models",
@@ -129,16 +140,21 @@ def main(
                 gradient = flat(torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True), weights)
                 norm = gradient.norm()
                 results.setdefault((term, form), []).append(
-                    (norm.item(), torch.dot(gradient / norm, goal / goal.norm()).item(), gradient / norm)
+                    (
+                        norm.item(),
+                        torch.dot(gradient / norm, goal / goal.norm()).item(),
+                        gradient / norm,
+                        carrying_share(value, heads),
+                    )
                 )
         for entries in results.values():
-            norm, cosine, direction = entries[-1]
+            norm, cosine, direction, share = entries[-1]
             shift(weights, -STEP * direction)
             torch.manual_seed(seed)
             with torch.no_grad():
                 change = (held_out_loss(other) - before).item()
             shift(weights, STEP * direction)
-            entries[-1] = (norm, cosine, change)
+            entries[-1] = (norm, cosine, change, share)
 
     def measure(iteration: int) -> None:
         state = {name: value.clone() for name, value in network.state_dict().items()}
@@ -148,7 +164,7 @@ def main(
             measure_batch(labeled, unlabeled, other, results)
         network.load_state_dict(state)
         for (term, form), entries in results.items():
-            norm, cosine, change = (sum(column) / len(entries) for column in zip(*entries))
+            norm, cosine, change, share = (sum(column) / len(entries) for column in zip(*entries))
             rows.append(
                 {
                     "iteration": iteration,
@@ -157,6 +173,7 @@ def main(
                     "norm": round(norm, 3),
                     "cosine": round(cosine, 3),
                     "held_out_change": round(change, 5),
+                    "carrying_share": round(share, 4),
                 }
             )
 
