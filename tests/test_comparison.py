@@ -211,8 +211,9 @@ def finished_run(folder: Path, method: str, seed: int, dice: dict[tuple[str, str
     run = Run(method, 5, seed, ("configs/train.json",), {"base_filters": 4}, folder / f"{method}_5_{seed}")
     run.folder.mkdir(parents=True)
     cases = [
-        {"case": case, "class": name, "dice": d, "jaccard": d / (2 - d), "empty_prediction": d == 0}
-        | dict.fromkeys(METRIC_NAMES[2:], 10 * (1 - d) if d else NAN)
+        {"case": case, "class": name, "empty_prediction": d == 0}
+        | dict.fromkeys(METRIC_NAMES, 10 * (1 - d) if d else NAN)
+        | {"dice": d, "jaccard": d / (2 - d), "surface_dice": d}
         for (case, name), d in dice.items()
     ]
     for name, columns, table in (
@@ -268,6 +269,9 @@ def test_report_holds_every_figure_and_names_what_is_missing(tmp_path):
     table = rows(tmp_path / "comparison.csv")
     (line,) = [row for row in table if row["method"] == "dbisl" and row["metric"] == "dice"]
     assert (float(line["difference"]), float(line["p_value"])) == (pytest.approx(0.125), 0.5)
+    # Closer by every metric: a higher overlap, a lower distance.
+    better = {row["metric"]: row["better"] for row in table if row["method"] == "dbisl"}
+    assert better == dict.fromkeys(METRIC_NAMES, "2")
     for picture in ("dice.png", "differences.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.evaluation.metrics import OVERLAPS
+
 from .collect import COLUMNS, CaseValues, case_values, result_rows, write_csv
 from .paired import SUMMARY_COLUMNS, TEST_COLUMNS, paired_test, summary
 from .plan import Plan, Run
 from .plots import plot_dice, plot_differences
 
-HIGHER_IS_BETTER = {"dice", "jaccard"}
 SHOWN = {"dice": "Dice", "jaccard": "Jaccard", "hd95_mm": "95HD (mm)", "asd_mm": "ASD (mm)"}
 TESTED = ("dice", "hd95_mm")
 KEY_COLUMNS = ("method", "num_labeled", "class", "metric")
@@ -62,7 +63,7 @@ def comparison_rows(plan: Plan, collected: Collected) -> list[dict[str, Any]]:
                     values = of_metric(seeds, name, metric)
                     row = {"method": method, "num_labeled": labels, "class": name, "metric": metric, **summary(values)}
                     if baseline:
-                        better = metric in HIGHER_IS_BETTER
+                        better = metric in OVERLAPS
                         row |= paired_test(values, of_metric(baseline, name, metric), higher_is_better=better)
                     rows.append(row)
     return rows
@@ -116,7 +117,7 @@ def _class_table(baseline: str, rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _digits(metric: str) -> int:
-    return 3 if metric in HIGHER_IS_BETTER else 2
+    return 3 if metric in OVERLAPS else 2
 
 
 def _mean_cell(row: dict[str, Any], cases: int, metric: str) -> str:

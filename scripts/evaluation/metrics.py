@@ -14,6 +14,8 @@ from scipy.spatial import KDTree
 from scripts.data import foreground_box
 
 METRIC_NAMES = ("dice", "jaccard", "hd95_mm", "asd_mm", "hd95_voxel", "asd_voxel", "surface_dice")
+# Those of which a higher value is the better one; the others are distances.
+OVERLAPS = ("dice", "jaccard", "surface_dice")
 # A distance may exceed the tolerance by this fraction: 3 x 0.3 mm is within 0.9 mm, whatever a header's float32 says.
 ROUNDING = 1e-6
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from fire.parser import DefaultParseValue
 
+from scripts.evaluation.metrics import OVERLAPS
 from scripts.evaluation.results import CaseVolumes, EvaluationResults, shown
 from scripts.overrides import flag_values
 
@@ -24,8 +25,6 @@ METRIC_TITLES = {
     "asd_voxel": "ASD (voxel)",
     "surface_dice": "surface Dice",
 }
-# Where a higher value is the better one; of the others a lower.
-OVERLAPS = ("dice", "jaccard", "surface_dice")
 FAILURES = 3
 # What a reader of the card gives anew.
 FOLDERS = ("dataset_dir", "output_dir", "ckpt_dir", "bundle_root")
