@@ -445,7 +445,7 @@ def test_ignore_value_that_cannot_be_ends_a_preflight_and_a_training_with_its_re
 @pytest.mark.parametrize(
     "annotated, expected",
     [
-        ([[1], [1], [1]], "warning labeled cases (3) have no voxel of the label values [2] that their 'annotated' lets"),
+        ([[1], [1], [1]], "warning labeled cases (3) have no voxel of the label values [2] that their"),
         ([[1], [1], None], None),
         ([[1], [1], [1, 2]], None),
         ([[3], [3], [3]], "error labeled cases (3) have no foreground voxel at all that their 'annotated' lets count"),
