@@ -332,7 +332,7 @@ def infer(workflow, folder: Path, output: Path, **overrides) -> str:
         stride=[16, 16, 16],
         network_def={"_target_": "torch.nn.Sigmoid"},
         device="$torch.device('cpu')",
-        **{"handlers#0#_disabled_": True, **overrides},
+        **{"handlers#0#_disabled_": True, "largest_component": False, **overrides},
     )
     bundle.initialize()
     with pytest.raises(RuntimeError) as caught:

@@ -268,6 +268,9 @@ def describe(*files: str) -> dict[str, object]:
     for setting in ("factor", "gate", "detach_extrema"):
         table[setting] = getattr(s2r, setting)
     table["transform"] = type(s2r.transform).__name__
+    for setting in ("kernel_size", "h"):
+        table[setting] = getattr(s2r.transform, setting, None)
+    table |= {name: parser[name] for name in ("normalization", "dropout")}
     table["k"] = objective.distance_to_segmentation.k
     table["transforms"] = [transform["_target_"] for transform in parser["train"]["load_transforms"]]
     return table
@@ -323,6 +326,23 @@ def test_paper_form_is_the_papers():
     assert (form["transform"], form["detach_extrema"], form["gate"]) == ("CascadedDistance", False, None)
     assert form["r2s_cross_entropy"] and form["pseudo_on_labeled"] and not form["hard_pseudo_labels"]
     assert (form["factor"], form["k"], form["unanimity"]) == (0.5, 1500, "both")
+    assert (form["kernel_size"], form["h"], form["normalization"], form["dropout"]) == (3, 0.35, "batch", 0.5)
+
+
+def test_default_is_what_the_page_of_the_method_says():
+    form, ramped = describe(), (6000, 1.0)
+    assert {name: form[name] for name in ("supervised_segmentation", "supervised_distance")} == {
+        "supervised_segmentation": 1.0,
+        "supervised_distance": 1.0,
+    }
+    assert all(form[name] == ramped for name in (*SUPERVISION_CROSS, *CONSISTENCY_INTRA, *CONSISTENCY_CROSS, "pseudo"))
+    assert (form["transform"], form["detach_extrema"], form["gate"]) == ("ExactDistance", True, None)
+    assert not form["r2s_cross_entropy"] and form["pseudo_on_labeled"] and not form["hard_pseudo_labels"]
+    assert (form["factor"], form["k"], form["unanimity"]) == (0.5, 1500, "both")
+    assert (form["normalization"], form["dropout"]) == ("group", 0.5)
+    optimizer = content(TRAIN)["optimizer"]
+    assert (optimizer["_target_"], content(TRAIN)["learning_rate"]) == ("torch.optim.SGD", 0.01)
+    assert (optimizer["momentum"], optimizer["weight_decay"]) == (0.9, 1e-4)
 
 
 def test_every_ablation_is_tested():
@@ -490,6 +510,35 @@ def test_evaluation_writes_the_means_of_the_metrics(evaluated):
     for metric in ("dice", "jaccard"):
         assert summary[metric]["n"] == "2"
         assert float(summary[metric]["mean"]) == pytest.approx(np.mean([float(row[metric]) for row in table]))
+
+
+def test_evaluation_lists_the_test_case_whose_label_does_not_fit_and_measures_the_other(tiny_copy, trained, tmp_path):
+    label = nibabel.load(tiny_copy / "labels" / "test_0.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.asarray(label.dataobj)[:-1], label.affine), label.get_filename())
+    overrides = {**small(tiny_copy, tmp_path), "ckpt_dir": str(trained[0] / "models")}
+    finished = run_bundle("evaluation", TRAIN, EVALUATE, **overrides)
+    assert_ends_in_one_line(finished, f"1 of 2 cases failed; the others are complete. The reasons are in {tmp_path}")
+    assert [row["case"] for row in rows(tmp_path / "metrics.csv")] == ["test_1"]
+    (failure,) = rows(tmp_path / "failures.csv")
+    assert failure["case"].endswith("images/test_0.nii.gz") and "labels/test_0.nii.gz" in failure["reason"]
+
+
+def test_evaluation_writes_no_masks_among_the_references(tiny, trained):
+    overrides = {**small(tiny, tiny / "labels"), "ckpt_dir": str(trained[0] / "models")}
+    finished = run_bundle("evaluation", TRAIN, EVALUATE, **overrides)
+    assert_ends_in_one_line(finished, "lies in output_dir, where masks are written: choose another output_dir.")
+
+
+def test_masks_of_another_folder_are_not_taken_for_finished(inferred, tmp_path):
+    new, output, _ = inferred
+    (tmp_path / "other").mkdir()
+    shutil.copy2(new / "las.nii.gz", tmp_path / "other")
+    arguments = json.loads((output / "inference_settings.json").read_text())
+    assert arguments["input_dir"] == str(new)
+    overrides = {name: value for name, value in arguments.items() if value is not None and name != "regions"}
+    overrides |= {"input_dir": str(tmp_path / "other"), "output_dir": str(output)}
+    finished = run_bundle("inference", INFERENCE, **overrides)
+    assert_ends_in_one_line(finished, f"input_dir was {new} and is {tmp_path / 'other'}")
 
 
 def test_inference_writes_masks_and_maps_in_the_geometry_of_volumes_however_they_lie(inferred):

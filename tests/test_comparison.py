@@ -134,11 +134,14 @@ def test_folder_with_a_run_of_other_settings_is_refused_and_one_on_another_devic
     run = Run("m", 5, 0, ("configs/train.json",), {"max_iterations": 10}, tmp_path)
     (tmp_path / "training.json").write_text(json.dumps(run.arguments("training", "data", "cuda:1")))
     other = Run("m", 5, 0, ("configs/train.json",), {"max_iterations": 20}, tmp_path)
-    other.check_settings("data")  # not trained to the end: it begins anew
-    (tmp_path / "record.json").write_text("{}")
-    run.check_settings("elsewhere")
-    with pytest.raises(PlanError, match="other settings: max_iterations was 10 and is 20"):
-        other.check_settings("data")
+    other.check_settings("data")  # broken off before its first checkpoint: it begins anew
+    for left in ("checkpoints/iteration_00000005.0123456789abcdef.pt", "record.json"):
+        (tmp_path / left).parent.mkdir(exist_ok=True)
+        (tmp_path / left).write_text("{}")
+        run.check_settings("elsewhere")
+        with pytest.raises(PlanError, match="other settings: max_iterations was 10 and is 20"):
+            other.check_settings("data")
+        (tmp_path / left).unlink()
 
 
 # Statistics
@@ -245,10 +248,10 @@ def test_rows_of_a_run_are_its_summary_with_its_settings_and_record(tmp_path):
         assert (row["iterations"], row["torch"], row["peak_memory_mb"]) == (10, "2.13.0", None)
 
 
-def test_case_values_have_the_mean_over_the_finite_classes_of_each_case(tmp_path):
+def test_case_values_have_the_mean_over_the_classes_of_each_case_and_no_distance_where_one_has_none(tmp_path):
     values = case_values(finished_run(tmp_path, "m", 0, TWO_CLASSES))
     assert values["all"]["dice"] == pytest.approx({"a": 0.7, "b": 0.2})
-    assert values["all"]["hd95_mm"] == pytest.approx({"a": 3.0, "b": 6.0})
+    assert values["all"]["hd95_mm"] == pytest.approx({"a": 3.0, "b": NAN}, nan_ok=True)
     one = finished_run(tmp_path, "one", 0, {("a", "1"): 0.5})
     assert list(case_values(one)) == ["1"]
 

@@ -57,6 +57,13 @@ def test_images_in_lists_what_is_called_nifti_in_a_folder_by_name(tmp_path):
     assert images_in(tmp_path) == [{"image": str(tmp_path / name)} for name in expected]
 
 
+def test_two_images_that_would_have_the_same_mask_are_refused(tmp_path):
+    for name in ("a.nii", "a.nii.gz"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"a.nii and .*a.nii.gz would have the same mask, a_seg.nii.gz"):
+        images_in(tmp_path)
+
+
 def test_images_in_names_the_folder_and_the_argument_when_there_is_none_or_it_is_empty(tmp_path):
     with pytest.raises(DataError, match=r"gone is not a folder: give .* --input_dir"):
         images_in(tmp_path / "gone")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -177,6 +178,17 @@ def test_norms_are_those_of_each_terms_own_gradient_before_weighting():
         squares = sum((weight.grad**2).sum() for weight in network.parameters() if weight.grad is not None)
         assert record.norms[0][term] == pytest.approx(squares.sqrt().item(), rel=1e-5)
     assert set(record.norms[0]) == {"near", "far"}
+
+
+def test_norms_with_a_gradient_scaler_are_those_that_float16_would_lose():
+    weight = torch.nn.Parameter(torch.ones(4, dtype=torch.float16))
+    engine = SimpleNamespace(
+        network=torch.nn.ParameterList([weight]),
+        scaler=SimpleNamespace(is_enabled=lambda: True, get_scale=lambda: 2.0**16),
+        state=SimpleNamespace(iteration=1, loss=SimpleNamespace(terms={"near": 1e-8 * weight.float().sum()})),
+    )
+    GradientNorms(interval=1)._measure(engine)
+    assert engine.state.gradient_norms["near"] == pytest.approx(2e-8, rel=0.05)
 
 
 def test_a_term_without_a_gradient_has_no_norm():

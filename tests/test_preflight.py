@@ -427,6 +427,15 @@ def test_cache_beyond_the_memory_is_an_error_and_beyond_most_of_the_free_a_warni
     assert all("cache_rate" in problem.remedy for problem in problems)
 
 
+def test_a_cache_of_a_part_counts_as_a_part(tiny, monkeypatch):
+    whole = make(tiny).report().overview["cache (GB)"]
+    monkeypatch.setattr(preflight, "total_memory", lambda: 1)
+    monkeypatch.setattr(preflight, "free_memory", lambda: 1)
+    assert ("memory", "the cases") in found(make(tiny).report(), "error")
+    assert found(make(tiny, cache_rate=0).report(), "error") == []
+    assert whole == make(tiny).report().overview["cache (GB)"]
+
+
 def test_nothing_is_said_of_memory_that_is_not_known():
     assert machine.memory_problems(10**15, free=None, total=None) == []
 

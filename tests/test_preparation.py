@@ -80,6 +80,14 @@ def test_nrrd_is_read_with_its_voxels_and_its_affine_in_ras(tmp_path):
     np.testing.assert_allclose(read_affine, affine)
 
 
+def test_nrrd_in_lps_by_its_short_name_lies_where_the_long_name_says(tmp_path):
+    volume = np.zeros((7, 6, 5), np.uint8)
+    affine = write_nrrd(tmp_path / "a.nrrd", volume)
+    assert b"left-posterior-superior" in (tmp_path / "a.nrrd").read_bytes()
+    write_nrrd(tmp_path / "b.nrrd", volume, space="LPS")
+    np.testing.assert_allclose(load_volume(tmp_path / "b.nrrd")[1], affine)
+
+
 def test_nrrd_in_a_space_that_is_not_understood_is_refused(tmp_path):
     write_nrrd(tmp_path / "a.nrrd", np.zeros((4, 4, 4), np.uint8), space="left-anterior-superior")
     with pytest.raises(DataError, match="a.nrrd is in the space 'left-anterior-superior'; known are"):
@@ -362,6 +370,29 @@ def test_nifti_stays_where_it_is_and_unlabeled_entries_have_no_label_key(tmp_pat
     assert lists["labels"] == {"0": "background", "1": "blob"}
     assert all(set(entry) == {"image", "label"} for role in ("training", "validation", "test") for entry in lists[role])
     checked(path)
+
+
+def test_labels_are_never_replaced_by_their_renumbered_copies(tmp_path):
+    arguments = write_pairs(tmp_path, [f"c{n}" for n in range(4)])
+    before = {path: path.read_bytes() for path in (tmp_path / "labels").iterdir()}
+    with pytest.raises(DataError, match="would be overwritten by its changed copy: give another output_dir"):
+        make_dataset(**arguments, output_dir=str(tmp_path), test=1, validation=0, label_map={1: 2})
+    assert before == {path: path.read_bytes() for path in (tmp_path / "labels").iterdir()}
+
+
+def test_numbers_behind_unlabeled_images_are_read_as_those_of_the_labeled(tmp_path):
+    plain = write_pairs(tmp_path / "plain", [f"c{n}" for n in range(4)])
+    channels = write_pairs(tmp_path / "channels", [f"c{n}" for n in range(4)], image="{}_0000.nii.gz")
+    write_pairs(tmp_path / "more", ["p_0101", "p_0102"])
+    options = {"unlabeled_dir": str(tmp_path / "more" / "images"), "test": 1, "validation": 0}
+    lists = content(make_dataset(**plain, output_dir=str(tmp_path / "a"), **options))
+    assert [Path(entry["image"]).name for entry in lists["unlabeled"]] == ["p_0101.nii.gz", "p_0102.nii.gz"]
+    with pytest.raises(DataError, match="case 'p' has no image 0000"):
+        make_dataset(**channels, output_dir=str(tmp_path / "b"), **options)
+    write_pairs(tmp_path / "other", ["p"])
+    options["unlabeled_dir"] = str(tmp_path / "other" / "images")
+    with pytest.raises(DataError, match="p.nii.gz has no channel number such as _0000"):
+        make_dataset(**channels, output_dir=str(tmp_path / "c"), **options)
 
 
 def test_links_are_named_as_they_are_and_not_as_the_files_of_their_archive(tmp_path):

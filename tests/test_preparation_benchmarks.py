@@ -237,6 +237,16 @@ def test_contrast_is_d_prime_of_the_object_against_its_shell():
     assert orientation.FLIPS[int(found.argmax())][2]
 
 
+def test_pancreas_says_how_many_cases_agree_with_the_orientation_that_is_taken(monkeypatch, capsys):
+    # Nine of ten look best mirrored, but not clearly enough on average.
+    tables = [np.eye(len(orientation.FLIPS))[3] * 1.1 + np.eye(len(orientation.FLIPS))[0]] * 9
+    tables.append(np.eye(len(orientation.FLIPS))[0] * 2)
+    monkeypatch.setattr(pancreas_ct, "load_case", lambda series, label: (np.zeros(1), np.zeros(1), np.eye(4)))
+    monkeypatch.setattr(pancreas_ct, "contrasts", lambda image, label: tables.pop())
+    assert pancreas_ct.find_mirroring([(Path("a"), Path("b"))] * 10) == (False, False, False)
+    assert "the headers are followed" in (out := capsys.readouterr().out) and "largest in 1 of 10 cases" in out
+
+
 def test_label_in_the_axes_of_an_image_keeps_its_positions_in_space():
     rng = np.random.default_rng(0)
     label = rng.integers(0, 9, (4, 5, 6))

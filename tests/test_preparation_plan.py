@@ -73,6 +73,12 @@ def test_case_without_a_label_key_has_no_foreground(tmp_path):
 # --- single choices ---
 
 
+@pytest.mark.parametrize("spacing", [1, [1, 1], [1, 1, 0]])
+def test_a_spacing_that_is_not_three_positive_numbers_is_refused(tiny, tmp_path, spacing):
+    with pytest.raises(DataError, match="--spacing must be three positive numbers in mm"):
+        make_plan(dataset_dir=str(tiny), output=str(tmp_path / "plan.json"), spacing=spacing)
+
+
 def test_equal_spacings_are_not_resampled_and_others_become_the_median():
     assert choices.choose_spacing([fingerprint()] * 3)[0] is None
     cases = [fingerprint(spacing=np.array([1.0, 1.0, z])) for z in (2.0, 2.5, 5.0)]

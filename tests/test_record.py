@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, small
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
-from scripts.training.record import git_commit
+from scripts.training.record import RunRecord, git_commit
 
 FILES = ["configs/train.json", "configs/methods/supervised.json", "configs/record.json"]
 
@@ -35,6 +35,17 @@ def test_complete_training_leaves_a_record_of_itself(tiny, tmp_path):
     assert record["peak_memory_mb"] > 50
     assert (record["python"], record["torch"]) == (platform.python_version(), torch.__version__)
     assert record["device"] and record["git_commit"] == git_commit(ROOT)
+
+
+def test_time_of_a_continued_training_is_that_of_all_its_starts(tmp_path):
+    (tmp_path / "training_log.csv").write_text("iteration,seconds,loss\n1,0.5,1.0\n3,90.25,0.5\n5,100.0,0.5\n")
+    engine = Engine(lambda engine, batch: None)
+    engine.network, engine.state.device = torch.nn.Linear(1, 1), torch.device("cpu")
+    record = RunRecord(tmp_path)
+    engine.state.iteration = 4  # of the checkpoint; what was logged behind it is done again
+    record._start(engine)
+    record._write(engine)
+    assert 90.2 < json.loads((tmp_path / "record.json").read_text())["training_seconds"] < 95
 
 
 def test_training_that_breaks_off_leaves_no_record_not_even_an_old_one(tiny, tmp_path):

@@ -22,7 +22,7 @@ from scripts.data import DataError
 from scripts.files import sha256
 from scripts.release.bundle import contents
 from scripts.release.card import arguments_of_run, commands, fill, quoted, training_rows
-from scripts.release.model import half_precision, release_model, seconds_of_training
+from scripts.release.model import half_precision, release_model
 
 TRAIN, RECORD, EVALUATE = "configs/train.json", "configs/record.json", "configs/evaluate.json"
 
@@ -176,12 +176,6 @@ def test_weights_beyond_float16_are_refused_and_integers_kept():
             half_precision({**state, "running_var": torch.tensor([value])})
 
 
-def test_time_of_a_continued_run_is_that_of_all_its_starts(tmp_path):
-    (tmp_path / "training_log.csv").write_text("iteration,seconds,loss\n1,0.5,1.0\n400,90.25,0.5\n")
-    assert seconds_of_training(tmp_path, {"training_seconds": 30.0}) == 90.25
-    assert seconds_of_training(tmp_path, {"training_seconds": 95.0}) == 95.0
-
-
 # --- the card's text ---
 
 
@@ -229,7 +223,7 @@ def test_a_continued_run_says_so_and_voxels_of_the_files_are_named():
     settings |= {"learning_rate": 1, "cases": {"labeled": 2}, "spacing": None, "patch_size": [16, 32, 8], "seed": 0}
     settings |= {"labeled_batch_size": 2, "unlabeled_batch_size": 0}
     record = dict.fromkeys(("device", "threads", "torch", "monai", "python", "git_commit", "peak_gpu_memory_mb"), None)
-    record |= {"seconds": 150.0, "parameters": 1000, "iterations": 5, "peak_memory_mb": 2048}
+    record |= {"training_seconds": 150.0, "parameters": 1000, "iterations": 5, "peak_memory_mb": 2048}
     rows = dict(training_rows(settings, record, [{}, {}, {}]))
     assert rows["voxels"] == "as in the files" and rows["patch"] == "16 x 32 x 8 voxels"
     assert rows["interrupted"].startswith("2 time(s)") and rows["largest memory"] == "2.0 GB"

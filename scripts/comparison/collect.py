@@ -11,10 +11,10 @@ from statistics import fmean
 from typing import Any
 
 from scripts.evaluation import METRIC_NAMES
+from scripts.evaluation.summary import ALL_CLASSES
 
 from .plan import Run
 
-ALL_CLASSES = "all"
 RECORD_COLUMNS = (
     "iterations",
     "parameters",
@@ -80,8 +80,8 @@ def result_rows(run: Run) -> list[dict[str, Any]]:
 def case_values(run: Run) -> CaseValues:
     """Every metric of every case of a finished run, by class; NaN where a distance does not exist.
 
-    With several classes "all" is added, the mean over the classes of a case that are finite, as in
-    metrics_summary.csv.
+    With several classes "all" is added, the mean over the classes of a case that are known. It has no distance if one
+    of them has none: the mean of the others would make a method that misses a class look better.
     """
     values: CaseValues = {}
     for row in read_csv(run.folder / "metrics.csv"):
@@ -91,12 +91,14 @@ def case_values(run: Run) -> CaseValues:
     if len(values) > 1:
         classes = list(values.values())
         values[ALL_CLASSES] = {
-            metric: {case: _finite_mean([c[metric][case] for c in classes]) for case in classes[0][metric]}
+            metric: {
+                case: _mean([c[metric][case] for c in classes if math.isfinite(c["dice"][case])])
+                for case in classes[0][metric]
+            }
             for metric in METRIC_NAMES
         }
     return values
 
 
-def _finite_mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return fmean(finite) if finite else math.nan
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else math.nan

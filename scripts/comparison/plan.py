@@ -89,13 +89,14 @@ class Run:
         return (self.folder / "metrics_summary.csv").is_file() and not (self.folder / "failures.csv").is_file()
 
     def check_settings(self, dataset_dir: str | Path) -> None:
-        """Refuses a folder in which something else was trained, whose results would be taken for this run's.
+        """Refuses a folder in which something else was trained or begun, which would be taken for this run's.
 
         Raises:
             PlanError: naming the settings that differ.
         """
         before = self.folder / "training.json"
-        if not before.is_file() or not (self.trained or self.finished):
+        begun = any((self.folder / "checkpoints").glob("*.pt"))
+        if not before.is_file() or not (begun or self.trained or self.finished):
             return
         old, new = json.loads(before.read_text()), json.loads(json.dumps(self.arguments("training", dataset_dir)))
         differing = sorted(k for k in old.keys() | new.keys() if k not in LOCATION and old.get(k) != new.get(k))
@@ -161,11 +162,16 @@ def read_plan(path: str | Path) -> Plan:
         raise PlanError(f"{path} does not exist: give a plan, such as configs/plans/hippocampus.json.") from None
     except json.JSONDecodeError as error:
         raise PlanError(f"{path} is not valid JSON ({error}): correct the file.") from None
+    if not isinstance(content, dict):
+        raise PlanError(f"{path} holds no JSON object: a plan has {sorted(KEYS)}.")
     missing, unknown = KEYS - {"about", "common"} - set(content), set(content) - KEYS
     if missing or unknown:
         raise PlanError(
             f"{path}: keys missing: {sorted(missing)}; unknown: {sorted(unknown)}. A plan has {sorted(KEYS)}."
         )
+    for key, kind, what in (("configs", list, "a list"), ("common", dict, "an object"), ("methods", dict, "an object")):
+        if not isinstance(content.get(key, kind()), kind):
+            raise PlanError(f"{path}: {key} is {content[key]!r}; it must be {what}.")
     labels = _whole_numbers(path, "num_labeled", content["num_labeled"])
     methods = {name: _method(path, name, entry, labels) for name, entry in content["methods"].items()}
     if content["baseline"] not in methods:
@@ -201,6 +207,8 @@ def _method(path: Path, name: str, entry: Any, labels: tuple[int, ...]) -> Metho
         )
     if not name or set(name) & set("/\\ "):
         raise PlanError(f"{path}: {name!r} is no name for a method: it becomes a folder, without slashes and spaces.")
+    if not isinstance(entry.get("overrides", {}), dict) or not isinstance(entry.get("configs", []), list):
+        raise PlanError(f"{path}: method {name!r}: configs must be a list and overrides an object.")
     own = entry.get("num_labeled")
     return Method(
         tuple(entry.get("configs", [])),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.evaluation.metrics import OVERLAPS
+from scripts.evaluation.summary import ALL_CLASSES
 
 from .collect import COLUMNS, CaseValues, case_values, result_rows, write_csv
 from .paired import SUMMARY_COLUMNS, TEST_COLUMNS, paired_test, summary
@@ -88,9 +89,9 @@ def markdown(plan: Plan, rows: Sequence[dict[str, Any]], missing: Sequence[str])
         "",
     ]
     classes = list(dict.fromkeys(row["class"] for row in rows))
-    for name in sorted(classes, key=lambda name: name != "all"):
+    for name in sorted(classes, key=lambda name: name != ALL_CLASSES):
         if len(classes) > 1:
-            lines += ["## Mean over the classes" if name == "all" else f"## {name}", ""]
+            lines += ["## Mean over the classes" if name == ALL_CLASSES else f"## {name}", ""]
         lines += _class_table(plan.baseline, [row for row in rows if row["class"] == name])
     own = {name: dict(method.overrides) for name, method in plan.methods.items() if method.overrides}
     lines += [f"Settings that only {name} has: `{json.dumps(settings)}`" for name, settings in own.items()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .box import foreground_box
-from .checks import check_cases, images_of
+from .checks import check_cases, images_of, kept_apart
 from .datalist import Datalist, case_name, images_in
 from .label_coding import LabelCoding
 from .nifti import NiftiReader
@@ -36,4 +36,5 @@ __all__ = [
     "foreground_box",
     "images_in",
     "images_of",
+    "kept_apart",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,6 +66,20 @@ def check_cases(
         more = f"\n  and {len(problems) - LISTED_PROBLEMS} more" if len(problems) > LISTED_PROBLEMS else ""
         listed = "\n  ".join(problems[:LISTED_PROBLEMS])
         raise DataError(f"{len(problems)} problem(s) in {len(cases)} cases:\n  {listed}{more}")
+    return cases
+
+
+def kept_apart(cases: list[dict[str, Any]], *, output_dir: str | Path) -> list[dict[str, Any]]:
+    """Returns ``cases`` unchanged if no file of theirs lies in ``output_dir``, where a mask could take its place.
+
+    Raises:
+        DataError: naming the first that does.
+    """
+    folder = Path(output_dir).resolve()
+    for case in cases:
+        for path, _ in files_of(case, with_label=True):
+            if Path(path).parent.resolve() == folder:
+                raise DataError(f"{path} lies in output_dir, where masks are written: choose another output_dir.")
     return cases
 
 

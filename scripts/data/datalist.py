@@ -95,6 +95,11 @@ def images_in(
             suffix = path.name[len(case_name(path)) :]
             channels += [folder / f"{stem}{separator}{name}{suffix}" for name in endings]
         channels[endings.index(ending)] = path
+    by_name: dict[str, Path] = {}
+    for first, *_ in cases.values():
+        other = by_name.setdefault(case_name(first), first)
+        if other != first:
+            raise DataError(f"{other} and {first} would have the same mask, {case_name(first)}_seg.nii.gz: move one.")
     return [{"image": str(c[0]) if len(c) == 1 else [str(path) for path in c]} for c in cases.values()]
 
 

@@ -17,7 +17,9 @@ def metric_means(summary: Path) -> dict[str, str]:
     """Mean and standard deviation of each metric in a metrics_summary.csv with one class, as "0.853 +- 0.021"."""
     with summary.open(newline="") as file:
         rows = {row["metric"]: row for row in csv.DictReader(file)}
-    return {name: f"{float(row['mean']):.3f} +- {float(row['std'] or 'nan'):.3f}" for name, row in rows.items()}
+    return {
+        name: f"{float(row['mean'] or 'nan'):.3f} +- {float(row['std'] or 'nan'):.3f}" for name, row in rows.items()
+    }
 
 
 def draw(demo_dir: Path) -> Path:

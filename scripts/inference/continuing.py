@@ -25,6 +25,7 @@ def unfinished(
     output_dir: str | Path,
     weights: str | Sequence[str],
     settings: Mapping[str, Any],
+    input_dir: str | Path | None = None,
     overwrite: bool | str = False,
 ) -> list[dict[str, Any]]:
     """The cases of a folder that still have to be segmented.
@@ -38,6 +39,7 @@ def unfinished(
         output_dir: folder of the masks, made if missing.
         weights: file of weights, or several.
         settings: whatever else decides how the masks look, by the names of the ids.
+        input_dir: folder of the images, recorded with the settings: another may have cases of the same names.
         overwrite: segment all cases anew.
 
     Returns:
@@ -52,6 +54,8 @@ def unfinished(
         raise DataError(f"output_dir {folder} is the folder of the images: choose another, to keep masks apart.")
     record = folder / RECORD
     wanted = {name: _plain(value) for name, value in settings.items()}
+    if input_dir is not None:
+        wanted["input_dir"] = str(Path(input_dir).resolve())
     earlier = None if is_on("overwrite", overwrite) else _read(record)
     if earlier is None:
         with replacing(record) as temporary:

@@ -6,6 +6,7 @@ import csv
 import errno
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +63,25 @@ class TolerantDataset(Dataset):
     Args:
         dataset: a MONAI dataset of dictionaries with an "image".
         in_channels: channels that an image must have; None for any number.
+        check: called with a list of the one case before it is read, and raises if its files cannot be used.
     """
 
-    def __init__(self, dataset: Any, *, in_channels: int | None = None) -> None:
+    def __init__(
+        self, dataset: Any, *, in_channels: int | None = None, check: Callable[[list], Any] | None = None
+    ) -> None:
         self.dataset = dataset
         self.in_channels = in_channels
+        self.check = check
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path = images_of(self.dataset.data[index])[0]  # of several channels the first, after which the mask is called
+        case = self.dataset.data[index]
+        path = images_of(case)[0]  # of several channels the first, after which the mask is called
         try:
+            if self.check is not None:
+                self.check([case])
             item = self.dataset[index]
             check_image(item["image"], path, in_channels=self.in_channels)
             return item

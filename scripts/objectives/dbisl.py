@@ -46,6 +46,10 @@ class DBiSLObjective(DualTaskObjective):
 
     Measured beside them: unanimous_share, the share of voxels (of all classes) in the mask of Eq. 13.
 
+    With the weights and transforms of train.json this deviates from the paper in five ways, each with its reason and a
+    way back in docs/methods/dbisl.md: lambda is 1, consistency and cross-task terms are ramped, r2s is supervised by
+    Dice alone, and T_s2r is exact with the extrema of Eq. 4 detached.
+
     Where the paper is silent: no side of a consistency term is detached; the pseudo-label is soft and detached; a
     prediction that is empty or full at the map's resolution is left out of the s2r terms.
 

@@ -24,7 +24,7 @@ class DualTaskObjective(Objective):
             "distance".
         distance_to_segmentation: T_r2s, the steep sigmoid.
         weights: see :class:`~scripts.objectives.Objective`. A network that lacks a head needs the terms of that head
-            switched off.
+            switched off; DBiSL's objective needs all four.
     """
 
     def __init__(

@@ -118,6 +118,7 @@ class Objective(nn.Module):
             terms = self.terms(heads, targets if known is None else {**targets, "known": known})
             # Means over the voxels of this process become those of the whole batch; see reduction.py.
             terms = dict(zip(terms, mean_over_ranks(*terms.values())))
+            self.measures = dict(zip(self.measures, mean_over_ranks(*self.measures.values())))
             weights = {name: w(iteration) if callable(w) else w for name, w in self.weights.items() if name in terms}
             total = sum((weights[name] * value for name, value in terms.items()), start=label.new_zeros(()).float())
         return Loss(total, terms, weights, self.measures)

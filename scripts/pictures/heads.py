@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, ResampleToMatch
 
-from scripts.data import DataError
+from scripts.data import DataError, NiftiReader
 from scripts.objectives.dbisl import unanimity_mask
 
 from .overlay import overlay_figure
@@ -81,7 +81,7 @@ def heads_figure(
             f"{model_dir} holds a network without the head {error}, which this figure shows (it has {sorted(heads)}): "
             "leave model_dir out."
         ) from None
-    label = Compose([LoadImage(), EnsureChannelFirst()])(label_path)
+    label = Compose([LoadImage(reader=NiftiReader), EnsureChannelFirst()])(label_path)
     label = ResampleToMatch(mode="nearest", padding_mode="zeros")(label, image)
     return overlay_figure(
         image[0].numpy(),

@@ -14,13 +14,19 @@ CACHE_SHARE = 0.8
 LEAST_DISK, USUAL_DISK = 100 * 2**20, 2 * 2**30
 
 
+# What lowers the cache, and lets the preflight know of it.
+CACHE_FLAGS = " ".join(
+    f"--{part}#cache_rate 0.3" for part in ("train#dataset", "train#unlabeled_dataset", "preflight_checks")
+)
+
+
 def memory_problems(cache: int, *, free: int | None, total: int | None) -> list[Problem]:
     """Whether ``cache`` bytes of preprocessed volumes fit into the memory; nothing is said where that is unknown."""
     if free is None or total is None or cache <= CACHE_SHARE * free:
         return []
     too_much = cache > total
     what = f"need {cache / 1e9:.1f} GB of memory as a cache, and {free / 1e9:.1f} of {total / 1e9:.1f} GB are free"
-    remedy = "cache a part of them: --train#dataset#cache_rate 0.3 --train#unlabeled_dataset#cache_rate 0.3"
+    remedy = f"cache a part of them: {CACHE_FLAGS}"
     return [Problem("memory", "the cases", what, remedy, level="error" if too_much else "warning")]
 
 

@@ -67,6 +67,7 @@ class Preflight:
         label_coding: LabelCoding | None = None,
         patch_size: Sequence[int] | None = None,
         spacing: Sequence[float] | None = None,
+        cache_rate: float = 1.0,
         workers: int | None = None,
         start_method: str | None = None,
     ) -> None:
@@ -75,6 +76,7 @@ class Preflight:
         self.label_coding = label_coding
         self.patch_size = patch_size
         self.spacing = spacing
+        self.cache_rate = cache_rate
         self.workers = workers
         self.start_method = start_method
         datalist = Datalist(dataset_dir, splits=splits)
@@ -111,7 +113,8 @@ class Preflight:
             *across.spacing_problems(self.lists, found, self.spacing),
         ):
             problems.setdefault(problem)
-        cache, free = across.cache_bytes(self.lists, found, self.spacing), free_memory()
+        cache = round(self.cache_rate * across.cache_bytes(self.lists, found, self.spacing))
+        free = free_memory()
         masks = across.mask_bytes(self.lists["test"], found)
         machine = [
             *memory_problems(cache, free=free, total=total_memory()),

@@ -23,7 +23,7 @@ from scripts.errors import print_briefly
 
 from .declared import CHANNELS, CLASSES, declared_beside
 from .orientation import to_axes_of
-from .pairing import CaseFiles, find_case_folders, find_cases
+from .pairing import CaseFiles, are_numbered, find_case_folders, find_cases
 from .splits import Split, fold_splits, split_cases
 from .volumes import check_label, is_nifti, load_volume, renumber, save_volume, volume_name
 
@@ -95,8 +95,10 @@ def make_dataset(
         raise DataError("give --image_dir and --label_dir; or --case_dir, to which --label_name belongs.")
     else:
         cases = find_cases(image_dir, label_dir, modalities=modalities)
+    numbered = None if case_dir is not None or modalities else are_numbered(cases)
     for further in [unlabeled_dir] if isinstance(unlabeled_dir, str) else unlabeled_dir or []:
-        cases += find_cases(further, modalities=modalities, argument="--unlabeled_dir")
+        # By the layout of the labeled ones: without labels a number may be a channel's or the case's own.
+        cases += find_cases(further, modalities=modalities, numbered=numbered, argument="--unlabeled_dir")
     check_names(cases)
     if validation is None:
         validation = 0 if folds else 0.1
@@ -183,6 +185,9 @@ def convert(case: CaseFiles, root: Path, *, with_label: bool, label_map: Mapping
         return entry
     if is_nifti(case.label) and not label_map and grid is None:
         return {**entry, "label": case.label}
+    target = root / "labels" / f"{case.name}.nii.gz"
+    if target.resolve() == case.label.resolve():
+        raise DataError(f"{case.label} would be overwritten by its changed copy: give another output_dir.")
     label, own_affine = load_volume(case.label)
     label = renumber(check_label(label, case.label), label_map)
     if grid is not None:
@@ -190,7 +195,7 @@ def convert(case: CaseFiles, root: Path, *, with_label: bool, label_map: Mapping
         label, own_affine = to_axes_of(label, own_affine, grid[1])
         check_grid(label.shape, own_affine, *grid, case.label, case.images[0])
         own_affine = grid[1]
-    return {**entry, "label": save_volume(label, own_affine, root / "labels" / f"{case.name}.nii.gz")}
+    return {**entry, "label": save_volume(label, own_affine, target)}
 
 
 def copy_as(path: Path, target: Path) -> Path:

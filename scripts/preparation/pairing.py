@@ -35,6 +35,7 @@ def find_cases(
     label_dir: str | Path | None = None,
     *,
     modalities: Sequence[str] | None = None,
+    numbered: bool | None = None,
     argument: str = "--image_dir",
 ) -> list[CaseFiles]:
     """The cases of a folder of images and a folder of labels, sorted by name.
@@ -49,6 +50,7 @@ def find_cases(
         image_dir: folder of the images.
         label_dir: folder of the labels, which may be the same; None where there are none.
         modalities: suffixes of the channels of a case.
+        numbered: whether the names end in nnU-Net's channel numbers; None goes by the names of images and labels.
         argument: that gave ``image_dir``, for the messages.
 
     Raises:
@@ -63,7 +65,7 @@ def find_cases(
             images = [path for path in images if path not in labels]
     if not images:
         raise DataError(f"{argument} {image_dir} holds labels alone: give the folder of the images.")
-    by_name = group_channels(images, labels, modalities)
+    by_name = group_channels(images, labels, modalities, numbered)
     matched = match_labels(set(by_name), labels)
     return [CaseFiles(name, by_name[name], matched.get(name)) for name in sorted(by_name)]
 
@@ -142,7 +144,7 @@ def _channels(folder: Path, images: Sequence[Path], modalities: Sequence[str] | 
 
 
 def group_channels(
-    images: Sequence[Path], labels: Sequence[Path], modalities: Sequence[str] | None
+    images: Sequence[Path], labels: Sequence[Path], modalities: Sequence[str] | None, numbered: bool | None = None
 ) -> dict[str, tuple[Path, ...]]:
     """The image files of every case by its name, in the order of the channels."""
     names = [volume_name(path) for path in images]
@@ -156,7 +158,10 @@ def group_channels(
                 "--modalities."
             )
         keys = [(cut[0], order[cut[2]]) for cut in parts if cut is not None]
-    elif is_nnunet(names, {volume_name(path) for path in labels}):
+    elif is_nnunet(names, {volume_name(path) for path in labels}) if numbered is None else numbered:
+        plain = [str(path) for path, name in zip(images, names) if not CHANNEL_SUFFIX.search(name)]
+        if plain:
+            raise DataError(f"{plain[0]} has no channel number such as _0000, as other images have: rename it.")
         keys = [(CHANNEL_SUFFIX.sub("", name), int(name[-4:])) for name in names]
     else:
         keys = [(name, 0) for name in names]
@@ -172,6 +177,11 @@ def group_channels(
             what = modalities[missing[0]] if modalities else f"{missing[0]:04d}"
             raise DataError(f"case {case!r} has no image {what} and others have {count}: add it, or remove the case.")
     return {case: tuple(channels[i] for i in range(count)) for case, channels in cases.items()}
+
+
+def are_numbered(cases: Sequence[CaseFiles]) -> bool:
+    """Whether the images of cases have nnU-Net's channel numbers behind the case's name."""
+    return all(volume_name(case.images[0]) == f"{case.name}_0000" for case in cases)
 
 
 def is_nnunet(names: Sequence[str], label_names: set[str]) -> bool:

@@ -121,9 +121,9 @@ def find_mirroring(cases: list[tuple[Path, Path]]) -> tuple[bool, ...]:
         table.append(contrasts(np.clip(image, *WINDOW), label))
     mean = np.mean(table, axis=0)
     best = int(mean.argmax())
-    agreeing = sum(int(row.argmax() == best) for row in table)
     if mean[best] < CLEARLY_BETTER * mean[0]:
         best = 0
+    agreeing = sum(int(row.argmax() == best) for row in table)
     mirrored = FLIPS[best]
     axes = " and ".join(f"the {AXES[axis]}" for axis in range(3) if mirrored[axis])
     action = f"labels are mirrored along {axes} axis of the image" if axes else "the headers are followed"

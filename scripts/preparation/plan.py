@@ -169,7 +169,12 @@ def plan(
     if spacing is None:
         spacing, reason = choices.choose_spacing(cases)
     else:
-        spacing, reason = [float(value) for value in spacing], "as given"
+        try:
+            spacing, reason = [float(value) for value in spacing], "as given"
+        except TypeError:
+            spacing = []
+        if len(spacing) != 3 or min(spacing) <= 0:
+            raise DataError('--spacing must be three positive numbers in mm, such as "[1,1,1]".')
     reasons.append(f"spacing {spacing}: {reason}.")
     if modality is None:
         modality, reason = choices.guess_modality(cases, declared_modalities(header))
@@ -242,7 +247,8 @@ def cache_line(
         rate = max(0.0, (memory - used) / size)
         text += (
             f", more than there is: add --train#dataset#cache_rate {rate:.1f} "
-            f"--train#unlabeled_dataset#cache_rate {rate:.1f}, or give a coarser --spacing"
+            f"--train#unlabeled_dataset#cache_rate {rate:.1f} --preflight_checks#cache_rate {rate:.1f}, or give a "
+            "coarser --spacing"
         )
     return text + "."
 

@@ -124,7 +124,10 @@ def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{path} has shape {array.shape}; expected is one volume of three dimensions.")
     if str(meta.get("space", "RAS")).lower() not in SPACES:
         raise DataError(f"{path} is in the space {meta['space']!r}; known are {', '.join(SPACES[:2])}: convert it.")
-    return np.asarray(array), np.asarray(meta["affine"], dtype=np.float64)
+    affine = np.asarray(meta["affine"], dtype=np.float64)
+    if str(meta.get("space")).lower() == "lps":  # MONAI knows the long name alone
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return np.asarray(array), affine
 
 
 def _load_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:

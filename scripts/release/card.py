@@ -63,12 +63,12 @@ def training_rows(settings: Mapping[str, Any], record: Mapping[str, Any], starts
     Args:
         settings: of the run: the ids of train.json that the card names, evaluated, and ``cases``, the number of cases
             by list.
-        record: content of record.json, with ``seconds`` of all starts together.
+        record: content of record.json.
         starts: of run.json.
     """
     cases = settings["cases"]
     spacing = settings["spacing"]
-    minutes = record["seconds"] / 60
+    minutes = record["training_seconds"] / 60
     memory = record["peak_gpu_memory_mb"] or record["peak_memory_mb"]
     rows = [
         ["objective", f"`{settings['objective']}`"],

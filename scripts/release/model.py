@@ -96,13 +96,6 @@ def settings_of_run(config: dict[str, Any], dataset_dir: str | Path) -> dict[str
     return settings
 
 
-def seconds_of_training(run_dir: Path, record: Mapping[str, Any]) -> float:
-    """Of all starts of a run: record.json has the last one's, the log goes on counting where a run continues."""
-    rows = (run_dir / "training_log.csv").read_text(encoding="utf-8").splitlines()
-    column = rows[0].split(",").index("seconds")
-    return max(float(rows[-1].split(",")[column]), record["training_seconds"])
-
-
 def masks_by_inference(
     inference: dict[str, Any], weights: bytes, images: Mapping[str, Any], root: Path
 ) -> dict[str, np.ndarray]:
@@ -246,9 +239,8 @@ def release_model(
     metadata["eval_metrics"] = eval_metrics(results)
     files |= {"configs/inference.json": as_json(inference), "configs/metadata.json": as_json(metadata)}
     files |= pictures_of(results, shown_cases)
-    described = {**record, "seconds": seconds_of_training(run_dir, record)}
     training = markdown_table(
-        ["what", "value"], training_rows(settings_of_run(run["config"], dataset_dir), described, run["starts"])
+        ["what", "value"], training_rows(settings_of_run(run["config"], dataset_dir), record, run["starts"])
     )
     pictures = {path.removeprefix("docs/"): words for path, words in PICTURES.items()}
     parts = {

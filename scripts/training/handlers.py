@@ -44,7 +44,8 @@ class GradientNorms:
     """Norm of each term's own gradient on the network's weights, before weighting, every ``interval`` iterations.
 
     They are left in ``engine.state.gradient_norms`` (term -> float), where :class:`TermsLog` finds them. A pass costs
-    about one backward pass per term.
+    about one backward pass per term. With a gradient scaler the terms are scaled, too, and the norms scaled back:
+    float16 would make zeros of most of a mean's gradient.
 
     Args:
         interval: iterations between two passes; 0 never measures.
@@ -62,12 +63,13 @@ class GradientNorms:
         if (engine.state.iteration - 1) % self.interval:
             return
         weights = [w for w in engine.network.parameters() if w.requires_grad]
+        scale = engine.scaler.get_scale() if engine.scaler is not None and engine.scaler.is_enabled() else 1.0
         for name, value in engine.state.loss.terms.items():
             if value.requires_grad:
-                grads = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+                grads = torch.autograd.grad(scale * value, weights, retain_graph=True, allow_unused=True)
                 average(g for g in grads if g is not None)
-                norms = [g.norm() for g in grads if g is not None]
-                engine.state.gradient_norms[name] = torch.stack(norms).norm().item() if norms else 0.0
+                norms = [g.float().norm() for g in grads if g is not None]
+                engine.state.gradient_norms[name] = torch.stack(norms).norm().item() / scale if norms else 0.0
 
 
 class TermsLog:

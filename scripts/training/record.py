@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from ignite.engine import Events
 
+from .handlers import rows_until
+
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel")
 
 
@@ -65,9 +67,9 @@ class RunRecord:
     """Writes ``<output_dir>/record.json`` when training has gone through all of its iterations.
 
     It holds iterations; parameters (of the network, those that are trained); training_seconds (of the iterations and
-    validations, not of loading and caching); peak_memory_mb (of the process, in the machine's memory);
-    peak_gpu_memory_mb (allocated by torch, null without a GPU); and the :func:`environment` at the start, with
-    git_commit null without git. An old file is removed at the
+    validations, not of loading and caching; of a continued run up to its checkpoint as in training_log.csv);
+    peak_memory_mb (of the process, in the machine's memory); peak_gpu_memory_mb (allocated by torch, null without a
+    GPU); and the :func:`environment` at the start, with git_commit null without git. An old file is removed at the
     start, so that none means: not trained to the end.
 
     Args:
@@ -84,7 +86,8 @@ class RunRecord:
     def _start(self, engine: Any) -> None:
         self.path.unlink(missing_ok=True)
         self.environment = environment(torch.device(engine.state.device))
-        self.started = time.monotonic()
+        logged = rows_until(self.path.with_name("training_log.csv"), engine.state.iteration)
+        self.started = time.monotonic() - (float(logged[-1]["seconds"]) if logged else 0)
 
     def _write(self, engine: Any) -> None:
         device = torch.device(engine.state.device)
