@@ -268,7 +268,7 @@ def describe(*files: str) -> dict[str, object]:
     for setting in ("factor", "gate", "detach_extrema"):
         table[setting] = getattr(s2r, setting)
     table["transform"] = type(s2r.transform).__name__
-    for setting in ("kernel_size", "h"):
+    for setting in ("radius", "h"):
         table[setting] = getattr(s2r.transform, setting, None)
     table |= {name: parser[name] for name in ("normalization", "dropout")}
     table["k"] = objective.distance_to_segmentation.k
@@ -326,7 +326,7 @@ def test_paper_form_is_the_papers():
     assert (form["transform"], form["detach_extrema"], form["gate"]) == ("CascadedDistance", False, None)
     assert form["r2s_cross_entropy"] and form["pseudo_on_labeled"] and not form["hard_pseudo_labels"]
     assert (form["factor"], form["k"], form["unanimity"]) == (0.5, 1500, "both")
-    assert (form["kernel_size"], form["h"], form["normalization"], form["dropout"]) == (3, 0.35, "batch", 0.5)
+    assert (form["radius"], form["h"], form["normalization"], form["dropout"]) == (1, 0.35, "batch", 0.5)
 
 
 def test_default_is_what_the_page_of_the_method_says():
