@@ -92,13 +92,19 @@ def train(method: str, dataset: Path, *, processes: int) -> dict:
         h for h in handlers if h["_target_"].endswith(("SeededIterations", "LrScheduleHandler"))
     ]
     torch.manual_seed(ranks.rank())  # the processes start with different weights, and take those of the first
-    freeze_batch_norm(parser.get_parsed_content("network_def"))
+    network = freeze_batch_norm(parser.get_parsed_content("network_def"))
+    with torch.no_grad():  # heads that agree on most of the background, and not everywhere
+        for name, bias in network.named_parameters():
+            if "head" in name and name.endswith("bias"):
+                bias += 0.3 if "distance" in name else -0.3
     trainer = parser.get_parsed_content("train#trainer")
     losses: list[dict[str, float]] = []
-    trainer.add_event_handler(
-        Events.ITERATION_COMPLETED,
-        lambda engine: losses.append({name: term.item() for name, term in engine.state.loss.terms.items()}),
-    )
+
+    def note(engine) -> None:
+        loss = engine.state.loss
+        losses.append({name: value.item() for name, value in {**loss.terms, **loss.measures}.items()})
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
     trainer.run()
     weights = dict(trainer.network.named_parameters()) | dict(trainer.objective.named_parameters(prefix="objective"))
     return {"losses": losses, "weights": {name: weight.detach() for name, weight in weights.items()}}
