@@ -15,7 +15,7 @@ from conftest import ROOT, las, merged, save, small, write_dataset
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from scripts.data import DataError, Datalist, ForegroundCropd, KnownOnlyd, LabelCoding, MarkUnknownd, PreGeneratedMapd
-from scripts.data.label_coding import LARGEST_IGNORE_VALUE, MOST_PARTIAL_CLASSES
+from scripts.data.label_coding import LARGEST_VALUE, MOST_PARTIAL_CLASSES
 from scripts.distance import CascadedDistance, ExactDistance, GeneralizedDistance, SegmentationToDistance
 from scripts.errors import users_error
 from scripts.evaluation.case_metrics import CaseMetrics
@@ -81,6 +81,8 @@ def test_labels_without_an_ignore_value_are_not_partial():
             ({"num_classes": 2, "ignore_value": value}, rf"ignore_value is {value}; .* from 1 to 32767: write another")
             for value in (-1, 32768, 65535, 65536, 2.5)
         ),
+        ({"num_classes": 1, "regions": [[40000]]}, r"label values are \[0, 40000\]; they must be from 0 to 32767"),
+        ({"num_classes": 1, "regions": [[-1]]}, r"label values are \[-1, 0\]; they must be from 0 to 32767"),
         ({"num_classes": 16, "ignore_value": 255}, "num_classes is 16; partial labels may have at most 15 classes"),
         ({"num_classes": 16, "partial": True}, "num_classes is 16; partial labels may have at most 15 classes"),
     ],
@@ -91,8 +93,8 @@ def test_coding_that_cannot_be_is_refused(options, message):
 
 
 def test_largest_ignore_value_survives_the_types_of_labels():
-    coding = LabelCoding(2, ignore_value=LARGEST_IGNORE_VALUE)
-    label = line([0, 1, 2, LARGEST_IGNORE_VALUE]).to(torch.int16)
+    coding = LabelCoding(2, ignore_value=LARGEST_VALUE)
+    label = line([0, 1, 2, LARGEST_VALUE]).to(torch.int16)
     assert coding.known(coding.mark(label, [2]))[0, :, :, 0, 0].int().tolist() == [[0, 0, 1, 0], [1, 1, 1, 0]]
 
 

@@ -8,7 +8,7 @@ import torch
 
 # What is unknown is one bit per class of a negative label, and labels are cached as int16.
 MOST_PARTIAL_CLASSES = 15
-LARGEST_IGNORE_VALUE = 32767
+LARGEST_VALUE = 32767
 
 
 class LabelCoding:
@@ -31,9 +31,9 @@ class LabelCoding:
         partial: whether there are cases in which not all label values were annotated, besides ``ignore_value``.
 
     Raises:
-        ValueError: when ``num_classes`` is below 1 or differs from the number of ``regions``, when ``ignore_value`` is
-            a label value or no whole number from 1 to 32767, or when labels are partial and there are more than 15
-            classes.
+        ValueError: when ``num_classes`` is below 1 or differs from the number of ``regions``, when a label value is
+            negative or above 32767, when ``ignore_value`` is a label value or no whole number from 1 to 32767, or when
+            labels are partial and there are more than 15 classes.
     """
 
     def __init__(
@@ -50,14 +50,18 @@ class LabelCoding:
             raise ValueError(f"regions has {len(regions)} entries; give one for each of the {num_classes} classes.")
         self.num_classes = num_classes
         self.regions = regions
+        if not 0 <= self.values[0] <= self.values[-1] <= LARGEST_VALUE:
+            raise ValueError(
+                f"the label values are {self.values}; they must be from 0 to {LARGEST_VALUE}: renumber them."
+            )
         self.ignore_value = ignore_value
         self.partial = partial or ignore_value is not None
         if ignore_value in self.values:
             raise ValueError(f"ignore_value is {ignore_value}, a label value; choose one that is not in {self.values}.")
-        if ignore_value is not None and ignore_value not in range(1, LARGEST_IGNORE_VALUE + 1):
+        if ignore_value is not None and ignore_value not in range(1, LARGEST_VALUE + 1):
             # A larger value would wrap in int16, and a negative one is a mark.
             raise ValueError(
-                f"ignore_value is {ignore_value!r}; it must be a whole number from 1 to {LARGEST_IGNORE_VALUE}: write "
+                f"ignore_value is {ignore_value!r}; it must be a whole number from 1 to {LARGEST_VALUE}: write "
                 "another value into those voxels of the label files, such as 255, and give that."
             )
         if self.partial and num_classes > MOST_PARTIAL_CLASSES:
