@@ -14,7 +14,7 @@ from scripts.data import DataError
 from scripts.networks import DualTaskVNet, Network, VNet
 from scripts.pictures import heads
 from scripts.pictures.heads import heads_figure, predict_heads
-from scripts.training.handlers import definition
+from scripts.training.overlay import definition
 
 SETTINGS = {
     "in_channels": 1,
