@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, never through a link, and known by their digest."""
+"""Files: written whole or not at all, never through a link, known by their digest, and named as a database."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 # Beginning of the name of a file that is being written.
 UNFINISHED = ".writing-"
+SQLITE = "sqlite:///"
 
 
 @contextmanager
@@ -42,3 +44,11 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sqlite_uri(path: str | Path) -> str:
+    """The database file ``path`` as MLflow names it: absolute, special characters encoded.
+
+    As monai.utils.path_to_sqlite_uri, which MONAI 1.5 does not have.
+    """
+    return SQLITE + quote(Path(path).absolute().as_posix(), safe="/:")

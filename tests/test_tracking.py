@@ -21,9 +21,10 @@ from monai.bundle import ConfigWorkflow
 from monai.handlers import MLFlowHandler
 
 from scripts.data.digest import data_digest
+from scripts.files import sqlite_uri
 from scripts.tracking import MLflowTracking, TensorBoardTracking, mlflow_tracking
 from scripts.tracking.follower import GrowingTable
-from scripts.tracking.mlflow_store import End, MLflowStore, Run, Values, sqlite_uri
+from scripts.tracking.mlflow_store import End, MLflowStore, Run, Values
 from scripts.tracking.mlflow_tracking import plain_values
 from scripts.tracking.sender import Sender
 from scripts.training.description import without_credentials

@@ -125,10 +125,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
             "records the training in MLflow ([track](how_to/track_with_mlflow.md)); by default with `--tracking`",
         ),
         "tensorboard": ("boolean", "writes the logs for TensorBoard into `output_dir/tensorboard`"),
-        "tracking_uri": (
-            "text or null",
-            "store of MLflow; null is `mlruns.db` in `output_dir`; the variable MLFLOW_TRACKING_URI goes before it",
-        ),
+        "tracking_uri": ("object", "store of MLflow, or its address; the variable MLFLOW_TRACKING_URI goes before it"),
         "experiment_name": ("text", "under which MLflow lists the run"),
         "run_name": ("text or null", "name of the run in MLflow; null takes that of the folder `output_dir`"),
         "save_execute_config": ("boolean", "MONAI's; changed by `--tracking`, by which `mlflow` knows of it: leave it"),

@@ -10,27 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from monai.utils import path_to_uri
+
+from scripts.files import SQLITE
 
 KEY = "run_key"  # tag by which a run is found
 # Limits of MLflow for one request and for the value of a parameter.
 MOST_METRICS, MOST_PARAMETERS, LONGEST = 1000, 100, 6000
-SQLITE = "sqlite:///"
 # Of a run. One that was killed stays "running" until it is continued.
 RUNNING, FINISHED, FAILED, STOPPED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 FORBIDDEN = re.compile(r"[^\w\-./ :]")
 # MLflow's own would wait for minutes; here an attempt that failed is repeated later.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-
-
-def sqlite_uri(path: str | Path) -> str:
-    """The database file ``path`` as MLflow names it: absolute, special characters encoded.
-
-    As monai.utils.path_to_sqlite_uri, which MONAI 1.5 does not have.
-    """
-    return SQLITE + quote(Path(path).absolute().as_posix(), safe="/:")
 
 
 @dataclass(frozen=True)

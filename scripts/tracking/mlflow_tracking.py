@@ -19,7 +19,7 @@ from scripts.training.description import running_config, without_credentials
 from scripts.training.record import environment
 
 from .follower import Follower
-from .mlflow_store import FAILED, FINISHED, STOPPED, End, File, MLflowStore, Run, Values, sqlite_uri
+from .mlflow_store import FAILED, FINISHED, STOPPED, End, File, MLflowStore, Run, Values
 from .sender import Sender
 
 URI = "MLFLOW_TRACKING_URI"
@@ -37,8 +37,8 @@ class MLflowTracking(Follower):
 
     Args:
         output_dir: of the run.
-        uri: of the store, such as ``sqlite:////data/mlruns.db``; None is ``mlruns.db`` in the folder. The environment
-            variable MLFLOW_TRACKING_URI goes before it, as in MONAI.
+        uri: of the store, such as ``sqlite:////data/mlruns.db``; the environment variable MLFLOW_TRACKING_URI goes
+            before it, as in MONAI.
         experiment: name; made if need be.
         run_name: None takes the name of the folder.
         parameters: settings by name, beside those of the merged config that are plain values.
@@ -52,7 +52,7 @@ class MLflowTracking(Follower):
         self,
         output_dir: str | Path,
         *,
-        uri: str | None = None,
+        uri: str,
         experiment: str,
         run_name: str | None = None,
         parameters: Mapping[str, Any] | None = None,
@@ -64,7 +64,7 @@ class MLflowTracking(Follower):
                 "tracking by MLflow needs the package mlflow, which is not installed: pip install mlflow, or leave out "
                 "--tracking."
             )
-        uri = os.environ.get(URI) or uri or sqlite_uri(Path(output_dir) / "mlruns.db")
+        uri = os.environ.get(URI) or uri
         if uri.startswith("file:") or ("://" not in uri and not uri.startswith("databricks")):
             raise ValueError(
                 f"tracking_uri (or {URI}) is {without_credentials(uri)!r}: MLflow keeps no runs in folders any more. "
