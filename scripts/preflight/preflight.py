@@ -47,6 +47,7 @@ class Preflight:
         label_coding: defines the label values that may occur.
         patch_size: in voxels.
         spacing: mm, to which the volumes are resampled.
+        cache_rate: share of the volumes that the data sets cache, for the memory they take.
         workers: processes that read; None for one per core, fewer for few files.
         start_method: of the processes, as in ``multiprocessing.get_context``; None for the system's own.
 
