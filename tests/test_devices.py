@@ -6,6 +6,7 @@ The processes are real. What is compared in the first part is trained in one pro
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 import signal
@@ -27,7 +28,7 @@ from scripts.data.stream import DrawBatches
 from scripts.networks import synchronise_batch_norm
 from scripts.objectives.losses import dice_loss, masked_mean
 from scripts.objectives.reduction import mean_over_ranks, sum_over_ranks
-from scripts.training import RunState, SeededIterations
+from scripts.training import FiniteLoss, RunState, SeededIterations
 
 TRAIN, EVALUATE = "configs/train.json", "configs/evaluate.json"
 SEVERAL_TRAIN, SEVERAL_EVALUATE = "configs/multi_gpu_train.json", "configs/multi_gpu_evaluate.json"
@@ -72,7 +73,18 @@ def freeze_batch_norm(network: nn.Module) -> nn.Module:
     return network
 
 
-def train(method: str, dataset: Path, *, processes: int) -> dict:
+class SpoilOneImage:
+    """Puts NaN into the crops of one process, in one iteration."""
+
+    def attach(self, engine) -> None:
+        engine.add_event_handler(Events.ITERATION_STARTED(once=2), self._spoil)
+
+    def _spoil(self, engine) -> None:
+        if ranks.rank() == 1:
+            engine.state.batch["image"].fill_(float("nan"))
+
+
+def train(method: str, dataset: Path, *, processes: int, handlers: Iterable = ()) -> dict:
     """Trains ``STEPS`` iterations on a batch of 4 labeled and 4 unlabeled crops, with this process's share of it."""
     share = 4 // processes
     parser = ConfigParser()
@@ -87,9 +99,8 @@ def train(method: str, dataset: Path, *, processes: int) -> dict:
         **METHODS.get(method, {}),
     }
     parser.update({**small(dataset, dataset.parent / "unused"), **changes})
-    handlers = parser["train"]["handlers"]
     parser["train"]["handlers"] = [
-        h for h in handlers if h["_target_"].endswith(("SeededIterations", "LrScheduleHandler"))
+        h for h in parser["train"]["handlers"] if h["_target_"].endswith(("SeededIterations", "LrScheduleHandler"))
     ]
     torch.manual_seed(ranks.rank())  # the processes start with different weights, and take those of the first
     network = freeze_batch_norm(parser.get_parsed_content("network_def"))
@@ -104,6 +115,8 @@ def train(method: str, dataset: Path, *, processes: int) -> dict:
         loss = engine.state.loss
         losses.append({name: value.item() for name, value in {**loss.terms, **loss.measures}.items()})
 
+    for handler in handlers:
+        handler.attach(trainer)
     trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
     trainer.run()
     weights = dict(trainer.network.named_parameters()) | dict(trainer.objective.named_parameters(prefix="objective"))
@@ -155,6 +168,9 @@ def process(number: int, dataset: Path, output: Path, names: list[str]) -> None:
             call()
         except ValueError as error:
             found[name] = str(error)
+    guard = FiniteLoss(output, seed=0, policy="skip")
+    found["spoilt"] = train("supervised", dataset, processes=PROCESSES, handlers=[guard, SpoilOneImage()])
+    found["skipped"] = guard.skipped
     for name in names:
         found[name] = train(name, dataset, processes=PROCESSES)
     torch.save(found, output / f"{number}.pt")
@@ -202,6 +218,15 @@ def test_two_processes_reach_the_losses_and_weights_of_one(method, tiny, found_o
 def test_both_processes_end_with_the_same_weights_bit_for_bit(method, found_of_method):
     first, second = (found["weights"] for found in found_of_method)
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_a_batch_that_is_not_finite_in_one_process_is_skipped_in_both(two_processes):
+    first, second = (rank["spoilt"] for rank in two_processes)
+    assert [rank["skipped"] for rank in two_processes] == [1, 1]
+    assert [list(map(math.isnan, rank["losses"][1].values())) for rank in (first, second)] == [[True], [True]]
+    for name, weight in first["weights"].items():
+        assert weight.isfinite().all() and torch.equal(weight, second["weights"][name]), name
+    assert any(not torch.equal(first["weights"][n], w) for n, w in two_processes[0]["supervised"]["weights"].items())
 
 
 def test_reductions_and_their_gradients_are_those_computed_by_hand(two_processes):
