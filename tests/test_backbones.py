@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, real_data, small
+from monai.bundle import ConfigParser
 from monai.networks.blocks import UpSample
 from monai.networks.nets import DynUNet, SegResNet
 from torch import nn
@@ -269,6 +270,52 @@ def test_dbisl_trains_it_on_hippocampus(workflow, tmp_path, overlay):
     assert state["segmentation_head_psi.weight"].shape[0] == 2
     settings = json.loads((tmp_path / "models" / "model.json").read_text())
     assert (settings["base_filters"], settings["patch_size"]) == (4, [32, 48, 32])
+
+
+FITTING = {"dbisl", "entropy_minimization", "mc_net", "mean_teacher", "supervised", "ua_mt"}
+
+
+@each_overlay
+@pytest.mark.parametrize("method", sorted(path.stem for path in (ROOT / "configs" / "methods").glob("*.json")))
+def test_methods_train_it_or_say_which_head_it_lacks(method, overlay, tmp_path):
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / TRAIN), str(ROOT / f"configs/methods/{method}.json"), str(ROOT / overlay)])
+    parser.update({"base_filters": 2, "num_classes": 2, "device": "$torch.device('cpu')"})
+    network = parser.get_parsed_content("network").train()
+    objective = parser.get_parsed_content("objective")
+    images = torch.randn(4, 1, 32, 16, 16)
+    targets = {"image": images, "label": torch.randint(0, 3, (2, 1, 32, 16, 16)).float()}
+    if method in FITTING:
+        assert objective(network(images), targets, 0).total.isfinite()
+    else:
+        with pytest.raises(ValueError, match="network has .*logits_phi"):
+            objective(network(images), targets, 0)
+
+
+@each_network
+@pytest.mark.parametrize(
+    "kind, layer", [("batch", "BatchNorm3d"), ("group", "GroupNorm"), ("instance", "InstanceNorm3d")]
+)
+def test_normalization_is_that_of_the_argument_everywhere(build, kind, layer):
+    network = build(normalization=kind)
+    assert {type(m).__name__ for m in network.modules() if "Norm" in type(m).__name__} == {layer}
+    assert parameters(network) == parameters(build())
+
+
+def test_the_whole_bundle_gives_it_the_normalization_of_the_command_line():
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / TRAIN), str(ROOT / OVERLAYS["dynunet"])])
+    assert parser["normalization"] == "instance"
+    parser.update({"base_filters": 2, "normalization": "batch"})
+    assert any(isinstance(m, nn.BatchNorm3d) for m in parser.get_parsed_content("network_def").modules())
+
+
+def test_one_voxel_at_the_coarsest_level_is_enough_for_group_normalization():
+    assert (
+        DualTaskDynUNet(base_filters=2, normalization="group")(torch.zeros(1, 1, 16, 16, 16))["logits_phi"]
+        .isfinite()
+        .all()
+    )
 
 
 # --- the documentation ---

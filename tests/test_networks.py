@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from scripts.data import LabelCoding
 from scripts.networks import DualNetworks, DualTaskVNet, PairedVNet, PyramidVNet, VNet
 from scripts.networks.blocks import Decoder, Encoder
 from scripts.networks.heads import foreground_probability
@@ -335,7 +336,14 @@ def test_a_network_without_segmentation_head_segments_where_its_distance_is_nega
     network.distance_head.bias.data -= network.forward_heads(x)["distance"].atanh().median()
     distance = network.forward_heads(x)["distance"]
     assert (distance < 0).any() and (distance > 0).any()
-    torch.testing.assert_close(network(x), torch.sigmoid(-1500 * distance))
+    assert torch.equal(network(x) > 0.5, distance < 0)
+
+
+def test_without_segmentation_head_a_voxel_inside_two_classes_is_of_the_deeper_one():
+    network = VNet(1, 2, 2, tasks=["distance"]).eval()
+    network.distance_head.weight.data.zero_()
+    network.distance_head.bias.data = torch.tensor([-0.05, -0.9]).atanh()
+    assert (LabelCoding(2).decode(network(image())) == 2).all()
 
 
 def test_foreground_probability_of_a_softmax_head_leaves_out_the_background():

@@ -201,9 +201,8 @@ def test_without_unlabeled_crops_labels_alone_are_left():
     assert set(loss.terms) == {"supervised_segmentation"} and loss.total.isfinite()
 
 
-def test_network_of_one_scale_is_refused():
+@pytest.mark.parametrize("names", [["logits"], ["logits_phi", "logits_psi"]])
+def test_network_without_scales_is_refused(names):
     heads, label = make()
-    with pytest.raises(
-        ValueError, match=r"two scales or more and the network has \['logits'\]: use scripts.networks.Py"
-    ):
-        URPCObjective(LabelCoding(2))({"logits": heads["logits"]}, {"label": label}, 0)
+    with pytest.raises(ValueError, match="coarser scales called 'logits_...'.*use scripts.networks.PyramidVNet"):
+        URPCObjective(LabelCoding(2))({name: heads["logits"] for name in names}, {"label": label}, 0)

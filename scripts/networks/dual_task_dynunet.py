@@ -9,6 +9,7 @@ from torch import nn
 
 from .blocks import UPSAMPLING_MODES
 from .dual_task import DualTaskNetwork
+from .normalization import monai_normalization
 
 # nnU-Net doubles the channels at every level up to 320, which is ten times its 32 at full resolution.
 LARGEST_GROWTH = 10
@@ -26,6 +27,7 @@ class DynUNetEncoder(nn.Module):
         super().__init__()
         self.levels = nn.ModuleList([network.input_block, *network.downsamples, network.bottleneck])
         self.factor = 2 ** (len(self.levels) - 1)
+        self.instance = any(isinstance(module, nn.InstanceNorm3d) for module in self.levels.modules())
         self.dropout = nn.Dropout3d(dropout)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -34,7 +36,7 @@ class DynUNetEncoder(nn.Module):
         Raises:
             ValueError: when the coarsest level would be one voxel, whose instance normalisation is undefined.
         """
-        if x.shape[2] * x.shape[3] * x.shape[4] <= self.factor**3:
+        if self.instance and x.shape[2] * x.shape[3] * x.shape[4] <= self.factor**3:
             raise ValueError(
                 f"the input has extents {list(x.shape[2:])}, one voxel at the coarsest level, and instance "
                 f"normalisation needs more: choose a patch_size with at least one extent of {2 * self.factor}."
@@ -88,11 +90,12 @@ class DualTaskDynUNet(DualTaskNetwork):
         base_filters: channels at full resolution; nnU-Net uses 32. They double up to ten times that.
         levels: resolutions, at least 3; the extents of the image are multiples of 2**(levels - 1).
         upsampling_psi: "trilinear" or "transposed".
+        normalization: "instance", as in nnU-Net, "batch" or "group".
         dropout: probability of dropping a whole channel, at the bottleneck and before the heads, as in the V-Net;
             nnU-Net has none.
 
     Raises:
-        ValueError: when ``levels`` is below 3 or ``upsampling_psi`` is unknown.
+        ValueError: when ``levels`` is below 3, or ``upsampling_psi`` or ``normalization`` is unknown.
 
     Example:
         >>> network = DualTaskDynUNet(base_filters=4).eval()
@@ -108,6 +111,7 @@ class DualTaskDynUNet(DualTaskNetwork):
         *,
         levels: int = 5,
         upsampling_psi: str = "trilinear",
+        normalization: str = "instance",
         dropout: float = 0.5,
     ) -> None:
         if levels < 3:
@@ -126,6 +130,7 @@ class DualTaskDynUNet(DualTaskNetwork):
                 strides=[1] + [2] * (levels - 1),
                 upsample_kernel_size=[2] * (levels - 1),
                 filters=[base_filters * min(2**level, LARGEST_GROWTH) for level in range(levels)],
+                norm_name=monai_normalization(normalization, base_filters),
             )
 
         first = whole_network()

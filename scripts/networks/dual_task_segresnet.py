@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from monai.networks.nets import SegResNet
 from torch import nn
 
 from .dual_task import DualTaskNetwork
-
-# MONAI normalises groups of an eighth of the first channels; fewer channels make fewer groups.
-LARGEST_GROUPS = 8
+from .normalization import monai_normalization
 
 
 class SegResNetEncoder(nn.Module):
@@ -73,9 +69,13 @@ class DualTaskSegResNet(DualTaskNetwork):
     Args:
         in_channels: channels of the image (modalities).
         num_classes: foreground classes C; every head has one output map per class.
-        base_filters: channels at full resolution; the groups of the normalisation are their largest divisor shared
-            with 8.
+        base_filters: channels at full resolution.
+        normalization: "group", as in MONAI's, "batch" or "instance"; the groups are as many as 8 and the first channels
+            have in common.
         dropout: probability of dropping a whole channel, at the bottleneck and before the heads, as in the V-Net.
+
+    Raises:
+        ValueError: when ``normalization`` is unknown.
 
     Example:
         >>> network = DualTaskSegResNet(base_filters=8).eval()
@@ -84,14 +84,20 @@ class DualTaskSegResNet(DualTaskNetwork):
     """
 
     def __init__(
-        self, in_channels: int = 1, num_classes: int = 1, base_filters: int = 16, *, dropout: float = 0.5
+        self,
+        in_channels: int = 1,
+        num_classes: int = 1,
+        base_filters: int = 16,
+        *,
+        normalization: str = "group",
+        dropout: float = 0.5,
     ) -> None:
         def whole_network(upsample_mode: str) -> SegResNet:
             return SegResNet(
                 spatial_dims=3,
                 init_filters=base_filters,
                 in_channels=in_channels,
-                norm=("GROUP", {"num_groups": math.gcd(LARGEST_GROUPS, base_filters)}),
+                norm=monai_normalization(normalization, base_filters),
                 upsample_mode=upsample_mode,
             )
 

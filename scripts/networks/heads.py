@@ -8,8 +8,6 @@ import torch
 
 TASKS = ("segmentation", "distance")
 ACTIVATIONS = ("sigmoid", "softmax")
-# Steepness with which a network without a segmentation head turns its distance into a probability (DTC Eq. 2).
-STEEPNESS = 1500.0
 
 
 def segmentation_maps(num_classes: int, activation: str) -> int:

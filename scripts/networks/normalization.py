@@ -8,6 +8,7 @@ supervises these yet, their activations drift, and with them the statistics that
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,14 +30,29 @@ def set_normalization(network: nn.Module, kind: str) -> None:
     Raises:
         ValueError: when ``kind`` is unknown.
     """
-    if kind not in NORMALIZATIONS:
-        raise ValueError(f"normalization is {kind!r}; it is one of {', '.join(NORMALIZATIONS)}.")
+    _check(kind)
     if kind == "batch":
         return
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.BatchNorm3d):
                 setattr(parent, name, _normalization(kind, child.num_features))
+
+
+def monai_normalization(kind: str, channels: int) -> str | tuple[str, dict[str, Any]]:
+    """The normalisation in the form that MONAI's networks take, with scale and shift whatever its kind.
+
+    Args:
+        kind: as in :func:`set_normalization`.
+        channels: at full resolution, of which those of all levels are multiples.
+
+    Raises:
+        ValueError: when ``kind`` is unknown.
+    """
+    _check(kind)
+    if kind == "batch":
+        return kind
+    return kind, {"affine": True} if kind == "instance" else {"num_groups": math.gcd(GROUPS, channels)}
 
 
 def synchronise_batch_norm(network: nn.Module, *, enabled: bool, device: torch.device) -> nn.Module:
@@ -60,6 +76,11 @@ def synchronise_batch_norm(network: nn.Module, *, enabled: bool, device: torch.d
             "false, or normalization to group, which does not depend on the other crops of the batch."
         )
     return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+
+def _check(kind: str) -> None:
+    if kind not in NORMALIZATIONS:
+        raise ValueError(f"normalization is {kind!r}; it is one of {', '.join(NORMALIZATIONS)}.")
 
 
 def _normalization(kind: str, channels: int) -> nn.Module:

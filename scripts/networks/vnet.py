@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from .blocks import Decoder, Encoder, check_input
-from .heads import STEEPNESS, TASKS, foreground_probability, segmentation_maps
+from .heads import TASKS, foreground_probability, segmentation_maps
 from .layers import PointwiseConv3d
 from .network import Network
 from .normalization import set_normalization
@@ -54,7 +54,6 @@ class VNet(Network):
         maps = segmentation_maps(num_classes, activation)
         self.in_channels = in_channels
         self.num_classes = num_classes
-        self.steepness = STEEPNESS
         self.encoder = Encoder(in_channels, base_filters, dropout=dropout)
         self.decoder = Decoder(base_filters, upsampling_mode=upsampling_mode, dropout=dropout)
         self.segmentation_head = PointwiseConv3d(base_filters, maps) if "segmentation" in tasks else None
@@ -74,10 +73,14 @@ class VNet(Network):
         return heads
 
     def probability(self, x: torch.Tensor) -> torch.Tensor:
-        """From the segmentation head, or where there is none from the distance by the steep sigmoid."""
+        """From the segmentation head, or where there is none from the distance z: (1 - z) / 2, foreground where z < 0.
+
+        Not the steep sigmoid of training: where several classes are inside it is 1 for all of them, and a mask takes
+        the class whose voxel lies deepest.
+        """
         check_input(x, self.in_channels)
         features = self.decoder(self.encoder(x))
         if self.segmentation_head is not None:
             return foreground_probability(self.segmentation_head(features), self.num_classes)
         assert self.distance_head is not None  # a network has at least one of the two
-        return torch.sigmoid(-self.steepness * torch.tanh(self.distance_head(features)))
+        return 0.5 - 0.5 * torch.tanh(self.distance_head(features))

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from scripts.ranks import average
 
-from .objective import Objective, Weight
+from .objective import Heads, Objective, Weight
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -70,7 +70,7 @@ class AdversarialObjective(Objective):
         if not self.active("adversarial") or len(image) == labeled:
             return {}
         self._crops = (image, labeled)
-        maps = self.judged_maps({name: head[labeled:] for name, head in heads.items()})
+        maps = self.judged_maps(Heads((name, head[labeled:]) for name, head in heads.items()))
         self.discriminator.eval()
         return {"decision": self.discriminator(maps, image[labeled:])}
 

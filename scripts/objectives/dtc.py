@@ -32,6 +32,7 @@ class DTCObjective(DualTaskObjective):
 
     - Eq. 2 prints sigma(+k z) for a map that is negative inside, which is the background; the sign here is minus.
     - Dice has squares in its denominator and is joint over the labeled crops; Eq. 5 has none and is per image.
+    - T(Y) is divided by its largest value, outside and inside separately; Eq. 1 gives it in voxels.
     - The squared norms of Eq. 4 and 6 are means over the voxels.
     - The weight of supervised_distance is 0.3 in ``configs/methods/dtc.json``; Eq. 7 has 1.
 

@@ -32,6 +32,7 @@ class DTMLObjective(DualTaskObjective):
     No side of the consistency is detached. Where paper and authors' program differ, or the paper is silent:
 
     - Eq. 2 prints sigma(+k z) for a map that is negative inside, which is the background; the sign here is minus.
+    - SDM(Y) is divided by its largest value, outside and inside separately; Eq. 1 gives it in voxels.
     - Eq. 5 and 6 contain L_con once each. In the program each of the two minimisations back-propagates it into both
       networks, so that each network receives twice its gradient. ``configs/methods/dtml.json`` has that 2 as the peak
       of the term's ramp; 1 is the reading of the paper.

@@ -31,6 +31,16 @@ class Loss(NamedTuple):
     measures: dict[str, torch.Tensor]
 
 
+class Heads(dict[str, torch.Tensor]):
+    """Heads by name; one that the network does not have is refused in words."""
+
+    def __missing__(self, name: str) -> torch.Tensor:
+        raise ValueError(
+            f"the method needs a head called {name!r} and the network has {', '.join(self)}: docs/networks.md says "
+            "which networks fit which methods."
+        )
+
+
 class Objective(nn.Module):
     """Weighted sum of the terms that a subclass computes.
 
@@ -108,9 +118,10 @@ class Objective(nn.Module):
         """
         # Of a MONAI tensor only the values: what it knows of each image does not survive the mixing of a batch.
         label = targets["label"].as_subclass(torch.Tensor)
-        heads = {**heads, **self.further_heads(heads, targets)}
+        heads = Heads(heads)
+        heads.update(self.further_heads(heads, targets))
         with torch.autocast(label.device.type, enabled=False):
-            heads = {name: head.float() for name, head in heads.items()}
+            heads = Heads((name, head.float()) for name, head in heads.items())
             self._refuse_softmax_of_regions(heads)
             self.measures = {}
             targets = {**targets, "label": self.label_coding.encode(label)}

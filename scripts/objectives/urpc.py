@@ -32,17 +32,17 @@ class URPCObjective(Objective):
     towards the scales and exp(-D_s) is trained, too, which `uncertainty` keeps from growing.
 
     Raises:
-        ValueError: on the first call, when the network has one segmentation head.
+        ValueError: on the first call, when the network has no segmentation head at full resolution or at no other scale.
     """
 
     TERMS = ("supervised_segmentation", "consistency", "uncertainty")
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         label, logits = targets["label"], list(segmentation_heads(heads).values())
-        if len(logits) < 2:
+        if len(logits) < 2 or "logits" not in heads:
             raise ValueError(
-                f"URPC needs a segmentation head at two scales or more and the network has {sorted(heads)}: "
-                "use scripts.networks.PyramidVNet."
+                "URPC needs a segmentation head called 'logits' and ones of coarser scales called 'logits_...', and the "
+                f"network has {sorted(heads)}: use scripts.networks.PyramidVNet."
             )
         terms, labeled = {}, len(label)
         if self.active("supervised_segmentation"):
