@@ -31,6 +31,7 @@ from monai.bundle import ConfigParser
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
+from test_dual_task import ABLATIONS as DUAL_TASK_ABLATIONS
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.json"))
 PRESETS = sorted((ROOT / "configs" / "presets").glob("*.json"))
@@ -285,28 +286,26 @@ CONSISTENCY_CROSS = ("consistency_s2r", "consistency_r2s")
 SUPERVISION_CROSS = ("supervised_s2r", "supervised_r2s")
 
 
-@pytest.mark.parametrize(
-    "ablation, changed",
-    [
-        ("without_pseudo_supervision", off("pseudo")),
-        ("without_cross_task_supervision", off(*SUPERVISION_CROSS)),
-        ("without_intra_task_consistency", off(*CONSISTENCY_INTRA)),
-        ("without_cross_task_consistency", off(*CONSISTENCY_CROSS)),
-        ("without_consistency", off(*CONSISTENCY_INTRA, *CONSISTENCY_CROSS)),
-        (
-            "without_distance_task",
-            {
-                **off("supervised_distance", "consistency_distance", *SUPERVISION_CROSS, *CONSISTENCY_CROSS),
-                "unanimity": "segmentation",
-            },
-        ),
-        ("only_s2r", off("supervised_r2s", "consistency_r2s")),
-        ("only_r2s", off("supervised_s2r", "consistency_s2r")),
-        ("pseudo_without_labeled", {"pseudo_on_labeled": False}),
-        ("factor_0.1", {"factor": 0.1}),
-        ("factor_0.3", {"factor": 0.3}),
-    ],
-)
+# What each of DBiSL's ablations changes; those of DTC and DTML are in test_dual_task.py.
+ABLATIONS = {
+    "without_pseudo_supervision": off("pseudo"),
+    "without_cross_task_supervision": off(*SUPERVISION_CROSS),
+    "without_intra_task_consistency": off(*CONSISTENCY_INTRA),
+    "without_cross_task_consistency": off(*CONSISTENCY_CROSS),
+    "without_consistency": off(*CONSISTENCY_INTRA, *CONSISTENCY_CROSS),
+    "without_distance_task": {
+        **off("supervised_distance", "consistency_distance", *SUPERVISION_CROSS, *CONSISTENCY_CROSS),
+        "unanimity": "segmentation",
+    },
+    "only_s2r": off("supervised_r2s", "consistency_r2s"),
+    "only_r2s": off("supervised_s2r", "consistency_s2r"),
+    "pseudo_without_labeled": {"pseudo_on_labeled": False},
+    "factor_0.1": {"factor": 0.1},
+    "factor_0.3": {"factor": 0.3},
+}
+
+
+@pytest.mark.parametrize("ablation, changed", ABLATIONS.items(), ids=ABLATIONS)
 def test_ablation_changes_what_it_is_named_for_and_nothing_else(ablation, changed):
     full, ablated = describe(), describe(f"configs/ablations/{ablation}.json")
     assert {key: ablated[key] for key in full if ablated[key] != full[key]} == changed
@@ -316,10 +315,14 @@ def test_pre_generated_maps_add_one_step_to_the_preprocessing_and_change_nothing
     full, ablated = describe(), describe("configs/ablations/pre_generated_maps.json")
     assert ablated.pop("transforms") == [*full.pop("transforms"), "scripts.data.PreGeneratedMapd"]
     assert ablated == full
+    # A validation compares masks, and would keep the maps for nothing.
+    parser = merged(TRAIN, "configs/ablations/pre_generated_maps.json")
+    kept = [type(transform).__name__ for transform in parser.get_parsed_content("validate#preprocessing").transforms]
+    assert kept == [type(t).__name__ for t in merged(TRAIN).get_parsed_content("validate#preprocessing").transforms]
 
 
-def test_paper_form_is_the_papers():
-    form = describe("configs/ablations/paper_form.json")
+def test_dbisl_paper_is_the_papers():
+    form = describe("configs/methods/dbisl_paper.json")
     lambdas = [value for name, value in form.items() if name.startswith(("supervised_", "consistency_"))]
     assert lambdas == [0.5] * 8
     assert form["pseudo"] == (6000, 1.0)
@@ -346,9 +349,8 @@ def test_default_is_what_the_page_of_the_method_says():
 
 
 def test_every_ablation_is_tested():
-    source = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
-    names = [path.stem for path in (ROOT / "configs" / "ablations").glob("*.json")]
-    assert [name for name in names if f'"{name}"' not in source and f"/{name}.json" not in source] == []
+    names = {path.stem for path in (ROOT / "configs" / "ablations").glob("*.json")}
+    assert names == {*ABLATIONS, *(row[1] for row in DUAL_TASK_ABLATIONS if row[1]), "pre_generated_maps"}
 
 
 # --- properties and metadata ---

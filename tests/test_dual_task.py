@@ -100,22 +100,22 @@ def test_reference_map_has_no_gradient_and_is_float32():
 # Overlays
 
 
-@pytest.mark.parametrize(
-    "method, ablation, heads, terms, unlabeled",
-    [
-        ("dtc", None, BOTH_HEADS, DTC_TERMS, 2),
-        ("dtc", "dtc_seg", {"logits"}, {"supervised_segmentation"}, 0),
-        ("dtc", "dtc_lsf", {"distance"}, {"supervised_distance"}, 0),
-        ("dtc", "dtc_seg_lsf", BOTH_HEADS, {"supervised_segmentation", "supervised_distance"}, 0),
-        ("dtc", "dtc_labeled_only", BOTH_HEADS, DTC_TERMS, 0),
-        ("dtml", None, BOTH_HEADS, DTML_TERMS - {"supervised_distance"}, 2),
-        ("dtml", "dtml_l_dis", BOTH_HEADS, DTML_TERMS - {"supervised_mask"}, 2),
-        ("dtml", "dtml_l_dis_l_mask", BOTH_HEADS, DTML_TERMS, 2),
-        ("dtml", "dtml_m_s", {"logits"}, {"supervised_segmentation"}, 0),
-        ("dtml", "dtml_m_d", {"distance"}, {"supervised_mask"}, 0),
-        ("dtml", "dtml_labeled_only", BOTH_HEADS, DTML_TERMS - {"supervised_distance"}, 0),
-    ],
-)
+ABLATIONS = [
+    ("dtc", None, BOTH_HEADS, DTC_TERMS, 2),
+    ("dtc", "dtc_seg", {"logits"}, {"supervised_segmentation"}, 0),
+    ("dtc", "dtc_lsf", {"distance"}, {"supervised_distance"}, 0),
+    ("dtc", "dtc_seg_lsf", BOTH_HEADS, {"supervised_segmentation", "supervised_distance"}, 0),
+    ("dtc", "dtc_labeled_only", BOTH_HEADS, DTC_TERMS, 0),
+    ("dtml", None, BOTH_HEADS, DTML_TERMS - {"supervised_distance"}, 2),
+    ("dtml", "dtml_l_dis", BOTH_HEADS, DTML_TERMS - {"supervised_mask"}, 2),
+    ("dtml", "dtml_l_dis_l_mask", BOTH_HEADS, DTML_TERMS, 2),
+    ("dtml", "dtml_m_s", {"logits"}, {"supervised_segmentation"}, 0),
+    ("dtml", "dtml_m_d", {"distance"}, {"supervised_mask"}, 0),
+    ("dtml", "dtml_labeled_only", BOTH_HEADS, DTML_TERMS - {"supervised_distance"}, 0),
+]
+
+
+@pytest.mark.parametrize("method, ablation, heads, terms, unlabeled", ABLATIONS)
 def test_ablation_has_the_heads_terms_and_crops_that_it_is_named_for(method, ablation, heads, terms, unlabeled):
     files = [f"configs/methods/{method}.json", *([f"configs/ablations/{ablation}.json"] if ablation else [])]
     parser = merged(*files)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import ROOT
+from monai.bundle import ConfigParser
 
 from scripts.training import iterations_per_epoch, polynomial_decay
 
@@ -66,3 +68,17 @@ def test_every_step_of_a_scheduled_optimizer_uses_the_factor_of_its_iteration():
         optimizer.step()
         scheduler.step()
     assert rates == pytest.approx([0.01 * (1 - min(t, 4) / 5) ** 0.9 for t in range(7)])
+
+
+def test_the_benchmarks_budget_divides_the_learning_rate_by_ten_twice():
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / "configs/train.json"), str(ROOT / "configs/budgets/benchmark.json")])
+    assert parser["max_iterations"] == 6000
+    parser.update({"base_filters": 2, "max_iterations": 12, "device": "$torch.device('cpu')"})
+    optimizer, scheduler = (parser.get_parsed_content(name) for name in ("optimizer", "lr_scheduler"))
+    rates = []
+    for _ in range(12):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([0.01] * 5 + [0.001] * 5 + [0.0001] * 2)

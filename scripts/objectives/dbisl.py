@@ -221,7 +221,8 @@ class DBiSLObjective(DualTaskObjective):
         if not self.active("pseudo"):
             return {}
         pseudo_label, unanimous = self.pseudo_labels(torch.stack(probability), torch.stack(distance))
-        self.measures["unanimous_share"] = unanimous.float().mean()
+        if len(unanimous) > 0:
+            self.measures["unanimous_share"] = unanimous.float().mean()
         errors = [F.binary_cross_entropy_with_logits(head, pseudo_label, reduction="none") for head in logits]
         return {"pseudo": total(masked_mean(error, unanimous) for error in errors)}
 

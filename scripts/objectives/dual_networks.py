@@ -49,7 +49,8 @@ class DualNetworksObjective(Objective):
     What differs from the authors' program, and why: it takes entropies of logits and leaves out voxels *at* the
     percentile too, which is all of them once the softmax saturates; it divides `pseudo` once more by the fraction of
     reliable voxels, a factor of up to five; it draws one uncertain voxel in a hundred, here all count; it adds the
-    distance between the prototypes, which would draw them together. Prototypes have a gradient in the distance
+    distance between the prototypes, which would draw them together. An uncertain feature is of the class that
+    the learner itself sees there, a reliable one of the pseudo-label's. Prototypes have a gradient in the distance
     between them alone, so that reliable features are not drawn to the uncertain ones.
 
     Args:

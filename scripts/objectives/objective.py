@@ -141,5 +141,6 @@ class Objective(nn.Module):
             if head.shape[1] != self.label_coding.num_classes:
                 raise ValueError(
                     f"{name} has {head.shape[1]} maps: a softmax head makes classes exclude each other, and the "
-                    f"{self.label_coding.num_classes} regions overlap. Use a method with sigmoid heads."
+                    f"{self.label_coding.num_classes} regions overlap. Add --network_def#activation sigmoid, or use a "
+                    "method with sigmoid heads."
                 )

@@ -32,7 +32,7 @@ class URPCObjective(Objective):
     towards the scales and exp(-D_s) is trained, too, which `uncertainty` keeps from growing.
 
     Raises:
-        ValueError: on the first call, when the network has no segmentation head at full resolution or at no other scale.
+        ValueError: on the first call, when the network lacks the segmentation head of full resolution or another one.
     """
 
     TERMS = ("supervised_segmentation", "consistency", "uncertainty")
@@ -41,8 +41,8 @@ class URPCObjective(Objective):
         label, logits = targets["label"], list(segmentation_heads(heads).values())
         if len(logits) < 2 or "logits" not in heads:
             raise ValueError(
-                "URPC needs a segmentation head called 'logits' and ones of coarser scales called 'logits_...', and the "
-                f"network has {sorted(heads)}: use scripts.networks.PyramidVNet."
+                "URPC needs a segmentation head called 'logits' and ones of coarser scales called 'logits_...', and "
+                f"the network has {sorted(heads)}: use scripts.networks.PyramidVNet."
             )
         terms, labeled = {}, len(label)
         if self.active("supervised_segmentation"):

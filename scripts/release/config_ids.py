@@ -87,7 +87,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "optimizer": ("object", "`configs/budgets/cpu.json` replaces it by AdamW"),
         "lr_scheduler": ("object", "polynomial decay over the run, stepped every iteration"),
         "objective": ("object", "what is minimised: terms, and their weights by name; a method overlay replaces it"),
-        "lambda_weight": ("number", "DBiSL's lambda; in SASSNet and DAN the weight of the adversarial term"),
+        "lambda_weight": ("number", "DBiSL's lambda; other methods do not have it"),
         "ramp_length": ("number", "iterations until the ramps are full"),
         "ramp": ("object", "weight that grows to 1"),
         "lambda_ramp": ("object", "weight that grows to `lambda_weight`"),

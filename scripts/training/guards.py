@@ -30,8 +30,8 @@ REMEDY = (
 )
 COLLAPSE = (
     "the segmentation of %s has been %s in all %d cases of the last %d validations: the training has probably "
-    "collapsed. Look at training_log.csv and at pictures (--picture_interval); a lower learning_rate or lambda_weight "
-    "may help, and foreground_crops above 0 for small objects."
+    "collapsed. Look at training_log.csv and at pictures (--picture_interval); a lower learning_rate may "
+    "help, and foreground_crops above 0 for small objects."
 )
 
 
