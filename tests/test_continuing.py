@@ -100,6 +100,7 @@ def test_overwrite_makes_all_again_and_an_overwriting_run_can_be_continued(folde
 
 def test_other_settings_are_refused_with_what_changed(folder):
     left(folder)
+    write_mask(folder, "a_seg.nii.gz", at=50)
     changed = {**SETTINGS, "flip_axes": [0]}
     with pytest.raises(DataError, match=r"other settings \(flip_axes was \[\] and is \[0\]\).*overwrite to true"):
         left(folder, settings=changed)
@@ -109,6 +110,7 @@ def test_other_settings_are_refused_with_what_changed(folder):
 
 def test_settings_from_the_command_line_are_the_same_as_from_json(folder):
     left(folder, settings={**SETTINGS, "largest_component": "true"})
+    write_mask(folder, "a_seg.nii.gz", at=50)
     assert left(folder, settings={**SETTINGS, "largest_component": True, "spacing": (1.0, 1.0, 1.0)}) == list(NAMES)
 
 
@@ -123,3 +125,10 @@ def test_masks_beside_their_images_are_refused(folder):
     cases = [{"image": str(folder / "images" / "a.nii.gz")}]
     with pytest.raises(DataError, match="is the folder of the images: choose another"):
         unfinished(cases, output_dir=folder / "images", weights=str(folder / "model.pt"), settings={})
+
+
+def test_a_run_that_ended_before_its_first_mask_hinders_no_other(folder):
+    left(folder)
+    changed = {**SETTINGS, "flip_axes": [0]}
+    assert left(folder, settings=changed) == list(NAMES)
+    assert json.loads((folder / "masks" / "inference_settings.json").read_text()) == changed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -277,16 +278,18 @@ def test_a_network_that_no_package_exports_is_named_by_its_module():
     assert definition(Own(3), {}) == {"_target_": f"{__name__}.Own", "width": 3}
 
 
-def test_weights_and_their_settings_are_replaced_together_or_not_at_all(tmp_path):
+def test_weights_and_their_settings_are_replaced_together_or_not_at_all(tmp_path, caplog):
     path = tmp_path / "model.pt"
     former = FinalWeights(path, nn.Linear(1, 1), InferenceOverlay({"seed": 1}, nn.Identity()))
     train(former)
     network, overlay = nn.Linear(2, 1), InferenceOverlay({"seed": 2}, nn.Identity())
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError):
         train(FinalWeights(path, network, overlay), objective=Broken(LabelCoding(1)))
     assert torch.load(path, weights_only=True)["weight"].shape == (1, 1)
     assert json.loads((tmp_path / "model.json").read_text()) == {"seed": 1}
-    train(FinalWeights(path, network, overlay))
+    with caplog.at_level(logging.WARNING):
+        train(FinalWeights(path, network, overlay))
+    assert f"{path} holds weights of another training" in caplog.text and "--ckpt_dir" in caplog.text
     assert torch.load(path, weights_only=True)["weight"].shape == (1, 2)
     assert json.loads((tmp_path / "model.json").read_text()) == {"seed": 2}
 
@@ -311,7 +314,7 @@ def test_bar_counts_the_iterations_of_all_epochs_and_shows_the_loss(capsys):
 
 def test_bar_closes_and_lets_the_error_through():
     bar = ProgressBar()
-    with pytest.raises(KeyError, match="a head that is not there"):
+    with pytest.raises(ValueError, match="a head that is not there"):
         train(bar, objective=Broken(LabelCoding(1)))
     assert bar.bar.disable
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_process
+from conftest import ROOT, run_process
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, MetaTensor
 from monai.inferers import SlidingWindowInferer
@@ -95,9 +96,9 @@ def test_a_window_takes_less_memory_than_is_planned_for_it():
 # --- WeightsCheckpointLoader ---
 
 
-def load(path: Path, network: nn.Module) -> None:
+def load(path: Path, network: nn.Module, **options) -> None:
     engine = Engine(lambda engine, batch: None)
-    WeightsCheckpointLoader(load_path=str(path), load_dict={"model": network}).attach(engine)
+    WeightsCheckpointLoader(load_path=str(path), load_dict={"model": network}, **options).attach(engine)
     engine.run([0], max_epochs=1)
 
 
@@ -126,9 +127,45 @@ def test_a_file_that_holds_no_weights_is_named(tmp_path, content):
 @pytest.mark.parametrize("other", [nn.Linear(4, 2), nn.Linear(3, 2, bias=False)], ids=["shapes", "names"])
 def test_weights_of_another_network_are_refused_with_the_file_that_describes_theirs(tmp_path, other):
     torch.save(other.state_dict(), tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=r"model\.pt was trained with other settings .*: add .*/model\.json") as caught:
+    with pytest.raises(ValueError, match=r"model\.pt was trained with other settings .*: add .*/model\.json"):
         load(tmp_path / "model.pt", nn.Linear(3, 2))
-    assert "weight" in str(caught.value) or "bias" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "trained, differing",
+    [
+        ({"spacing": [1.25, 1.25, 2]}, "spacing [1.25, 1.25, 2], and [1, 1, 1] here"),
+        (
+            {"spacing": None, "regions": [[1, 2], [2]]},
+            "spacing None, and [1, 1, 1] here; with regions [[1, 2], [2]], and None",
+        ),
+        ({"spacing": [1.0, 1.0, 1.0], "normalize_nonzero": True, "dropout": 0.5}, None),
+        ({}, None),
+    ],
+)
+def test_weights_are_not_run_on_volumes_prepared_otherwise_than_in_their_training(tmp_path, trained, differing):
+    network = nn.Linear(3, 2)
+    torch.save(network.state_dict(), tmp_path / "best.pt")
+    (tmp_path / "best.json").write_text(json.dumps(trained))
+    settings = {"spacing": (1, 1, 1), "regions": None, "normalize_nonzero": "True"}
+    if differing is None:
+        load(tmp_path / "best.pt", network, settings=settings)
+        return
+    with pytest.raises(ValueError) as caught:
+        load(tmp_path / "best.pt", network, settings=settings)
+    assert str(caught.value).startswith(f"{tmp_path}/best.pt was trained with {differing}")
+    assert f"add {tmp_path}/best.json, which training wrote" in str(caught.value) and "--ckpt_path" in str(caught.value)
+
+
+@pytest.mark.parametrize("config", ["configs/evaluate.json", "configs/inference.json"])
+def test_both_commands_compare_everything_that_prepares_a_volume(config):
+    content = json.loads((ROOT / config).read_text(encoding="utf-8"))
+    handlers = content.get("handlers") or content["validate#handlers"]
+    (loader,) = [h for h in handlers if h["_target_"].endswith("CheckpointLoader")]
+    assert set(loader["settings"]) == {
+        *("in_channels", "num_classes", "regions"),
+        *("spacing", "intensity_window", "normalize_nonzero"),
+    }
 
 
 def test_several_files_go_into_as_many_networks_in_their_order(tmp_path):

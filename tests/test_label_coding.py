@@ -96,6 +96,13 @@ def test_fewer_than_one_class_is_refused_with_the_number(num_classes):
         LabelCoding(num_classes)
 
 
+@pytest.mark.parametrize("names", [["a"], ["background", "a", "b"], "ab"])
+def test_names_that_are_not_one_for_each_class_are_refused(names):
+    with pytest.raises(ValueError, match="class_names is .* one name for each of the 2 foreground class"):
+        LabelCoding(2, class_names=names)
+    LabelCoding(2, class_names=["a", "b"])
+
+
 @pytest.mark.parametrize("regions", [[], [[1]], [[1], [2], [3]]])
 def test_a_number_of_regions_that_is_not_that_of_the_classes_is_refused_with_both(regions):
     with pytest.raises(ValueError, match=rf"regions has {len(regions)} entries; give one for each of the 2 classes"):

@@ -696,7 +696,7 @@ def test_nothing_unanimous_means_no_pseudo_supervision():
     heads |= {"distance_phi": line(-1, 1), "distance_psi": line(-1, 1)}
     loss = dbisl(only("pseudo"), classes=1)(heads, {"label": line(0, 1)}, 0)
     loss.total.backward()
-    assert loss.total.item() == 0 and loss.measures == {}
+    assert loss.total.item() == 0 and loss.measures == {"unanimous_share": 0}
     assert torch.all(heads["logits_phi"].grad == 0)
 
 

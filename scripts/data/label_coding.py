@@ -29,11 +29,12 @@ class LabelCoding:
         regions: for overlapping regions, the label values of each channel; None for exclusive labels.
         ignore_value: label value of voxels that nobody annotated, 1 to 32767; None if there is none.
         partial: whether there are cases in which not all label values were annotated, besides ``ignore_value``.
+        class_names: of the C classes; only their number is looked at, here because every training begins with this.
 
     Raises:
-        ValueError: when ``num_classes`` is below 1 or differs from the number of ``regions``, when a label value is
-            negative or above 32767, when ``ignore_value`` is a label value or no whole number from 1 to 32767, or when
-            labels are partial and there are more than 15 classes.
+        ValueError: when ``num_classes`` is below 1 or differs from the number of ``regions`` or ``class_names``, when a
+            label value is negative or above 32767, when ``ignore_value`` is a label value or no whole number from 1 to
+            32767, or when labels are partial and there are more than 15 classes.
     """
 
     def __init__(
@@ -43,11 +44,17 @@ class LabelCoding:
         *,
         ignore_value: int | None = None,
         partial: bool = False,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         if num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}; there must be at least one foreground class.")
         if regions is not None and len(regions) != num_classes:
             raise ValueError(f"regions has {len(regions)} entries; give one for each of the {num_classes} classes.")
+        if class_names is not None and (isinstance(class_names, str) or len(class_names) != num_classes):
+            raise ValueError(
+                f"class_names is {class_names!r}; it is a list with one name for each of the {num_classes} foreground "
+                "class(es), without the background."
+            )
         self.num_classes = num_classes
         self.regions = regions
         if not 0 <= self.values[0] <= self.values[-1] <= LARGEST_VALUE:

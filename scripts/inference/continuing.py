@@ -46,17 +46,19 @@ def unfinished(
         Those of ``cases`` that are not finished, in their order.
 
     Raises:
-        DataError: when an earlier run had other settings and ``overwrite`` is off, or when the images lie in
-            ``output_dir`` itself, where masks would be taken for images.
+        DataError: when an earlier run had other settings, left masks, and ``overwrite`` is off, or when the images lie
+            in ``output_dir`` itself, where masks would be taken for images.
     """
     folder = Path(output_dir)
     if any(folder.resolve() == Path(path).parent.resolve() for case in cases for path in images_of(case)):
         raise DataError(f"output_dir {folder} is the folder of the images: choose another, to keep masks apart.")
     record = folder / RECORD
-    wanted = {name: _plain(value) for name, value in settings.items()}
+    wanted = {name: plain(value) for name, value in settings.items()}
     if input_dir is not None:
         wanted["input_dir"] = str(Path(input_dir).resolve())
-    earlier = None if is_on("overwrite", overwrite) else _read(record)
+    # A run that ended before its first mask has left nothing that others would be mixed with.
+    begun = any(folder.glob("*_seg.nii.gz"))
+    earlier = _read(record) if begun and not is_on("overwrite", overwrite) else None
     if earlier is None:
         with replacing(record) as temporary:
             temporary.write_text(json.dumps(wanted, indent=4) + "\n", encoding="utf-8")
@@ -103,7 +105,7 @@ def _read(record: Path) -> dict[str, Any] | None:
         return None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """``value`` as JSON gives it back; "true" from the command line is the same as true."""
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"

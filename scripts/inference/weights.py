@@ -1,14 +1,17 @@
-"""Weights: loads what a network was trained to, or says why it cannot."""
+"""Weights: loads what a network was trained to, for volumes prepared as in its training, or says why it cannot."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine
 from monai.handlers import CheckpointLoader
+
+from .continuing import plain
 
 
 class WeightsCheckpointLoader(CheckpointLoader):
@@ -20,14 +23,24 @@ class WeightsCheckpointLoader(CheckpointLoader):
     Args:
         load_path: file of weights; a list of them for an ensemble.
         load_dict: one name and the network to load into; for an ensemble a list of as many networks.
+        settings: config ids and their values, of this run. Where the file that training writes beside its weights,
+            ``model.json`` for ``model.pt``, names them too, they must be the same: with another spacing or intensity
+            window a network segments without an error, and wrongly.
         kwargs: as in ``monai.handlers.CheckpointLoader``; weights of any floating precision fit.
 
     Raises:
         ValueError: when there are not as many files as networks; when the engine starts and a file is missing, is not
-            a state dict, or belongs to another network.
+            a state dict, belongs to another network or was trained with other ``settings``.
     """
 
-    def __init__(self, *, load_path: str | Sequence[str], load_dict: dict[str, Any], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        load_path: str | Sequence[str],
+        load_dict: dict[str, Any],
+        settings: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         paths = [load_path] if isinstance(load_path, str) else list(load_path)
         super().__init__(load_path=next(iter(paths), ""), load_dict=load_dict, **{"map_location": "cpu", **kwargs})
         ((name, networks),) = load_dict.items()
@@ -36,6 +49,7 @@ class WeightsCheckpointLoader(CheckpointLoader):
             raise ValueError(
                 f"load_path has {len(paths)} file(s) and load_dict {len(networks)} network(s): give as many."
             )
+        self.settings = dict(settings or {})
         self.pairs = [(path, {name: network}) for path, network in zip(paths, networks)]
 
     def __call__(self, engine: Engine) -> None:
@@ -51,11 +65,29 @@ class WeightsCheckpointLoader(CheckpointLoader):
             torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # unpickling a damaged or foreign file raises any of several types
             raise ValueError(f"{path} is not a file of weights ({type(error).__name__}: {error}).") from error
+        self._compare_settings(path)
         try:
             super().__call__(engine)
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
                 f"{path} was trained with other settings than these (in_channels, num_classes, base_filters or the "
-                f"network itself): add {path.with_suffix('.json')}, which training wrote, to --config_file. "
-                f"{' '.join(str(error).split())[:300]}"
+                f"network itself): {_remedy(path)}"
             ) from error
+
+    def _compare_settings(self, path: Path) -> None:
+        """Raises where the weights' own settings are known and others than those of this run."""
+        try:
+            trained = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # weights may come without, and then nothing is known
+            return
+        here = {name: plain(value) for name, value in self.settings.items() if name in trained}
+        differ = [f"{name} {trained[name]}, and {value} here" for name, value in here.items() if value != trained[name]]
+        if differ:
+            raise ValueError(f"{path} was trained with {'; with '.join(differ)}: {_remedy(path)}")
+
+
+def _remedy(path: Path) -> str:
+    return (
+        f"add {path.with_suffix('.json')}, which training wrote beside the weights, to --config_file, or give the "
+        "weights that belong to these settings as --ckpt_path."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from torch import nn
 from scripts.files import replacing
 
 from .overlay import InferenceOverlay
+
+logger = logging.getLogger(__name__)
 
 
 def save_atomically(content: Any, path: Path) -> None:
@@ -47,6 +50,8 @@ def flush_folder(folder: Path) -> None:
 class FinalWeights:
     """Writes the network's state dict at the end of a run that completed; a run that failed leaves no weights.
 
+    A new run that will replace the weights of another says so when it starts.
+
     Args:
         path: the file, such as ``<ckpt_dir>/model.pt``.
         network: whose weights are written.
@@ -60,7 +65,16 @@ class FinalWeights:
         self.overlay = overlay
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._announce)
         engine.add_event_handler(Events.COMPLETED, self._save)
+
+    def _announce(self, engine: Engine) -> None:
+        if engine.state.iteration == 0 and self.path.exists():
+            logger.warning(
+                "%s holds weights of another training, which this one replaces when it ends; to keep them, stop and "
+                "give another --ckpt_dir",
+                self.path,
+            )
 
     def _save(self, engine: Engine) -> None:
         save_atomically(self.network.state_dict(), self.path)

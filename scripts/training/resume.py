@@ -150,7 +150,7 @@ class RunState:
             if then != now:
                 raise ValueError(
                     f"the run in {self.directory} was started with {name} = {then} and is now to continue with {now}. "
-                    "Give the former value, choose another output_dir, or start anew with --resume never."
+                    "Give the former value, choose another output_dir and ckpt_dir, or start anew with --resume never."
                 )
         for name, part in self.parts.items():
             part.load_state_dict(content["parts"][name])
