@@ -91,7 +91,7 @@ def test_decoders_of_the_segresnet_compute_what_monais_segresnet_computes(decode
     whole.down_layers.load_state_dict(network.encoder.levels.state_dict())
     whole.up_samples.load_state_dict(own.upsamplings.state_dict())
     whole.up_layers.load_state_dict(own.levels.state_dict())
-    whole.conv_final[:2].load_state_dict(own.normalisation.state_dict())
+    whole.conv_final[:2].load_state_dict(own.normalization.state_dict())
     whole.conv_final[2].conv.load_state_dict(getattr(network, f"segmentation_head_{decoder}").state_dict())
     assert_logits_are_those_of(whole, network, f"logits_{decoder}", x)
 

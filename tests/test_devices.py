@@ -25,7 +25,7 @@ from torch import nn
 
 from scripts import ranks
 from scripts.data.stream import DrawBatches
-from scripts.networks import synchronise_batch_norm
+from scripts.networks import synchronize_batch_norm
 from scripts.objectives.losses import dice_loss, masked_mean
 from scripts.objectives.reduction import mean_over_ranks, sum_over_ranks
 from scripts.training import FiniteLoss, RunState, SeededIterations
@@ -327,10 +327,10 @@ def test_synchronised_batch_norm_is_refused_on_the_cpu_and_keeps_the_names_of_th
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
     network = nn.Sequential(nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2))
     names = list(network.state_dict())
-    assert synchronise_batch_norm(network, enabled=False, device=cpu) is network
+    assert synchronize_batch_norm(network, enabled=False, device=cpu) is network
     with pytest.raises(ValueError, match="sync_batchnorm is true and the device is cpu: .*normalization to group"):
-        synchronise_batch_norm(network, enabled=True, device=cpu)
-    converted = synchronise_batch_norm(network, enabled=True, device=gpu)
+        synchronize_batch_norm(network, enabled=True, device=cpu)
+    converted = synchronize_batch_norm(network, enabled=True, device=gpu)
     assert isinstance(converted[1], nn.SyncBatchNorm) and list(converted.state_dict()) == names
 
 

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import entropy
 
 from scripts.networks.heads import segmentation_heads
-from scripts.objectives.distributions import log_distributions, normalised_entropy, squared_difference
+from scripts.objectives.distributions import log_distributions, normalized_entropy, squared_difference
 
 
 def voxel(*values):
@@ -28,9 +28,9 @@ def test_sigmoid_head_is_one_distribution_per_class_absent_first():
 
 
 @pytest.mark.parametrize("probability", [[0.5, 0.5], [0.25, 0.75], [0.2, 0.3, 0.5], [1 / 3, 1 / 3, 1 / 3]])
-def test_normalised_entropy_is_scipys_to_the_base_of_the_outcomes(probability):
+def test_normalized_entropy_is_scipys_to_the_base_of_the_outcomes(probability):
     log_probability = torch.tensor(probability).log().reshape(1, 1, -1, 1, 1, 1)
-    value = normalised_entropy(log_probability)
+    value = normalized_entropy(log_probability)
     assert value.shape == (1, 1, 1, 1, 1, 1)
     assert value.item() == pytest.approx(entropy(probability, base=len(probability)), abs=1e-6)
 
@@ -38,7 +38,7 @@ def test_normalised_entropy_is_scipys_to_the_base_of_the_outcomes(probability):
 @pytest.mark.parametrize("num_classes", [2, 3], ids=["softmax", "sigmoid"])
 def test_entropy_of_a_saturated_head_is_zero_with_a_finite_gradient(num_classes):
     logits = voxel(300, -300, -200).requires_grad_()
-    value = normalised_entropy(log_distributions(logits, num_classes))
+    value = normalized_entropy(log_distributions(logits, num_classes))
     value.sum().backward()
     assert value.abs().max().item() == 0
     assert logits.grad.isfinite().all()

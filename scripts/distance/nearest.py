@@ -58,6 +58,10 @@ class Coding:
         """The integers with position 0."""
         return packed & -(1 << self.bits)
 
+    def costs(self, axis: int, count: int) -> Sequence[torch.Tensor]:
+        """What offsets of 0, 1, ..., ``count`` - 1 voxels along an ``axis`` cost, as integers with position 0."""
+        return (self.steps[axis] * torch.arange(count, dtype=self.dtype).square() << self.bits).unbind()
+
 
 # On a CPU torch.where, masked_fill_ and powers take many times as long as sums and minima; hence the arithmetic below.
 
@@ -103,27 +107,32 @@ def _along(axis: int, packed: torch.Tensor, coding: Coding, piece: int, *, reach
     """
     # The axis that comes next varies slowest over the columns: distances within a piece are then most alike.
     order = (axis + 1, (axis + 1) % 3 + 1, 0, (axis + 2) % 3 + 1)
-    lines = coding.unpositioned(packed).permute(order)
-    shape, n = lines.shape, lines.shape[0]
-    lines = lines.reshape(n, -1)
-    lines += torch.arange(n, dtype=lines.dtype, device=lines.device)[:, None]
+    turned = coding.unpositioned(packed).permute(order)
+    columns = turned.reshape(len(turned), -1)
+    positions = torch.arange(len(columns), dtype=columns.dtype, device=columns.device)
+    columns += positions[:, None]
     # A column without any finite cost stays as it is, and would keep its piece from stopping.
-    reached = lines.amin(0) < coding.infinity
-    whole = bool(reached.all())
-    work = lines if whole else lines[:, reached]
-    steps = (coding.steps[axis] * torch.arange(n, dtype=lines.dtype, device="cpu").square() << coding.bits).unbind()[
-        :reach
-    ]
-    size = max(1, piece // n)
+    reached = columns.amin(0) < coding.infinity
+    costs = coding.costs(axis, len(columns) if reach is None else min(reach, len(columns)))
+    if bool(reached.all()):
+        _minimise_in_pieces(columns, costs, piece)
+    else:
+        some = columns[:, reached]
+        _minimise_in_pieces(some, costs, piece)
+        columns[:, reached] = some
+    back = tuple(order.index(i) for i in range(4))
+    return columns.reshape(turned.shape).permute(back).contiguous()
+
+
+def _minimise_in_pieces(columns: torch.Tensor, costs: Sequence[torch.Tensor], piece: int) -> None:
+    """:func:`_minimise` of all ``columns`` (n, any number) in place, as many at a time as make ``piece`` integers."""
+    size = max(1, piece // len(columns))
     # The same memory for every piece, since fresh pages cost more than the arithmetic on them.
-    memory = lines.new_empty((3, n * min(size, work.shape[1])))
-    for part in work.split(size, dim=1) if work.numel() else ():
+    memory = columns.new_empty((3, len(columns) * min(size, columns.shape[1])))
+    for part in columns.split(size, dim=1) if columns.numel() else ():
         column, best, candidate = (m[: part.numel()].view(part.shape) for m in memory)
-        _minimise(column.copy_(part), best, candidate, steps)
+        _minimise(column.copy_(part), best, candidate, costs)
         part.copy_(best)
-    if not whole:
-        lines[:, reached] = work
-    return lines.reshape(shape).permute(tuple(order.index(i) for i in range(4))).contiguous()
 
 
 def _flat_source(packed: Sequence[torch.Tensor], coding: Coding) -> torch.Tensor:

@@ -10,7 +10,7 @@ from .dual_task_dynunet import DualTaskDynUNet
 from .dual_task_segresnet import DualTaskSegResNet
 from .dual_task_vnet import DualTaskVNet
 from .network import Network
-from .normalization import synchronise_batch_norm
+from .normalization import synchronize_batch_norm
 from .paired_vnet import PairedVNet
 from .pyramid_vnet import PyramidVNet
 from .vnet import VNet
@@ -27,5 +27,5 @@ __all__ = [
     "PairedVNet",
     "PyramidVNet",
     "VNet",
-    "synchronise_batch_norm",
+    "synchronize_batch_norm",
 ]

@@ -15,7 +15,7 @@ DECODER_CONVOLUTIONS = (3, 3, 2, 1)
 UPSAMPLING_MODES = ("transposed", "trilinear")
 
 
-def normalise_and_activate(convolution: nn.Module, channels: int) -> nn.Sequential:
+def normalize_and_activate(convolution: nn.Module, channels: int) -> nn.Sequential:
     """``convolution`` followed by BatchNorm over ``channels`` and ReLU."""
     return nn.Sequential(convolution, nn.BatchNorm3d(channels), nn.ReLU(inplace=True))
 
@@ -25,13 +25,13 @@ def convolution_unit(in_channels: int, out_channels: int, repeats: int) -> nn.Se
     units = []
     for i in range(repeats):
         first = in_channels if i == 0 else out_channels
-        units.append(normalise_and_activate(nn.Conv3d(first, out_channels, 3, padding=1), out_channels))
+        units.append(normalize_and_activate(nn.Conv3d(first, out_channels, 3, padding=1), out_channels))
     return nn.Sequential(*units)
 
 
 def downsampling(in_channels: int, out_channels: int) -> nn.Sequential:
     """Halves the resolution with a strided 2x2x2 convolution, BatchNorm and ReLU."""
-    return normalise_and_activate(nn.Conv3d(in_channels, out_channels, 2, stride=2), out_channels)
+    return normalize_and_activate(nn.Conv3d(in_channels, out_channels, 2, stride=2), out_channels)
 
 
 def upsampling(in_channels: int, out_channels: int, mode: str) -> nn.Sequential:
@@ -46,11 +46,11 @@ def upsampling(in_channels: int, out_channels: int, mode: str) -> nn.Sequential:
         ValueError: when ``mode`` is neither.
     """
     if mode == "transposed":
-        return normalise_and_activate(nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2), out_channels)
+        return normalize_and_activate(nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2), out_channels)
     if mode == "trilinear":
         resize = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=False)
         convolution = nn.Conv3d(in_channels, out_channels, 3, padding=1)
-        return normalise_and_activate(nn.Sequential(resize, convolution), out_channels)
+        return normalize_and_activate(nn.Sequential(resize, convolution), out_channels)
     raise ValueError(f"mode is {mode!r}; an upsampling is one of {', '.join(UPSAMPLING_MODES)}.")
 
 

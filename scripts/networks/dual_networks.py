@@ -6,7 +6,7 @@ import torch
 from monai.networks.nets.resnet import ResNetBlock
 from torch import nn
 
-from .blocks import Decoder, Encoder, check_input, normalise_and_activate
+from .blocks import Decoder, Encoder, check_input, normalize_and_activate
 from .heads import foreground_probability, segmentation_maps
 from .layers import PointwiseConv3d
 from .network import Network
@@ -36,7 +36,7 @@ class ResNetEncoder(nn.Module):
     def __init__(self, in_channels: int, base_filters: int = 16) -> None:
         super().__init__()
         stem = nn.Conv3d(in_channels, base_filters, 7, padding=3, bias=False)
-        self.levels = nn.ModuleList([normalise_and_activate(stem, base_filters)])
+        self.levels = nn.ModuleList([normalize_and_activate(stem, base_filters)])
         for level, blocks in enumerate(RESNET_BLOCKS):
             channels = base_filters * 2**level
             self.levels.append(residual_stage(channels, 2 * channels, blocks))

@@ -47,7 +47,7 @@ class SegResNetDecoder(nn.Module):
         super().__init__()
         self.upsamplings = network.up_samples
         self.levels = network.up_layers
-        self.normalisation = network.conv_final[:2]
+        self.normalization = network.conv_final[:2]
         self.dropout = nn.Dropout3d(dropout)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
@@ -57,7 +57,7 @@ class SegResNetDecoder(nn.Module):
         for up, level in zip(self.upsamplings, self.levels):
             x = level(up(x) + features[skip])
             skip -= 1
-        return self.dropout(self.normalisation(x))
+        return self.dropout(self.normalization(x))
 
 
 class DualTaskSegResNet(DualTaskNetwork):

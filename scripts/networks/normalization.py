@@ -55,7 +55,7 @@ def monai_normalization(kind: str, channels: int) -> str | tuple[str, dict[str, 
     return kind, {"affine": True} if kind == "instance" else {"num_groups": math.gcd(GROUPS, channels)}
 
 
-def synchronise_batch_norm(network: nn.Module, *, enabled: bool, device: torch.device) -> nn.Module:
+def synchronize_batch_norm(network: nn.Module, *, enabled: bool, device: torch.device) -> nn.Module:
     """The network with SyncBatchNorm in place of BatchNorm: statistics of the crops of all processes of a run.
 
     Names and shapes of the weights stay the same.

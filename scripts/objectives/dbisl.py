@@ -110,16 +110,13 @@ class DBiSLObjective(DualTaskObjective):
         # the reference are (L, C, H, W, D), of the labeled crops.
         logits, distance = ([heads[f"{kind}_{decoder}"] for decoder in DECODERS] for kind in ("logits", "distance"))
         probability = [torch.sigmoid(head) for head in logits]
-        # Where no term needs the map, zeros: of which the shape alone is used.
-        needed = self.active("supervised_distance", "supervised_s2r")
-        reference = self.reference_map(targets) if needed else ReferenceMap(torch.zeros_like(label))
-        first = 0 if self.pseudo_on_labeled else len(label)
+        reference = self.reference_map(targets) if self.active("supervised_distance", "supervised_s2r") else None
         return {
             **self._intra_task_supervision(logits, distance, label, known, reference),
             **self._intra_task_consistency(probability, distance),
-            **self._segmentation_to_distance_terms(probability, distance, reference),
+            **self._segmentation_to_distance_terms(probability, distance, reference, labeled=len(label)),
             **self._distance_to_segmentation_terms(probability, distance, label, known),
-            **self._pseudo_supervision(*([head[first:] for head in kind] for kind in (logits, probability, distance))),
+            **self._pseudo_supervision(logits, probability, distance, labeled=len(label)),
         }
 
     def _intra_task_supervision(
@@ -128,14 +125,14 @@ class DBiSLObjective(DualTaskObjective):
         distance: list[torch.Tensor],
         label: torch.Tensor,
         known: torch.Tensor | None,
-        reference: ReferenceMap,
+        reference: ReferenceMap | None,
     ) -> dict[str, torch.Tensor]:
         """Eq. 6."""
         terms, labeled = {}, len(label)
         if self.active("supervised_segmentation"):
             losses = [segmentation_loss(head[:labeled], label, known) for head in logits]
             terms["supervised_segmentation"] = total(losses)
-        if self.active("supervised_distance"):
+        if reference is not None and self.active("supervised_distance"):
             errors = [squared_error(head[:labeled], reference.map, reference.known) for head in distance]
             terms["supervised_distance"] = total(errors)
         return terms
@@ -152,20 +149,24 @@ class DBiSLObjective(DualTaskObjective):
         return terms
 
     def _segmentation_to_distance_terms(
-        self, probability: list[torch.Tensor], distance: list[torch.Tensor], reference: ReferenceMap
+        self,
+        probability: list[torch.Tensor],
+        distance: list[torch.Tensor],
+        reference: ReferenceMap | None,
+        *,
+        labeled: int,
     ) -> dict[str, torch.Tensor]:
         """First summands of Eq. 7 and 10: the segmentations seen as distance maps."""
         terms: dict[str, torch.Tensor] = {}
         if not self.active("supervised_s2r", "consistency_s2r"):
             return terms
-        labeled = len(reference.map)
         crops = slice(None) if self.active("consistency_s2r") else slice(labeled)
         # One call for both decoders.
         together = torch.cat([head[crops] for head in probability])
         maps, valid_maps = self.segmentation_to_distance.with_validity(together)
         seen = list(maps.chunk(len(DECODERS)))
         valid = list(valid_maps[..., None, None, None].chunk(len(DECODERS)))
-        if self.active("supervised_s2r"):
+        if reference is not None and self.active("supervised_s2r"):
             terms["supervised_s2r"] = self._supervised_s2r(probability, seen, valid, reference)
         if self.active("consistency_s2r"):
             errors = [(map_ - head) ** 2 for map_, head in zip(seen, distance)]
@@ -215,11 +216,18 @@ class DBiSLObjective(DualTaskObjective):
         return 0.5 * (dice + masked_mean(F.binary_cross_entropy(probability, label, reduction="none"), known))
 
     def _pseudo_supervision(
-        self, logits: list[torch.Tensor], probability: list[torch.Tensor], distance: list[torch.Tensor]
+        self,
+        logits: list[torch.Tensor],
+        probability: list[torch.Tensor],
+        distance: list[torch.Tensor],
+        *,
+        labeled: int,
     ) -> dict[str, torch.Tensor]:
         """Eq. 12-14."""
         if not self.active("pseudo"):
             return {}
+        first = 0 if self.pseudo_on_labeled else labeled
+        logits, probability, distance = ([head[first:] for head in kind] for kind in (logits, probability, distance))
         pseudo_label, unanimous = self.pseudo_labels(torch.stack(probability), torch.stack(distance))
         if len(unanimous) > 0:
             self.measures["unanimous_share"] = unanimous.float().mean()

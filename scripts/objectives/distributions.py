@@ -28,7 +28,7 @@ def log_distributions(logits: torch.Tensor, num_classes: int) -> torch.Tensor:
     return torch.log_softmax(logits, dim=1).unsqueeze(1)
 
 
-def normalised_entropy(log_probability: torch.Tensor) -> torch.Tensor:
+def normalized_entropy(log_probability: torch.Tensor) -> torch.Tensor:
     """Entropy of every distribution over its largest possible one: -sum(p log p) / ln M.
 
     From logarithms, so that value and gradient stay finite where a probability underflows.

@@ -6,7 +6,7 @@ import torch
 
 from scripts.networks.heads import segmentation_heads
 
-from .distributions import log_distributions, normalised_entropy
+from .distributions import log_distributions, normalized_entropy
 from .losses import segmentation_loss, total
 from .objective import Objective
 
@@ -36,6 +36,6 @@ class EntropyMinimizationObjective(Objective):
             losses = [segmentation_loss(head[: len(label)], label, known) for head in logits]
             terms["supervised_segmentation"] = total(losses)
         if self.active("entropy"):
-            entropies = [normalised_entropy(log_distributions(head, label.shape[1])) for head in logits]
+            entropies = [normalized_entropy(log_distributions(head, label.shape[1])) for head in logits]
             terms["entropy"] = total(entropy.mean() for entropy in entropies)
         return terms

@@ -10,7 +10,7 @@ import torch
 
 from scripts.networks.heads import segmentation_heads
 
-from .distributions import log_distributions, normalised_entropy
+from .distributions import log_distributions, normalized_entropy
 from .losses import masked_mean
 from .mean_teacher import MeanTeacherObjective
 from .objective import Loss, Weight
@@ -86,5 +86,5 @@ class UAMTObjective(MeanTeacherObjective):
         return further
 
     def _consistency(self, name: str, student: torch.Tensor, heads: dict[str, torch.Tensor]) -> torch.Tensor:
-        certain = normalised_entropy(heads[f"log_mean_{name}"]) < self.threshold
+        certain = normalized_entropy(heads[f"log_mean_{name}"]) < self.threshold
         return masked_mean(self._errors(name, student, heads), certain)
