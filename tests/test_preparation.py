@@ -509,6 +509,38 @@ def test_label_off_the_grid_of_a_converted_image_is_refused(tmp_path):
         make_dataset(**folders(tmp_path), output_dir=str(tmp_path / "set"), test=1, validation=0)
 
 
+def test_all_files_that_cannot_be_converted_are_named_at_once_and_the_others_are_whole(tmp_path):
+    for seed, name in enumerate("abcdef"):
+        voxels, mask = blob((20, 18, 16), seed=seed)
+        write_nrrd(tmp_path / "images" / f"{name}.nrrd", voxels)
+        write_nrrd(tmp_path / "labels" / f"{name}.nrrd", mask)
+    (tmp_path / "images" / "b.nrrd").write_text("not an image")
+    for name in "de":
+        path = tmp_path / "labels" / f"{name}.nrrd"
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError) as caught:
+        make_dataset(**folders(tmp_path), output_dir=str(tmp_path / "set"), test=1, validation=0)
+    first, *listed = str(caught.value).splitlines()
+    assert first == "3 of 6 cases cannot be used:"
+    named = sorted(re.match(r"  (\S+) cannot be read", line)[1] for line in listed)
+    assert named == [str(tmp_path / part) for part in ("images/b.nrrd", "labels/d.nrrd", "labels/e.nrrd")]
+    assert not (tmp_path / "set" / "dataset.json").exists()
+    written = {path.name for path in (tmp_path / "set" / "labels").iterdir()}
+    assert written == {"a.nii.gz", "c.nii.gz", "f.nii.gz"}
+    for path in (tmp_path / "set").rglob("*.nii.gz"):
+        assert nibabel.load(path).get_fdata().max() > 0
+
+
+def test_all_truncated_labels_that_a_label_map_would_change_are_named_at_once(tmp_path):
+    arguments = write_pairs(tmp_path, [f"p{n:03}" for n in range(5)])
+    broken = [tmp_path / "labels" / f"p{n:03}.nii.gz" for n in (1, 3, 4)]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(DataError, match="^3 of 5 cases cannot be used:") as caught:
+        make_dataset(**arguments, output_dir=str(tmp_path / "set"), test=1, validation=0, label_map={1: 2})
+    assert [path for path in broken if str(path) not in str(caught.value)] == []
+
+
 def test_several_channels_are_listed_in_order_and_pass_the_checks(tmp_path):
     for seed, name in enumerate("abcd"):
         image, mask = blob((16, 18, 14), seed=seed)
