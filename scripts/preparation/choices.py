@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from scripts.data import DataError
+from scripts.preflight.across import TURNABLE
 
 from .fingerprint import PERCENTILES, Fingerprint
 from .memory import training_bytes
@@ -22,9 +23,6 @@ SKULL_STRIPPED = 0.3  # part of voxels that are exactly 0
 MARGIN = 1.5  # patch over object
 # Of fewer filters dropout leaves too few for a distance; docs/methods/dbisl.md has the measurements of 8 and 16.
 FILTERS_FOR_DROPOUT = 16
-# Voxel sizes of the axes that a quarter turn swaps may differ by this factor: a turn stretches an object by it along
-# one axis and shrinks it along the other, as much as the scaling by 0.7 to 1.4 that is usual as an augmentation.
-TURNABLE = 1.5
 # The augmentation of configs/train.json without its quarter turns.
 FLIPS = [
     {
