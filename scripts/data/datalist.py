@@ -104,7 +104,9 @@ def images_in(
     for first, *_ in cases.values():
         same_name = by_name.setdefault(case_name(first), first)
         if same_name != first:
-            raise DataError(f"{same_name} and {first} would have the same mask, {case_name(first)}_seg.nii.gz: move one.")
+            raise DataError(
+                f"{same_name} and {first} would have the same mask, {case_name(first)}_seg.nii.gz: move one."
+            )
     return [{"image": str(c[0]) if len(c) == 1 else [str(path) for path in c]} for c in cases.values()]
 
 
