@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 from conftest import ROOT, SHAPES, blob, las, run_bundle, run_process, save, small
+from doc_pages import module_commands, options_of
 from originals import write_dicom, write_nrrd
 
 from scripts.data import DataError, Datalist, LabelCoding, check_cases
@@ -19,6 +20,7 @@ from scripts.preparation.pairing import CaseFiles, find_case_folders, find_cases
 from scripts.preparation.splits import fold_splits, patient_of, split_cases
 from scripts.preparation.volumes import load_volume, volumes_in
 
+MODULE = "scripts.preparation.dataset"
 SPACING = (1.0, 1.2, 2.0)
 ROLES = ("training", "unlabeled", "validation", "test")
 
@@ -571,6 +573,25 @@ def test_an_existing_data_set_and_a_repeated_name_are_refused(tmp_path):
         make_dataset(**arguments, output_dir=str(tmp_path / "set"))
     with pytest.raises(DataError, match="have the same case name"):
         make_dataset(**arguments, output_dir=str(tmp_path / "new"), unlabeled_dir=arguments["image_dir"])
+
+
+def test_numbers_of_the_first_pages_suit_ten_labeled_volumes(tmp_path):
+    """Of README.md and docs/preparation.md: training, validation and evaluation all find their cases."""
+    commands = [
+        options_of(w) for w in module_commands(ROOT / "docs" / "preparation.md", inline=False) if w[0] == MODULE
+    ]
+    (numbers,) = [options for options in commands if "image_dir" in options]
+    arguments = write_pairs(tmp_path / "original", [f"c{n}" for n in range(10)])
+    for n in range(4):
+        save(blob(SHAPES[0], seed=70 + n)[0], las(SPACING), tmp_path / "original" / "images" / f"more{n}.nii.gz")
+    given = {name: int(numbers[name]) for name in ("labeled", "validation", "test")}
+    datalist = checked(make_dataset(**arguments, output_dir=str(tmp_path / "set"), **given))
+    assert len(datalist.required("test")) == given["test"] and len(datalist.validation) == given["validation"]
+    readme = [options_of(words) for words in module_commands(ROOT / "README.md", inline=False)]
+    own = [options for options in readme if options.get("dataset_dir") == "/data/mine"]
+    assert [int(options["num_labeled"]) for options in own] == [given["labeled"]] * 2
+    assert len(datalist.labeled(given["labeled"], batch_size=2)) + sum(given.values()) - given["labeled"] == 10
+    assert len(datalist.unlabeled(given["labeled"])) == 4
 
 
 # --- as a user types it ---

@@ -1,7 +1,7 @@
 """Data set: writes dataset.json for a folder of images and a folder of labels, and converts what is not NIfTI.
 
-python -m scripts.preparation.dataset --image_dir images --label_dir labels --output_dir data --labeled 10
-python -m scripts.preparation.dataset --case_dir cases --output_dir data --labeled 10
+python -m scripts.preparation.dataset --image_dir images --label_dir labels --output_dir data --labeled 6
+python -m scripts.preparation.dataset --case_dir cases --output_dir data --labeled 6
 """
 
 from __future__ import annotations
