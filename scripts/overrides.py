@@ -79,8 +79,8 @@ def check_window(window: Any) -> None:
     if not numbers or len(window) != 2 or not window[0] < window[1]:
         print_briefly()
         raise WindowError(
-            f'intensity_window is {window!r}; it must be two numbers, the lower first, such as "[-125,275]", or nothing '
-            "(None; in a file null)."
+            f'intensity_window is {window!r}; it must be two numbers, the lower first, such as "[-125,275]", or '
+            "nothing (None; in a file null)."
         )
 
 

@@ -293,7 +293,9 @@ def test_class_that_no_labeled_case_has_is_a_warning(tiny):
 def test_unlabeled_crops_without_an_unlabeled_case_are_a_warning(tiny):
     (warning,) = make(tiny, num_labeled=6, unlabeled_batch_size=2).report().problems
     assert (warning.check, warning.level) == ("unlabeled", "warning")
-    assert str(warning).startswith("unlabeled_batch_size 2 finds no unlabeled case: every batch has labeled crops alone")
+    assert str(warning).startswith(
+        "unlabeled_batch_size 2 finds no unlabeled case: every batch has labeled crops alone"
+    )
     assert "'unlabeled' (--unlabeled_dir of" in str(warning)
     for settings in ({"num_labeled": 6, "unlabeled_batch_size": 0}, {"num_labeled": None}, {"num_labeled": 5}):
         assert make(tiny, **settings).report().problems == [], settings

@@ -136,8 +136,8 @@ def turn_problems(
         if count:
             worst = max(sizes, key=lambda size: size.max() / size.min())
             what = (
-                f"turns {count} of {len(edges)} images about, whose voxels along axes {first} and {second} differ by up "
-                f"to {worst.max() / worst.min():.2g} times ({worst[0]:.3g} and {worst[1]:.3g} mm), so that thick and "
+                f"turns {count} of {len(edges)} images about, whose voxels along axes {first} and {second} differ by "
+                f"up to {worst.max() / worst.min():.2g} times ({worst[0]:.3g} and {worst[1]:.3g} mm), so that thick and "
                 "thin are swapped"
             )
             remedy = "use flips alone, as a plan does (docs/how_to/anisotropic_data.md has the overlay)"
@@ -150,8 +150,8 @@ def unlabeled_problems(lists: Lists, unlabeled_batch_size: int) -> list[Problem]
     if unlabeled_batch_size == 0 or lists.get("unlabeled"):
         return []
     what = (
-        "finds no unlabeled case: every batch has labeled crops alone, so that terms for unlabeled crops are missing and "
-        "those for all crops, such as DBiSL's consistency and pseudo-labels, see the labeled ones only"
+        "finds no unlabeled case: every batch has labeled crops alone, so that terms for unlabeled crops are missing "
+        "and those for all crops, such as DBiSL's consistency and pseudo-labels, see the labeled ones only"
     )
     remedy = (
         "add images to the list 'unlabeled' (--unlabeled_dir of scripts.preparation.dataset), or train with "
