@@ -137,8 +137,8 @@ def turn_problems(
             worst = max(sizes, key=lambda size: size.max() / size.min())
             what = (
                 f"turns {count} of {len(edges)} images about, whose voxels along axes {first} and {second} differ by "
-                f"up to {worst.max() / worst.min():.2g} times ({worst[0]:.3g} and {worst[1]:.3g} mm), so that thick and "
-                "thin are swapped"
+                f"up to {worst.max() / worst.min():.2g} times ({worst[0]:.3g} and {worst[1]:.3g} mm), so that thick "
+                "and thin are swapped"
             )
             remedy = "use flips alone, as a plan does (docs/how_to/anisotropic_data.md has the overlay)"
             return [Problem("augmentation", "augmentation (RandRotate90d)", what, remedy, level="warning")]
