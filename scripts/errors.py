@@ -35,6 +35,42 @@ def users_error(error: BaseException) -> BaseException | None:
     return None
 
 
+def refused_setting(error: BaseException) -> str | None:
+    """Which part of a config could not be made of which settings, and why, if MONAI's resolver ends so; else None.
+
+    A TypeError or ValueError of the part's own arguments alone: memory that ran out is no matter of the settings' form,
+    and what fails within an entry of a run list, such as the training itself, may be a defect.
+    """
+    cause = error.__cause__
+    if not isinstance(error, RuntimeError) or not isinstance(cause, (TypeError, ValueError)):
+        return None
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    run_ids = [frame.f_locals.get("id") for frame in frames if frame.f_code.co_name == "_run_expr"]
+    resolving = [frame.f_locals for frame in frames if frame.f_code.co_name == "_resolve_one_item"]
+    if not resolving or str(resolving[-1]["id"]).split("::")[0] in run_ids:
+        return None
+    part = resolving[-1]
+    resolver, identifier = part["self"], part["id"]
+    settings = [
+        f"{name.replace('::', '#')} {value!r}"
+        for name in resolver.find_refs_in_config(part.get("item_config"), identifier)
+        if _is_plain(value := resolver.resolved_content.get(name, resolver)) and not name.startswith(f"{identifier}::")
+    ]
+    of = f" of {', '.join(settings)}" if settings else ""
+    kind = "" if isinstance(cause, ValueError) else f"{type(cause).__name__}: "
+    return (
+        f"{identifier.replace('::', '#')} cannot be made{of}: {kind}{summary(cause).rstrip('.')}. "
+        "DBISL_TRACEBACK=1 shows where."
+    )
+
+
+def _is_plain(value: object) -> bool:
+    """Whether ``value`` is what people write into a config: a number, a text, or a list of them."""
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
 class Advice(str):
     """A note on an exception (``add_note``) that says what the user can do, so that no traceback is needed."""
 
@@ -65,7 +101,7 @@ def print_briefly() -> None:
     default = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        message = advice_of(error) or users_error(error)
+        message = advice_of(error) or users_error(error) or refused_setting(error)
         if message is None or "DBISL_TRACEBACK" in os.environ:
             default(kind, error, trace)
         else:

@@ -1,4 +1,4 @@
-"""Overrides: refuses settings of the command line that no config has, which MONAI would take without a word."""
+"""Overrides: refuses settings that MONAI would take without a word: of ids that no config has, of values cut short."""
 
 from __future__ import annotations
 
@@ -26,12 +26,18 @@ PREFLIGHT_IDS = {"about", "bundle_root", "dataset_dir", "output_dir", "preflight
 FLAG = re.compile(r"--|-[a-zA-Z]")
 
 
+class WindowError(ValueError):
+    """An intensity_window that is not two numbers, of which MONAI would take the first two or turn the image round."""
+
+
 class UnknownIdError(ValueError):
     """An override names an id that the config files do not have."""
 
 
 def check_overrides(argv: Sequence[str] | None = None) -> None:
     """Ends ``python -m monai.bundle run`` when an override, or an entry of its args_file, names an unknown id.
+
+    It stands before everything else in the run lists, so that ``intensity_window`` is checked here, too.
 
     Does nothing in any other program: one that drives the bundle through MONAI's classes may add what it likes. Config
     files may add ids, too; only overrides are checked, since MONAI adds a misspelt one and trains with the default.
@@ -41,11 +47,12 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
 
     Raises:
         UnknownIdError: naming the override and the nearest id.
+        WindowError: when ``intensity_window``, of an override or a file, is not two numbers in ascending order.
     """
     command = _command(sys.argv if argv is None else argv)
     if command is None:
         return
-    files, config, given = command
+    files, config, given, values = command
     for name, place in given.items():
         if name in ARGUMENTS:
             continue
@@ -61,6 +68,20 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
                 f"{part} in {place} is no id of {', '.join(map(str, files))}: {remedy} "
                 "A new id can be added by a config file, not by an override."
             )
+    check_window({**config, **values}.get("intensity_window"))
+
+
+def check_window(window: Any) -> None:
+    """Raises WindowError unless ``window`` is two numbers in ascending order, None, or an expression."""
+    if window is None or (isinstance(window, str) and window.startswith(("$", "@", "%"))):
+        return
+    numbers = isinstance(window, (list, tuple)) and all(type(value) in (int, float) for value in window)
+    if not numbers or len(window) != 2 or not window[0] < window[1]:
+        print_briefly()
+        raise WindowError(
+            f'intensity_window is {window!r}; it must be two numbers, the lower first, such as "[-125,275]", or '
+            "nothing (None; in a file null)."
+        )
 
 
 def check_preflight_settings(argv: Sequence[str] | None = None) -> None:
@@ -75,7 +96,7 @@ def check_preflight_settings(argv: Sequence[str] | None = None) -> None:
     command = _command(sys.argv if argv is None else argv)
     if command is None or "train" in command[1]:
         return
-    files, config, _ = command
+    files, config, *_ = command
     unused = sorted(set(config) - PREFLIGHT_IDS)
     if unused:
         print_briefly()
@@ -85,8 +106,8 @@ def check_preflight_settings(argv: Sequence[str] | None = None) -> None:
         )
 
 
-def _command(argv: Sequence[str]) -> tuple[list[str], dict[str, Any], dict[str, str]] | None:
-    """Config files, their merged content, and where each override stands; None for any other program."""
+def _command(argv: Sequence[str]) -> tuple[list[str], dict[str, Any], dict[str, str], dict[str, Any]] | None:
+    """Config files, their merged content, and of each override place and value; None for any other program."""
     if Path(argv[0]).parts[-3:] != RUNNER or argv[1:2] != ["run"]:
         return None
     given = dict.fromkeys(flags := flag_values(argv[2:]), "the command line")
@@ -99,7 +120,8 @@ def _command(argv: Sequence[str]) -> tuple[list[str], dict[str, Any], dict[str, 
     parser = ConfigParser()
     parser.read_config(files)
     tracking = flags.get("tracking", arguments.get("tracking"))
-    return files, {**parser.get(), **_tracking_ids(tracking)}, given
+    values = {**arguments, **{name: DefaultParseValue(value) for name, value in flags.items()}}
+    return files, {**parser.get(), **_tracking_ids(tracking)}, given, values
 
 
 def flag_values(arguments: Sequence[str]) -> dict[str, str]:

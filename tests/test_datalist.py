@@ -127,6 +127,33 @@ def test_images_in_passes_no_file_over_where_names_differ_in_the_separator(tmp_p
     assert cases == [[str(tmp_path / f"a{s}{ending}.nii.gz") for ending in ("t1", "t2")] for s in "-_"]
 
 
+def test_images_in_takes_endings_in_upper_and_lower_case(tmp_path):
+    for name in ("a_FLAIR.nii.gz", "a_T1.nii.gz", "b_flair.nii.gz", "b_t1.nii.gz"):
+        (tmp_path / name).touch()
+    cases = [case["image"] for case in images_in(tmp_path, in_channels=2, modalities=["t1", "Flair"])]
+    assert cases == [
+        [str(tmp_path / "a_T1.nii.gz"), str(tmp_path / "a_FLAIR.nii.gz")],
+        [str(tmp_path / "b_t1.nii.gz"), str(tmp_path / "b_flair.nii.gz")],
+    ]
+
+
+def test_images_in_tells_modalities_apart_that_differ_in_their_case_alone(tmp_path):
+    for name in ("a_t1.nii.gz", "a_T1.nii.gz"):
+        (tmp_path / name).touch()
+    for modalities in (["t1", "T1"], ["T1", "t1"]):
+        (case,) = images_in(tmp_path, in_channels=2, modalities=modalities)
+        assert case["image"] == [str(tmp_path / f"a_{name}.nii.gz") for name in modalities]
+
+
+@pytest.mark.parametrize("names", [("a_FLAIR.nii.gz", "a_flair.nii.gz"), ("a_flair.nii", "a_flair.nii.gz")])
+def test_images_in_names_two_files_that_would_be_the_same_channel(tmp_path, names):
+    for name in (*names, "a_t1.nii.gz"):
+        (tmp_path / name).touch()
+    first, second = (str(tmp_path / name) for name in sorted(names))
+    with pytest.raises(DataError, match=f"^{first} and {second} are both the channel flair of case 'a': move one"):
+        images_in(tmp_path, in_channels=2, modalities=["flair", "t1"])
+
+
 def test_images_in_takes_a_number_behind_a_hyphen_for_part_of_the_name(tmp_path):
     for name in ("2023-0000.nii.gz", "2023-0001.nii.gz"):
         (tmp_path / name).touch()

@@ -68,13 +68,13 @@ def two_classes(tmp_path_factory) -> Path:
 def test_own_data_from_folders_to_masks(project):
     printed = execute(DOCS / "tutorials" / "own_data.md", project)
     assert len(printed) == 9
-    summary = "outputs/tutorial/data/dataset.json: 4 labeled, 12 unlabeled, 2 validation, 4 test"
+    summary = "outputs/tutorial/data/dataset.json: 6 labeled, 12 unlabeled, 1 validation, 3 test"
     assert summary in printed[1].splitlines() and summary in (DOCS / "tutorials" / "own_data.md").read_text()
     folder = project / "outputs" / "tutorial"
     planned = json.loads((folder / "plan.json").read_text())
-    assert planned["num_labeled"] == 4 and planned["class_names"] == ["atrium"]
+    assert planned["num_labeled"] == 6 and planned["class_names"] == ["atrium"]
     with (folder / "run" / "metrics.csv").open(newline="") as file:
-        assert [row["class"] for row in csv.DictReader(file)] == ["atrium"] * 4
+        assert [row["class"] for row in csv.DictReader(file)] == ["atrium"] * 3
     assert "<h1>Tutorial</h1>" in (folder / "run" / "report.html").read_text()
     assert (folder / "run" / "figures" / "heads_worst_1.png").is_file()
     mask = nibabel.load(folder / "masks" / "new_000_seg.nii.gz")

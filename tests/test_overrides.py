@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, run_bundle, small
 from monai.bundle import ConfigComponent
 
-from scripts.overrides import UnknownIdError, arguments_of, check_overrides, flag_values
+from scripts.overrides import UnknownIdError, WindowError, arguments_of, check_overrides, flag_values
 
 TRAIN, INFERENCE = "configs/train.json", "configs/inference.json"
 RUNNER = "/somewhere/monai/bundle/__main__.py"
@@ -72,6 +72,21 @@ def test_a_component_without_arguments_has_those_of_every_component():
 def test_an_argument_that_resembles_none_is_answered_with_those_that_there_are():
     with pytest.raises(UnknownIdError, match="network_def#act .*there are base_filters, dropout, in_channels, norm"):
         check_overrides(command("--network_def#act", "PRELU"))
+
+
+@pytest.mark.parametrize("window", ["[-125,275,3]", "[275,-125]", "[5]", "5", "[a,b]", "[5,5]", "null"])
+def test_intensity_window_that_is_not_two_numbers_in_order_is_refused(window):
+    with pytest.raises(WindowError, match="^intensity_window is .*; it must be two numbers, the lower first"):
+        check_overrides(command("--intensity_window", window))
+
+
+def test_intensity_window_of_a_file_is_checked_unless_the_command_line_has_another(tmp_path):
+    (tmp_path / "plan.json").write_text('{"intensity_window": [-125, 275, 3]}')
+    files = [TRAIN, str(tmp_path / "plan.json")]
+    with pytest.raises(WindowError, match=r"^intensity_window is \[-125, 275, 3\]"):
+        check_overrides(command(files=files))
+    for window in ("[-125,275]", "[-125.5,275]", "None", "$[0, @num_classes]"):
+        check_overrides(command("--intensity_window", window, files=files))
 
 
 def test_nothing_near_is_said_without_a_guess():

@@ -11,7 +11,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from conftest import LABELED, ROOT, blob, las, run_bundle, save, small, write_dataset
+from conftest import LABELED, ROOT, blob, las, merged, run_bundle, save, small, write_dataset
+from monai.transforms import RandRotate90d
 
 from scripts.data import DataError, LabelCoding, NiftiReader, check_cases, contents
 from scripts.data.machine import free_memory, processors, total_memory
@@ -289,6 +290,17 @@ def test_class_that_no_labeled_case_has_is_a_warning(tiny):
     assert warning.level == "warning" and "have no voxel of the label values [2, 3]" in str(warning)
 
 
+def test_unlabeled_crops_without_an_unlabeled_case_are_a_warning(tiny):
+    (warning,) = make(tiny, num_labeled=6, unlabeled_batch_size=2).report().problems
+    assert (warning.check, warning.level) == ("unlabeled", "warning")
+    assert str(warning).startswith(
+        "unlabeled_batch_size 2 finds no unlabeled case: every batch has labeled crops alone"
+    )
+    assert "'unlabeled' (--unlabeled_dir of" in str(warning)
+    for settings in ({"num_labeled": 6, "unlabeled_batch_size": 0}, {"num_labeled": None}, {"num_labeled": 5}):
+        assert make(tiny, **settings).report().problems == [], settings
+
+
 def test_volumes_smaller_than_the_patch_are_named_in_one_warning(tiny):
     (warning,) = make(tiny, patch_size=[16, 16, 16]).report().problems
     assert (warning.check, warning.level) == ("patch", "warning")
@@ -318,6 +330,41 @@ def test_shape_that_the_network_sees_is_monais(tmp_path, affine, spacing, expect
     volume = Orientation(axcodes="RAS", labels=None)(LoadImage(ensure_channel_first=True)(tmp_path / "a.nii"))
     volume = Spacing(pixdim=spacing)(volume) if spacing else volume
     assert tuple(volume.shape[1:]) == expected
+
+
+@pytest.mark.parametrize(
+    "spacing, resampled, expected",
+    [
+        ((3.0, 0.75, 0.75), None, "up to 4 times (3 and 0.75 mm)"),
+        ((0.75, 3.0, 0.75), None, "up to 4 times (0.75 and 3 mm)"),
+        ((1.0, 1.0, 1.0), [1, 2, 1], "up to 2 times (1 and 2 mm)"),
+        ((3.0, 0.8, 0.8), [1, 1, 1], None),
+        ((0.8, 0.8, 5.0), None, None),
+        ((1.5, 1.0, 1.0), None, None),
+    ],
+)
+def test_quarter_turns_that_swap_thick_and_thin_are_a_warning_and_flips_are_not(tmp_path, spacing, resampled, expected):
+    lists = {"training": []}
+    for n in range(2):
+        image, label = blob(SHAPE, seed=n)
+        entry = {"image": f"{n}.nii.gz", "label": f"{n}_seg.nii.gz"}
+        save(image, las(spacing), tmp_path / entry["image"])
+        save(label, las(spacing), tmp_path / entry["label"])
+        lists["training"].append(entry)
+    (tmp_path / "dataset.json").write_text(json.dumps(lists))
+    parser = merged(TRAIN)
+    augmentation = parser.get_parsed_content("augmentation")
+    settings = {"num_labeled": 1, "spacing": resampled}
+    flips = [part for part in augmentation if not isinstance(part, RandRotate90d)]
+    for harmless in (None, [], flips):
+        assert make(tmp_path, augmentation=harmless, **settings).report().problems == []
+    problems = make(tmp_path, augmentation=augmentation, **settings).report().problems
+    if expected is None:
+        assert problems == []
+        return
+    (warning,) = problems
+    assert (warning.check, warning.level) == ("augmentation", "warning")
+    assert f"turns 2 of 2 images about, whose voxels along axes 0 and 1 differ by {expected}" in str(warning)
 
 
 def test_unusual_voxel_size_is_a_warning_unless_all_are_resampled(tiny_copy):

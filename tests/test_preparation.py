@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 from conftest import ROOT, SHAPES, blob, las, run_bundle, run_process, save, small
+from doc_pages import module_commands, options_of
 from originals import write_dicom, write_nrrd
 
 from scripts.data import DataError, Datalist, LabelCoding, check_cases
@@ -19,6 +20,7 @@ from scripts.preparation.pairing import CaseFiles, find_case_folders, find_cases
 from scripts.preparation.splits import fold_splits, patient_of, split_cases
 from scripts.preparation.volumes import load_volume, volumes_in
 
+MODULE = "scripts.preparation.dataset"
 SPACING = (1.0, 1.2, 2.0)
 ROLES = ("training", "unlabeled", "validation", "test")
 
@@ -509,6 +511,38 @@ def test_label_off_the_grid_of_a_converted_image_is_refused(tmp_path):
         make_dataset(**folders(tmp_path), output_dir=str(tmp_path / "set"), test=1, validation=0)
 
 
+def test_all_files_that_cannot_be_converted_are_named_at_once_and_the_others_are_whole(tmp_path):
+    for seed, name in enumerate("abcdef"):
+        voxels, mask = blob((20, 18, 16), seed=seed)
+        write_nrrd(tmp_path / "images" / f"{name}.nrrd", voxels)
+        write_nrrd(tmp_path / "labels" / f"{name}.nrrd", mask)
+    (tmp_path / "images" / "b.nrrd").write_text("not an image")
+    for name in "de":
+        path = tmp_path / "labels" / f"{name}.nrrd"
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError) as caught:
+        make_dataset(**folders(tmp_path), output_dir=str(tmp_path / "set"), test=1, validation=0)
+    first, *listed = str(caught.value).splitlines()
+    assert first == "3 of 6 cases cannot be used:"
+    named = sorted(re.match(r"  (\S+) cannot be read", line)[1] for line in listed)
+    assert named == [str(tmp_path / part) for part in ("images/b.nrrd", "labels/d.nrrd", "labels/e.nrrd")]
+    assert not (tmp_path / "set" / "dataset.json").exists()
+    written = {path.name for path in (tmp_path / "set" / "labels").iterdir()}
+    assert written == {"a.nii.gz", "c.nii.gz", "f.nii.gz"}
+    for path in (tmp_path / "set").rglob("*.nii.gz"):
+        assert nibabel.load(path).get_fdata().max() > 0
+
+
+def test_all_truncated_labels_that_a_label_map_would_change_are_named_at_once(tmp_path):
+    arguments = write_pairs(tmp_path, [f"p{n:03}" for n in range(5)])
+    broken = [tmp_path / "labels" / f"p{n:03}.nii.gz" for n in (1, 3, 4)]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(DataError, match="^3 of 5 cases cannot be used:") as caught:
+        make_dataset(**arguments, output_dir=str(tmp_path / "set"), test=1, validation=0, label_map={1: 2})
+    assert [path for path in broken if str(path) not in str(caught.value)] == []
+
+
 def test_several_channels_are_listed_in_order_and_pass_the_checks(tmp_path):
     for seed, name in enumerate("abcd"):
         image, mask = blob((16, 18, 14), seed=seed)
@@ -539,6 +573,25 @@ def test_an_existing_data_set_and_a_repeated_name_are_refused(tmp_path):
         make_dataset(**arguments, output_dir=str(tmp_path / "set"))
     with pytest.raises(DataError, match="have the same case name"):
         make_dataset(**arguments, output_dir=str(tmp_path / "new"), unlabeled_dir=arguments["image_dir"])
+
+
+def test_numbers_of_the_first_pages_suit_ten_labeled_volumes(tmp_path):
+    """Of README.md and docs/preparation.md: training, validation and evaluation all find their cases."""
+    commands = [
+        options_of(w) for w in module_commands(ROOT / "docs" / "preparation.md", inline=False) if w[0] == MODULE
+    ]
+    (numbers,) = [options for options in commands if "image_dir" in options]
+    arguments = write_pairs(tmp_path / "original", [f"c{n}" for n in range(10)])
+    for n in range(4):
+        save(blob(SHAPES[0], seed=70 + n)[0], las(SPACING), tmp_path / "original" / "images" / f"more{n}.nii.gz")
+    given = {name: int(numbers[name]) for name in ("labeled", "validation", "test")}
+    datalist = checked(make_dataset(**arguments, output_dir=str(tmp_path / "set"), **given))
+    assert len(datalist.required("test")) == given["test"] and len(datalist.validation) == given["validation"]
+    readme = [options_of(words) for words in module_commands(ROOT / "README.md", inline=False)]
+    own = [options for options in readme if options.get("dataset_dir") == "/data/mine"]
+    assert [int(options["num_labeled"]) for options in own] == [given["labeled"]] * 2
+    assert len(datalist.labeled(given["labeled"], batch_size=2)) + sum(given.values()) - given["labeled"] == 10
+    assert len(datalist.unlabeled(given["labeled"])) == 4
 
 
 # --- as a user types it ---

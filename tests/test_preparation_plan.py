@@ -148,6 +148,62 @@ def test_cpu_patch_is_limited_by_time_and_too_little_memory_is_refused_with_what
         choices.choose_network(volume, volume, memory=0.5e9, device="cpu", in_channels=1, num_classes=1)
 
 
+@pytest.mark.parametrize(
+    "volume, patch, reason",
+    [
+        ([48, 30, 16], [48, 32, 16], "the whole volume; "),
+        ([54, 36, 18], [48, 32, 16], "the volume, 54 x 36 x 18 voxels, to the nearest multiples of 16; "),
+        ([54, 36, 12.5], [48, 32, 16], "the volume, 54 x 36 x 12.5 voxels, to the nearest multiples of 16; "),
+        ([96, 96, 96], [64, 64, 64], "at most 64 x 64 x 64 voxels on a CPU"),
+    ],
+)
+def test_patch_is_called_the_whole_volume_only_where_it_holds_all_of_it(volume, patch, reason):
+    volume = np.array(volume, float)
+    chosen, text = choices.choose_network(volume, volume, memory=8e9, device="cpu", in_channels=1, num_classes=1)
+    assert chosen.patch_size == patch and text.startswith(reason)
+    covered = choices.choose_foreground_crops(volume, patch)[1]
+    assert ("the whole volume" in text) == ("each covers 100%" in covered)
+
+
+@pytest.mark.parametrize("device, filters, dropout", [("cpu", 8, 0.0), ("gpu", 16, None)])
+def test_plan_drops_no_channels_of_eight_filters_and_leaves_the_default_with_sixteen(
+    no_timing, device, filters, dropout
+):
+    overlay, reasons = plan([fingerprint()], {}, device=device, memory=24e9)
+    assert (overlay["base_filters"], overlay.get("dropout")) == (filters, dropout)
+    lines = [reason for reason in reasons if reason.startswith("dropout")]
+    assert lines == (
+        []
+        if dropout is None
+        else [
+            "dropout 0: half of 8 filters are too few for a distance, and DBiSL would lose what it gains "
+            "(docs/methods/dbisl.md)."
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "own, spacing, reason",
+    [
+        ([3.0, 0.8, 0.8], None, "axis 0 of 3 mm and axis 1 of 0.8 mm"),  # sagittal slices
+        ([0.8, 3.0, 0.8], None, "axis 0 of 0.8 mm and axis 1 of 3 mm"),  # coronal
+        ([1.0, 1.0, 1.0], [1.0, 1.6, 1.0], "axis 0 of 1 mm and axis 1 of 1.6 mm"),
+        ([0.8, 0.8, 5.0], None, None),  # axial
+        ([1.0, 1.5, 1.0], None, None),
+        ([3.0, 0.8, 0.8], [1.0, 1.0, 1.0], None),  # as the network sees it
+    ],
+)
+def test_plan_has_no_quarter_turns_where_they_would_swap_thick_and_thin(no_timing, own, spacing, reason):
+    overlay, reasons = plan([fingerprint(spacing=np.array(own))], {}, device="cpu", memory=8e9, spacing=spacing)
+    lines = [line for line in reasons if line.startswith("augmentation")]
+    if reason is None:
+        assert "augmentation" not in overlay and lines == []
+        return
+    assert lines == [f"augmentation: flips without quarter turns, which would swap {reason}."]
+    default = json.loads(Path(TRAIN).read_text())["augmentation"]
+    assert overlay["augmentation"] == [part for part in default if part["_target_"] != "RandRotate90d"] != default
+
+
 # --- memory ---
 
 

@@ -59,11 +59,11 @@ def images_in(
         in_channels: channels that the network takes; above 1, ``a_0000.nii.gz``, ``a_0001.nii.gz``, ... are those of
             case ``a``, as in nnU-Net.
         modalities: instead of these numbers, what the channels' files end in behind ``_`` or ``-``:
-            ``["flair", "t1"]``.
+            ``["flair", "t1"]``, in upper or lower case.
 
     Raises:
-        DataError: when the folder is missing or holds no .nii.gz or .nii file, or there are not as many modalities as
-            channels.
+        DataError: when the folder is missing or holds no .nii.gz or .nii file, there are not as many modalities as
+            channels, or two files are the same channel of a case.
     """
     folder = Path(directory)
     if not folder.is_dir():
@@ -83,6 +83,7 @@ def images_in(
     # Behind - a number is more likely a case's own.
     separators = "_" if modalities is None else SEPARATORS
     cases: dict[Path, list[Path]] = {}
+    channel_files: dict[tuple[Path, str], Path] = {}
     for path in files:
         parts = cut_ending(case_name(path), endings, separators=separators)
         if parts is None:
@@ -90,26 +91,35 @@ def images_in(
             continue
         stem, separator, ending = parts
         # Files of both separators are two cases: neither may take the place of the other.
-        channels = cases.setdefault(folder / (stem + separator), [])
+        case = folder / (stem + separator)
+        other = channel_files.setdefault((case, ending), path)
+        if other != path:
+            raise DataError(f"{other} and {path} are both the channel {ending} of case {stem!r}: move one.")
+        channels = cases.setdefault(case, [])
         if not channels:
             suffix = path.name[len(case_name(path)) :]
             channels += [folder / f"{stem}{separator}{name}{suffix}" for name in endings]
         channels[endings.index(ending)] = path
     by_name: dict[str, Path] = {}
     for first, *_ in cases.values():
-        other = by_name.setdefault(case_name(first), first)
-        if other != first:
-            raise DataError(f"{other} and {first} would have the same mask, {case_name(first)}_seg.nii.gz: move one.")
+        same_name = by_name.setdefault(case_name(first), first)
+        if same_name != first:
+            raise DataError(
+                f"{same_name} and {first} would have the same mask, {case_name(first)}_seg.nii.gz: move one."
+            )
     return [{"image": str(c[0]) if len(c) == 1 else [str(path) for path in c]} for c in cases.values()]
 
 
 def cut_ending(name: str, endings: Sequence[str], *, separators: str = SEPARATORS) -> tuple[str, str, str] | None:
-    """A name as the case's, separator and ending, the longest that fits: t1_ce rather than ce; None if none does."""
-    for ending in sorted(endings, key=len, reverse=True):
+    """A name as the case's, separator and ending, the longest that fits: t1_ce rather than ce; None if none does.
+
+    Upper and lower case are the same, except where endings differ in nothing else.
+    """
+    for ending in sorted(endings, key=lambda ending: (len(ending), name.endswith(ending)), reverse=True):
         for separator in separators:
-            case = name.removesuffix(separator + ending)
-            if case not in ("", name):
-                return case, separator, ending
+            end = len(name) - len(separator + ending)
+            if end > 0 and name[end:].lower() == (separator + ending).lower():
+                return name[:end], separator, ending
     return None
 
 

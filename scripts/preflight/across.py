@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from monai.transforms import RandRotate90d
 
 from scripts.data import LabelCoding, Problem
 from scripts.data.checks import images_of
@@ -18,6 +19,9 @@ from scripts.data.nifti import Header
 Lists = Mapping[str, Sequence[Mapping[str, Any]]]
 # A voxel size that differs from the median by this factor is pointed out.
 UNUSUAL_SPACING = 2.0
+# Voxel sizes of two axes that quarter turns swap may differ by this factor: a turn stretches an object by it along one
+# axis and shrinks it along the other, as much as the scaling by 0.7 to 1.4 that is usual as an augmentation.
+TURNABLE = 1.5
 # The two lists of training; a copy in both is no leak.
 TRAINING = ("labeled", "unlabeled")
 # Names of files that a problem lists.
@@ -86,9 +90,7 @@ def network_shape(header: Header, spacing: Sequence[float] | None) -> tuple[int,
     axes = np.argsort(nibabel.io_orientation(header.affine)[:, 0])
     shape, edges = np.array(header.shape[:3])[axes], header.spacing[axes]
     if spacing is not None:
-        target = np.asarray(spacing, dtype=float)
-        target = np.where(np.isfinite(target) & (target > 0), target, edges)
-        shape = np.maximum(np.round((shape - 1) * edges / target + 1), 1)
+        shape = np.maximum(np.round((shape - 1) * edges / network_spacing(header, spacing) + 1), 1)
     return tuple(int(n) for n in shape)
 
 
@@ -106,6 +108,56 @@ def patch_problems(
     what = f"in at least one axis smaller than patch_size {list(patch_size)} (least {least}) and padded with zeros"
     remedy = "lower patch_size, in multiples of 16, if that is much of them"
     return [Problem("patch", _named(list(small), len(shapes)), f"{_is(small)} {what}", remedy, level="warning")]
+
+
+def network_spacing(header: Header, spacing: Sequence[float] | None) -> np.ndarray:
+    """Voxel size (3,), mm, of a volume as the network sees it, see :func:`network_shape`."""
+    edges = header.spacing[np.argsort(nibabel.io_orientation(header.affine)[:, 0])]
+    if spacing is None:
+        return edges
+    target = np.asarray(spacing, dtype=float)
+    return np.where(np.isfinite(target) & (target > 0), target, edges)
+
+
+def turn_problems(
+    lists: Lists, found: Mapping[File, Finding], spacing: Sequence[float] | None, augmentation: Sequence[Any] | None
+) -> list[Problem]:
+    """One warning where random quarter turns swap two axes of clearly different voxel size."""
+    training = images({name: lists.get(name, ()) for name in TRAINING}, found)
+    edges = [network_spacing(image.header, spacing) for _, image in training]
+    if not edges:
+        return []
+    for turn in augmentation or ():
+        if not isinstance(turn, RandRotate90d):
+            continue
+        first, second = (axis % 3 for axis in turn.spatial_axes)
+        sizes = [size[[first, second]] for size in edges]
+        count = sum(size.max() / size.min() > TURNABLE for size in sizes)
+        if count:
+            worst = max(sizes, key=lambda size: size.max() / size.min())
+            what = (
+                f"turns {count} of {len(edges)} images about, whose voxels along axes {first} and {second} differ by "
+                f"up to {worst.max() / worst.min():.2g} times ({worst[0]:.3g} and {worst[1]:.3g} mm), so that thick "
+                "and thin are swapped"
+            )
+            remedy = "use flips alone, as a plan does (docs/how_to/anisotropic_data.md has the overlay)"
+            return [Problem("augmentation", "augmentation (RandRotate90d)", what, remedy, level="warning")]
+    return []
+
+
+def unlabeled_problems(lists: Lists, unlabeled_batch_size: int) -> list[Problem]:
+    """One warning where unlabeled crops are asked for and there is no case to draw them from."""
+    if unlabeled_batch_size == 0 or lists.get("unlabeled"):
+        return []
+    what = (
+        "finds no unlabeled case: every batch has labeled crops alone, so that terms for unlabeled crops are missing "
+        "and those for all crops, such as DBiSL's consistency and pseudo-labels, see the labeled ones only"
+    )
+    remedy = (
+        "add images to the list 'unlabeled' (--unlabeled_dir of scripts.preparation.dataset), or train with "
+        "configs/methods/supervised.json for labels alone"
+    )
+    return [Problem("unlabeled", f"unlabeled_batch_size {unlabeled_batch_size}", what, remedy, level="warning")]
 
 
 def spacing_problems(lists: Lists, found: Mapping[File, Finding], spacing: Sequence[float] | None) -> list[Problem]:

@@ -47,6 +47,7 @@ class Preflight:
         label_coding: defines the label values that may occur.
         patch_size: in voxels.
         spacing: mm, to which the volumes are resampled.
+        augmentation: random transforms of whole volumes, of which quarter turns are judged by the voxel size.
         cache_rate: share of the volumes that the data sets cache, for the memory they take.
         workers: processes that read; None for one per core, fewer for few files.
         start_method: of the processes, as in ``multiprocessing.get_context``; None for the system's own.
@@ -68,6 +69,7 @@ class Preflight:
         label_coding: LabelCoding | None = None,
         patch_size: Sequence[int] | None = None,
         spacing: Sequence[float] | None = None,
+        augmentation: Sequence[Any] | None = None,
         cache_rate: float = 1.0,
         workers: int | None = None,
         start_method: str | None = None,
@@ -77,6 +79,9 @@ class Preflight:
         self.label_coding = label_coding
         self.patch_size = patch_size
         self.spacing = spacing
+        self.augmentation = augmentation
+        # Without num_labeled it is not known what a training would draw from.
+        self.unlabeled_batch_size = unlabeled_batch_size if num_labeled is not None else 0
         self.cache_rate = cache_rate
         self.workers = workers
         self.start_method = start_method
@@ -112,6 +117,8 @@ class Preflight:
             *across.class_problems(self.lists, found, self.label_coding),
             *across.patch_problems(self.lists, found, self.patch_size, self.spacing),
             *across.spacing_problems(self.lists, found, self.spacing),
+            *across.turn_problems(self.lists, found, self.spacing, self.augmentation),
+            *across.unlabeled_problems(self.lists, self.unlabeled_batch_size),
         ):
             problems.setdefault(problem)
         cache = round(self.cache_rate * across.cache_bytes(self.lists, found, self.spacing))

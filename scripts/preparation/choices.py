@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from scripts.data import DataError
+from scripts.preflight.across import TURNABLE
 
 from .fingerprint import PERCENTILES, Fingerprint
 from .memory import training_bytes
@@ -19,6 +21,19 @@ EQUAL_SPACING = 0.01  # relative
 CT_LOW = -200
 SKULL_STRIPPED = 0.3  # part of voxels that are exactly 0
 MARGIN = 1.5  # patch over object
+# Of fewer filters dropout leaves too few for a distance; docs/methods/dbisl.md has the measurements of 8 and 16.
+FILTERS_FOR_DROPOUT = 16
+# The augmentation of configs/train.json without its quarter turns.
+FLIPS = [
+    {
+        "_target_": "RandFlipd",
+        "keys": ["image", "label", "distance"],
+        "prob": 0.5,
+        "spatial_axis": axis,
+        "allow_missing_keys": True,
+    }
+    for axis in (0, 1)
+]
 # Random crops are left alone as long as they cover this part of a volume.
 COVERED = 0.25
 FOREGROUND_CROPS = 0.5
@@ -51,6 +66,34 @@ def choose_spacing(cases: Sequence[Fingerprint]) -> tuple[list[float] | None, st
         return None, f"no resampling: all volumes have {text} mm"
     low, high = (" x ".join(f"{value:.3g}" for value in edge) for edge in (spacings.min(axis=0), spacings.max(axis=0)))
     return [round(float(v), 4) for v in median], f"the median, {text} mm; volumes range from {low} to {high} mm"
+
+
+def choose_augmentation(
+    cases: Sequence[Fingerprint], spacing: Sequence[float] | None
+) -> tuple[list[dict[str, Any]], str] | None:
+    """Flips alone, and why, where quarter turns of the axes 0 and 1 would swap thick and thin; else None, no choice.
+
+    Args:
+        cases: all of the training.
+        spacing: mm, to which they are resampled; None where all have the same.
+    """
+    first, second = (np.median([case.spacing for case in cases], axis=0) if spacing is None else spacing)[:2]
+    factor = max(first, second) / min(first, second)
+    if factor <= TURNABLE:
+        return None
+    return FLIPS, (
+        f"flips without quarter turns, which would swap axis 0 of {first:.3g} mm and axis 1 of {second:.3g} mm"
+    )
+
+
+def choose_dropout(base_filters: int) -> tuple[float, str] | None:
+    """No dropout, and why, where there are few filters; else None, which leaves that of configs/train.json."""
+    if base_filters >= FILTERS_FOR_DROPOUT:
+        return None
+    return 0.0, (
+        f"half of {base_filters} filters are too few for a distance, and DBiSL would lose what it gains "
+        "(docs/methods/dbisl.md)"
+    )
 
 
 def guess_modality(cases: Sequence[Fingerprint], declared: Sequence[str]) -> tuple[str, str]:
@@ -98,6 +141,11 @@ def object_shape(cases: Sequence[Fingerprint], spacing: Sequence[float] | None) 
     return np.median(shapes, axis=0)
 
 
+def nearest_patch(volume: np.ndarray) -> list[int]:
+    """The patch nearest to a volume (3,), voxels."""
+    return [max(STEP, int(n / STEP + 0.5) * STEP) for n in volume]
+
+
 def largest_patch(volume: np.ndarray, target: np.ndarray, *, fits: Callable[[list[int]], bool]) -> list[int] | None:
     """The largest patch that ``fits`` accepts: at first the volume, then shortened where it exceeds ``target`` most.
 
@@ -109,7 +157,7 @@ def largest_patch(volume: np.ndarray, target: np.ndarray, *, fits: Callable[[lis
     Returns:
         Multiples of ``STEP``, or None when the smallest does not fit.
     """
-    patch = [max(STEP, int(n / STEP + 0.5) * STEP) for n in volume]
+    patch = nearest_patch(volume)
     while not fits(patch):
         shrinkable = [axis for axis in range(3) if patch[axis] > STEP]
         if not shrinkable:
@@ -164,8 +212,10 @@ def choose_network(
 
 def _patch_reason(patch: Sequence[int], volume: np.ndarray, target: np.ndarray, *, device: str, memory: float) -> str:
     shares = " x ".join(f"{100 * p / t:.0f}" for p, t in zip(patch, target / MARGIN))
-    if np.all(np.asarray(patch) >= np.asarray(volume) - STEP / 2):
+    if np.all(np.asarray(patch) >= volume):
         limit = "the whole volume"
+    elif list(patch) == nearest_patch(volume):
+        limit = "the volume, " + " x ".join(f"{n:.4g}" for n in volume) + f" voxels, to the nearest multiples of {STEP}"
     elif device == "cpu" and prod(patch) > CPU_PATCH_VOXELS / 2:
         limit = "at most 64 x 64 x 64 voxels on a CPU, where time is short before memory is"
     else:

@@ -1,7 +1,7 @@
 """Data set: writes dataset.json for a folder of images and a folder of labels, and converts what is not NIfTI.
 
-python -m scripts.preparation.dataset --image_dir images --label_dir labels --output_dir data --labeled 10
-python -m scripts.preparation.dataset --case_dir cases --output_dir data --labeled 10
+python -m scripts.preparation.dataset --image_dir images --label_dir labels --output_dir data --labeled 6
+python -m scripts.preparation.dataset --case_dir cases --output_dir data --labeled 6
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import fire
 import numpy as np
-from tqdm import tqdm
 
 from scripts.data import DataError
 from scripts.errors import print_briefly
 
 from .declared import CHANNELS, CLASSES, declared_beside
+from .every_case import for_every_case
 from .orientation import to_axes_of
 from .pairing import CaseFiles, are_numbered, find_case_folders, find_cases
 from .splits import Split, fold_splits, split_cases
@@ -149,12 +148,14 @@ def convert_all(split: Split, root: Path, *, label_map: Mapping[int, int]) -> di
 
     Returns:
         For every case "image" (a list of one path per channel) and, unless it is unlabeled, "label".
+
+    Raises:
+        DataError: naming every case that cannot be converted; the others have been, and no file is left unfinished.
     """
     jobs = [(case, False) for case in split.unlabeled]
     jobs += [(case, True) for case in (*split.labeled, *split.validation, *split.test)]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        done = pool.map(lambda job: convert(job[0], root, with_label=job[1], label_map=label_map), jobs)
-        return {case.name: entry for (case, _), entry in tqdm(zip(jobs, done), total=len(jobs), desc="volumes")}
+    entries = for_every_case(lambda job: convert(job[0], root, with_label=job[1], label_map=label_map), jobs)
+    return {case.name: entry for (case, _), entry in zip(jobs, entries, strict=True)}
 
 
 def convert(case: CaseFiles, root: Path, *, with_label: bool, label_map: Mapping[int, int]) -> dict[str, Any]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import nibabel
 import numpy as np
-from tqdm import tqdm
 
 from scripts.data import DataError, images_of
-from scripts.data.checks import LISTED_PROBLEMS
 from scripts.data.nifti import open_nifti
 
 from .benchmark import bounding_box
+from .every_case import for_every_case
 from .volumes import load_volume
 
 SAMPLES = 100_000  # voxels of a volume whose intensities are looked at
@@ -96,21 +93,7 @@ def read_fingerprints(cases: Sequence[Mapping[str, Any]], *, ignore_value: int |
     Raises:
         DataError: naming every case that cannot be used.
     """
-
-    def read(case: Mapping[str, Any]) -> Fingerprint | DataError:
-        try:
-            return read_fingerprint(case, ignore_value=ignore_value)
-        except DataError as error:
-            return error
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        read_cases = list(tqdm(pool.map(read, cases), total=len(cases), desc="volumes"))
-    errors = [str(error) for error in read_cases if isinstance(error, DataError)]
-    if errors:
-        listed = "\n  ".join(errors[:LISTED_PROBLEMS])
-        more = f"\n  and {len(errors) - LISTED_PROBLEMS} more" if len(errors) > LISTED_PROBLEMS else ""
-        raise DataError(f"{len(errors)} of {len(cases)} cases cannot be used:\n  {listed}{more}")
-    return [found for found in read_cases if isinstance(found, Fingerprint)]
+    return for_every_case(lambda case: read_fingerprint(case, ignore_value=ignore_value), cases)
 
 
 def check_intensities(image: np.ndarray, path: str) -> None:

@@ -191,10 +191,16 @@ def plan(
     reasons.append(f"stride {stride}: half the patch, so that every voxel is seen eight times.")
     share, reason = choices.choose_foreground_crops(volume, network.patch_size)
     reasons.append(f"foreground_crops {share}: {reason}.")
+    augmentation = choices.choose_augmentation(cases, spacing)
+    if augmentation is not None:
+        reasons.append(f"augmentation: {augmentation[1]}.")
     reasons.append(
         f"base_filters {network.base_filters}, batch {network.batch[0]} + {network.batch[1]}: predicted peak "
         f"{network.memory / 1e9:.1f} GB of {memory / 1e9:.1f} GB ({device.upper()})."
     )
+    dropout = choices.choose_dropout(network.base_filters)
+    if dropout is not None:
+        reasons.append(f"dropout {dropout[0]:g}: {dropout[1]}.")
     reasons.append(cache_line(cases, spacing, network.memory if device == "cpu" else 0.0, memory, device=device))
     reasons.append(hours_line(network, channels[0], num_classes, max_iterations or DEFAULT_ITERATIONS, device=device))
     overlay = {
@@ -208,7 +214,9 @@ def plan(
         "patch_size": network.patch_size,
         "stride": stride,
         "foreground_crops": share,
+        **({"augmentation": augmentation[0]} if augmentation else {}),
         "base_filters": network.base_filters,
+        **({"dropout": dropout[0]} if dropout else {}),
         "labeled_batch_size": network.batch[0],
         "unlabeled_batch_size": network.batch[1],
         **({"max_iterations": max_iterations} if max_iterations else {}),
