@@ -85,8 +85,11 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether all test cases were evaluated."""
-        return (self.folder / "metrics_summary.csv").is_file() and not (self.folder / "failures.csv").is_file()
+        """Whether the cases were evaluated: all but those that failed, and at least one."""
+        metrics = self.folder / "metrics.csv"
+        if not ((self.folder / "metrics_summary.csv").is_file() and metrics.is_file()):
+            return False
+        return len(metrics.read_text(encoding="utf-8").splitlines()) > 1
 
     def check_settings(self, dataset_dir: str | Path) -> None:
         """Refuses a folder in which something else was trained or begun, which would be taken for this run's.
