@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -148,6 +149,24 @@ def test_folder_with_a_run_of_other_settings_is_refused_and_one_on_another_devic
         with pytest.raises(PlanError, match="other settings: max_iterations was 10 and is 20"):
             other.check_settings("data")
         (tmp_path / left).unlink()
+
+
+def test_settings_of_the_evaluation_do_not_reach_training_and_may_change_with_the_evaluation(tmp_path):
+    overrides = {"base_filters": 4, "evaluation_list": "validation", "decoders": "phi"}
+    run, _ = read_plan(plan_file(tmp_path, common=overrides, num_labeled=[5], seeds=[0])).runs(tmp_path)
+    training, evaluation = (run.arguments(run_id, "data") for run_id in ("training", "evaluation"))
+    assert not {"evaluation_list", "decoders"} & set(training) and training["base_filters"] == 4
+    assert (evaluation["evaluation_list"], evaluation["decoders"]) == ("validation", "phi")
+    finished_run(tmp_path, "supervised", 0, {("a", "1"): 0.5})
+    for run_id, arguments in (("training", training), ("evaluation", evaluation)):
+        (run.folder / f"{run_id}.json").write_text(json.dumps(arguments))
+    run.check_settings("elsewhere")
+    plan = read_plan(plan_file(tmp_path, common={"base_filters": 4}, num_labeled=[5], seeds=[0]))
+    assert "deviation over the validation cases," in write_report(plan, plan.runs(tmp_path), tmp_path)
+    on_test = plan.runs(tmp_path)[0]
+    on_test.check_settings("data", evaluate_again=True)
+    with pytest.raises(PlanError, match="with other settings: .*evaluation_list was 'validation' and is None"):
+        on_test.check_settings("data")
 
 
 # Statistics
@@ -309,6 +328,7 @@ def test_failed_cases_are_named_and_figures_and_differences_are_those_of_the_oth
     fail_cases(dbisl, c="DataError: c has no label, at all", d="OSError: no such file")
     fail_cases(supervised, d="OSError: no such file")
     text = write_report(plan, plan.runs(tmp_path), tmp_path)
+    assert "deviation over the test cases," in text
     assert "- c, in dbisl_5_0: DataError: c has no label, at all\n" in text
     assert "- d, in all runs: OSError: no such file\n" in text
     assert "| supervised | 5 | 1 | 0.400 +- 0.265 (-), 3 of 4 cases |" in text
@@ -448,6 +468,15 @@ def test_evaluation_of_which_every_case_failed_is_not_finished(tmp_path, capsys)
     processes.source = FAILING.replace("\\na,1", "")
     assert processes([run]) == [run] and not run.finished
     assert "m_5_0 FAILED with exit status 1" in capsys.readouterr().out
+
+
+def test_evaluation_with_other_settings_that_breaks_off_leaves_no_results_of_the_earlier_ones(tmp_path):
+    (run,) = some_runs(tmp_path, "m")
+    processes = Programs("data")
+    assert processes([run]) == [] and run.finished
+    other = replace(run, overrides={"evaluation_list": "validation"}, of_evaluation=frozenset({"evaluation_list"}))
+    processes.source = "raise SystemExit(1)"
+    assert processes([other]) == [other] and run.trained and not run.finished
 
 
 def test_evaluation_that_breaks_off_is_not_taken_for_an_earlier_one_that_is_still_there(tmp_path, capsys):

@@ -20,8 +20,8 @@ from .plan import Run
 
 LAST_LINES = 15
 SECONDS_TO_END = 10
-# What a new training makes untrue.
-STALE = ("record.json", "metrics.csv", "metrics_summary.csv", "failures.csv")
+# What a new training makes untrue, and an evaluation with other settings.
+EVALUATED = ("metrics.csv", "metrics_summary.csv", "failures.csv")
 
 
 class Processes:
@@ -116,8 +116,9 @@ class Processes:
         run.folder.mkdir(parents=True, exist_ok=True)
         run_ids = ["evaluation"] if run.trained or run.finished else ["training", "evaluation"]
         if "training" in run_ids:
-            for name in STALE:
-                (run.folder / name).unlink(missing_ok=True)
+            _remove(run, ("record.json", *EVALUATED))
+        elif run.changed_settings("evaluation", self.dataset_dir):
+            _remove(run, EVALUATED)
         status = 0
         with (run.folder / "run.log").open("w" if "training" in run_ids else "a", encoding="utf-8") as log:
             for run_id in run_ids:
@@ -144,6 +145,11 @@ class Processes:
         finally:
             with self._lock:
                 self._running.discard(process)
+
+
+def _remove(run: Run, names: Sequence[str]) -> None:
+    for name in names:
+        (run.folder / name).unlink(missing_ok=True)
 
 
 def _written_at(run: Run) -> int | None:

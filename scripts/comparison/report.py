@@ -27,8 +27,9 @@ Collected = dict[tuple[str, int], dict[int, CaseValues]]
 def write_report(plan: Plan, runs: Sequence[Run], output_dir: str | Path) -> str:
     """Collects the finished ones of ``runs`` into ``output_dir``.
 
-    Cases that failed in a run are missing there, and named. Writes results.csv (one row per run and class), comparison.csv (one row per method, number of labels, class and
-    metric: deviations and paired test), comparison.md (the same for reading), dice.png and differences.png.
+    Cases that failed in a run are missing there. Writes results.csv (one row per run and class), comparison.csv (one
+    row per method, number of labels, class and metric: deviations and paired test), comparison.md (the same for
+    reading, and what failed or differs in the data), dice.png and differences.png.
 
     Returns:
         The text of comparison.md.
@@ -43,7 +44,8 @@ def write_report(plan: Plan, runs: Sequence[Run], output_dir: str | Path) -> str
     rows = comparison_rows(plan, collected, all_cases(collected, failed))
     write_csv(folder / "comparison.csv", (*KEY_COLUMNS, *SUMMARY_COLUMNS, "all_cases", *TEST_COLUMNS), rows)
     notes = [*data_lines(finished), *failure_lines(finished)]
-    text = markdown(plan, rows, [run.name for run in runs if run not in finished], notes=notes)
+    lists = sorted({run.evaluated_list for run in finished})
+    text = markdown(plan, rows, [run.name for run in runs if run not in finished], notes=notes, lists=lists)
     (folder / "comparison.md").write_text(text, encoding="utf-8")
     if finished:
         plot_dice(rows, folder / "dice.png")
@@ -97,14 +99,24 @@ def number(value: float | None, digits: int, *, signed: bool = False) -> str:
     return "-" if value is None else f"{value:{'+' if signed else ''}.{digits}f}"
 
 
-def markdown(plan: Plan, rows: Sequence[dict[str, Any]], missing: Sequence[str], *, notes: Sequence[str] = ()) -> str:
-    """The tables of comparison.md, one per class, the mean over the classes first, below the lines ``notes``."""
+def markdown(
+    plan: Plan, rows: Sequence[dict[str, Any]], missing: Sequence[str], *, notes: Sequence[str], lists: Sequence[str]
+) -> str:
+    """The tables of comparison.md, one per class, the mean over the classes first.
+
+    Args:
+        plan: names baseline and settings.
+        rows: of comparison.csv.
+        missing: names of the runs that are not finished.
+        notes: lines above the tables.
+        lists: those of dataset.json whose cases were evaluated.
+    """
     lines = [
         "# Comparison",
         "",
-        "Mean +- standard deviation over the test cases, each averaged over the seeds; in brackets the standard "
-        "deviation of the seeds' means. A distance that does not exist (one of the two masks is empty) is left out of "
-        "its mean. A figure of fewer than all cases says of how many.",
+        f"Mean +- standard deviation over the {' and '.join(lists)} cases, each averaged over the seeds; in brackets "
+        "the standard deviation of the seeds' means. A distance that does not exist (one of the two masks is empty) is "
+        "left out of its mean. A figure of fewer than all cases says of how many.",
         "",
         f"Against {plan.baseline}: mean difference +- its standard error over the cases, each averaged over the common "
         "seeds; p of the Wilcoxon signed-rank test, not corrected for the number of methods; cases that are better.",

@@ -57,7 +57,7 @@ def main(
         if dataset_dir is None:
             raise PlanError("dataset_dir is not given: name the folder of dataset.json, or add --collect_only.")
         for run in runs:
-            run.check_settings(dataset_dir)
+            run.check_settings(dataset_dir, evaluate_again=evaluate_again)
         to_do = [run for run in runs if evaluate_again or not run.finished]
         print(f"{len(runs)} runs, {len(runs) - len(to_do)} of them done before and skipped", flush=True)
         names = devices.split(",") if isinstance(devices, str) else devices or (None,)
