@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -202,6 +203,22 @@ def test_report_has_the_figures_of_both_tables_and_escapes_names(html, run):
     assert [float(cell) for cell in cases[-1][2:]] == [1, 1, 0, 0, 0, 0, 1]
 
 
+def test_report_counts_the_cases_that_failed_and_gives_the_reasons_above_the_summary(run, figures, html, tmp_path):
+    assert "failed" not in html
+    output = Path(shutil.copytree(run[1], tmp_path / "out"))
+    with (output / "failures.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [("case", "reason"), ("images/lost.nii.gz", "DataError: no <file>, moved"), ("images/b.nii.gz", "OSError")]
+        )
+    text = html_report(EvaluationResults(output, run[0]), figures, title="of a run")
+    assert "<strong>2 of 6 cases failed</strong>" in text and "<p>4 cases;" in text and "<file>" not in text
+    assert [row for row in Page(text).rows if row[0] in ("lost", "b")] == [
+        ["lost", "DataError: no <file>, moved"],
+        ["b", "OSError"],
+    ]
+    assert text.index("2 of 6 cases failed") < text.index(">lost<") < text.index("<h2>Summary")
+
+
 def test_results_of_an_older_version_without_the_new_columns_are_reported_too(tmp_path, figures):
     data, output = evaluate(tmp_path, num_classes=1, names=["all of it"])
     for name, dropped in (
@@ -250,6 +267,16 @@ def test_commands_write_the_figures_and_the_report_and_say_where(run, figures, t
     said = capsys.readouterr().out.split()
     assert said[-1] == str(run[1] / "report.html")
     assert sorted(said[:-1]) == sorted(str(path) for path in (tmp_path / "new").iterdir())
+
+
+def test_pictures_of_the_heads_are_called_after_case_and_class(tmp_path, monkeypatch):
+    data, output = evaluate(tmp_path, names=["left / atrium", "2"])
+    monkeypatch.setattr("scripts.evaluation.figures.draw_figures", lambda results: {})
+    drawn = []
+    monkeypatch.setattr("scripts.evaluation.figures.heads_figure", lambda *_, path, **rest: drawn.append(path.name))
+    write_figures(str(output), str(data), model_dir="models")
+    names = [f"heads_{which}_{name}.png" for which in ("worst", "median", "best") for name in ("1_left_atrium", "2")]
+    assert drawn == names
 
 
 @pytest.mark.long

@@ -37,7 +37,7 @@ class EvaluationResults:
     """The tables of an evaluation, and its cases in the order of their Dice.
 
     Args:
-        output_dir: of the evaluation: metrics.csv, metrics_summary.csv and the masks.
+        output_dir: of the evaluation: metrics.csv, metrics_summary.csv and the masks; failures.csv if cases failed.
         dataset_dir: of the data set, whose dataset.json names images and references.
         regions: as in the config, for overlapping regions; None for exclusive labels.
 
@@ -53,6 +53,7 @@ class EvaluationResults:
         self.summary = self._read("metrics_summary.csv")
         if not self.rows:
             raise DataError(f"{self.output_dir / 'metrics.csv'} has no case: every one failed, see failures.csv.")
+        self.failures = self._read("failures.csv") if (self.output_dir / "failures.csv").is_file() else []
         self.metrics = [name for name in METRIC_NAMES if name in self.rows[0]]
         self.classes = list(dict.fromkeys(row["class"] for row in self.rows))
         self.cases = list(dict.fromkeys(row["case"] for row in self.rows))
