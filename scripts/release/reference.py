@@ -24,8 +24,8 @@ Made by `python -m scripts.release.reference` from `configs/{train,evaluate,infe
 Any id is changed on the command line (`--num_labeled 10`, `--optimizer#momentum 0.95`, `--patch_size "[96,96,96]"`) or
 by an overlay, a JSON file of ids that comes later in `--config_file`. Values that begin with `$` are Python
 expressions, `@id` is the value of another id. Training and evaluation share train.json's; evaluate.json and
-preflight.json are overlays of it: where a table has no column for evaluate.json, or "–" in it, train.json's value holds there.
-Methods add ids of their own ([methods/](methods/)). "–": the file does not have it.
+preflight.json are overlays of it: where a table has no column for evaluate.json, or "–" there, train.json's value
+holds. Methods add ids of their own ([methods/](methods/)). "–": the file does not have it.
 
 File formats are in [data.md](data.md), metrics in [metrics.md](metrics.md), options of inference in
 [inference.md](inference.md), checks in [preflight.md](preflight.md); the commands of `scripts/` list their arguments
