@@ -45,6 +45,7 @@ def main(
     figures_dir: str | None = None,
     model_dir: str | None = None,
     regions: Sequence[Sequence[int]] | None = None,
+    ignore_value: int | None = None,
 ) -> None:
     """Draws an evaluation that has finished.
 
@@ -55,8 +56,9 @@ def main(
         model_dir: the training's ckpt_dir; draws both decoders, the distance map and their unanimity as well. Only for
             networks with DBiSL's heads.
         regions: as in the config, for overlapping regions.
+        ignore_value: as in the config, of voxels that nobody annotated; they are drawn as an area.
     """
-    results = EvaluationResults(output_dir, dataset_dir, regions=regions)
+    results = EvaluationResults(output_dir, dataset_dir, regions=regions, ignore_value=ignore_value)
     folder = Path(figures_dir) if figures_dir else results.output_dir / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     written = []

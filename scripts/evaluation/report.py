@@ -127,6 +127,7 @@ def main(
     path: str | None = None,
     title: str = "Evaluation",
     regions: Sequence[Sequence[int]] | None = None,
+    ignore_value: int | None = None,
 ) -> None:
     """Writes the report of an evaluation that has finished.
 
@@ -136,8 +137,9 @@ def main(
         path: of the HTML file; <output_dir>/report.html by default.
         title: heading.
         regions: as in the config, for overlapping regions.
+        ignore_value: as in the config, of voxels that nobody annotated; they are drawn as an area.
     """
-    results = EvaluationResults(output_dir, dataset_dir, regions=regions)
+    results = EvaluationResults(output_dir, dataset_dir, regions=regions, ignore_value=ignore_value)
     file = Path(path) if path else results.output_dir / "report.html"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(html_report(results, draw_figures(results), title=str(title)), encoding="utf-8")
