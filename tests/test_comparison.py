@@ -120,6 +120,7 @@ def test_arguments_of_a_run_are_those_of_the_bundles_commands():
         ({"common": {"base_filter": 4}}, r"overrides \['base_filter'\], ids that none of its config files has"),
         ({"common": {"seed": 4}}, r"overrides \['seed'\], which the comparison sets for each run"),
         ({"methods": {"supervised": ["configs/methods/none.json"]}}, "needs configs/methods/none.json, which does not"),
+        ({"common": {"evaluation_list": "tset"}}, "evaluation_list is 'tset'; it must be one of test, validation"),
         ({"methods": {"supervised": {"config": []}}}, r"it must be a list of overlay files or an object"),
         ({"methods": {"a/b": []}, "baseline": "a/b"}, "'a/b' is no name for a method"),
     ],

@@ -260,6 +260,10 @@ def _check_configs(path: Path, name: str, files: Sequence[str], overrides: Mappi
             f"{path}: method {name!r} overrides {reserved}, which the comparison sets for each run: use num_labeled "
             "and seeds of the plan, and the options of the command."
         )
+    if overrides.get("evaluation_list", EVALUATED[0]) not in EVALUATED:
+        raise PlanError(
+            f"{path}: evaluation_list is {overrides['evaluation_list']!r}; it must be one of {', '.join(EVALUATED)}."
+        )
     parser = ConfigParser()
     parser.read_config(list(files))
     of_evaluation = frozenset(key for key in overrides if key.partition("#")[0] not in parser)
