@@ -153,7 +153,7 @@ def test_evaluate_json_sets_nothing_of_its_own_but_its_run_list_what_its_loader_
     train, inference = merged(TRAIN), content(INFERENCE)
     own = {key for key in content(EVALUATE) if key not in train}
     options = {"save_uncertainty", "save_volumes", "decoders", "flip_axes", "networks"}
-    assert own == {"evaluation", "validate#tolerant_dataset", "ckpt_path", "maps"} | options
+    assert own == {"evaluation", "evaluation_list", "validate#tolerant_dataset", "ckpt_path", "maps"} | options
     assert all(content(EVALUATE)[key] == inference[key] for key in options)
 
 
@@ -808,6 +808,29 @@ def test_masks_of_inference_lie_on_the_object_however_the_volume_lies(workflow, 
         )
         dice = 2 * (mask & label).sum() / (mask.sum() + label.sum())
         assert dice >= least_dice, name
+
+
+def test_evaluation_list_names_the_cases_that_are_evaluated_also_of_several_processes(tiny):
+    for files in ((TRAIN, EVALUATE), (TRAIN, EVALUATE, SEVERAL_EVALUATE)):
+        parser = merged(*files)
+        parser.update(small(tiny, tiny.parent))
+        for chosen, expected in ((None, ["test_0", "test_1"]), ("validation", ["validation_0"])):
+            if chosen:
+                parser["evaluation_list"] = chosen
+            parser.parse(reset=True)
+            cases = parser.get_parsed_content("validate#dataset").data
+            assert [Path(case["image"]).name.removesuffix(".nii.gz") for case in cases] == expected
+
+
+def test_evaluation_of_validation_cases_is_in_the_geometry_of_their_labels(workflow, tiny, tmp_path):
+    overrides = threshold_network(**small(tiny, tmp_path, spacing=[2.0, 2.0, 2.0], evaluation_list="validation"))
+    run_in_process(workflow, TRAIN, EVALUATE, **{**overrides, "validate#handlers#0#_disabled_": True})
+    (row,) = rows(tmp_path / "metrics.csv")
+    assert row["case"] == "validation_0"
+    mask, label = nibabel.load(tmp_path / "validation_0_seg.nii.gz"), nibabel.load(tiny / "labels/validation_0.nii.gz")
+    assert mask.shape == label.shape and np.allclose(mask.affine, label.affine)
+    a, b = np.asarray(mask.dataobj) == 1, np.asarray(label.dataobj) == 1
+    assert float(row["dice"]) == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
 def test_evaluation_of_a_perfect_segmentation_gives_perfect_metrics(workflow, tiny_copy, tmp_path):

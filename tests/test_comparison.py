@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from conftest import ROOT, small
 from scipy.stats import norm
 
 from scripts.comparison import PlanError, Run, read_plan
-from scripts.comparison.collect import case_values, result_rows
+from scripts.comparison.collect import case_values, failed_cases, result_rows
 from scripts.comparison.paired import case_differences, paired_test, summary
 from scripts.comparison.processes import Processes, last_lines
 from scripts.comparison.report import write_report
@@ -119,6 +120,7 @@ def test_arguments_of_a_run_are_those_of_the_bundles_commands():
         ({"common": {"base_filter": 4}}, r"overrides \['base_filter'\], ids that none of its config files has"),
         ({"common": {"seed": 4}}, r"overrides \['seed'\], which the comparison sets for each run"),
         ({"methods": {"supervised": ["configs/methods/none.json"]}}, "needs configs/methods/none.json, which does not"),
+        ({"common": {"evaluation_list": "tset"}}, "evaluation_list is 'tset'; it must be one of test, validation"),
         ({"methods": {"supervised": {"config": []}}}, r"it must be a list of overlay files or an object"),
         ({"methods": {"a/b": []}, "baseline": "a/b"}, "'a/b' is no name for a method"),
     ],
@@ -148,6 +150,24 @@ def test_folder_with_a_run_of_other_settings_is_refused_and_one_on_another_devic
         with pytest.raises(PlanError, match="other settings: max_iterations was 10 and is 20"):
             other.check_settings("data")
         (tmp_path / left).unlink()
+
+
+def test_settings_of_the_evaluation_do_not_reach_training_and_may_change_with_the_evaluation(tmp_path):
+    overrides = {"base_filters": 4, "evaluation_list": "validation", "decoders": "phi"}
+    run, _ = read_plan(plan_file(tmp_path, common=overrides, num_labeled=[5], seeds=[0])).runs(tmp_path)
+    training, evaluation = (run.arguments(run_id, "data") for run_id in ("training", "evaluation"))
+    assert not {"evaluation_list", "decoders"} & set(training) and training["base_filters"] == 4
+    assert (evaluation["evaluation_list"], evaluation["decoders"]) == ("validation", "phi")
+    finished_run(tmp_path, "supervised", 0, {("a", "1"): 0.5})
+    for run_id, arguments in (("training", training), ("evaluation", evaluation)):
+        (run.folder / f"{run_id}.json").write_text(json.dumps(arguments))
+    run.check_settings("elsewhere")
+    plan = read_plan(plan_file(tmp_path, common={"base_filters": 4}, num_labeled=[5], seeds=[0]))
+    assert "deviation over the validation cases," in write_report(plan, plan.runs(tmp_path), tmp_path)
+    on_test = plan.runs(tmp_path)[0]
+    on_test.check_settings("data", evaluate_again=True)
+    with pytest.raises(PlanError, match="with other settings: .*evaluation_list was 'validation' and is None"):
+        on_test.check_settings("data")
 
 
 # Statistics
@@ -294,7 +314,103 @@ def test_report_says_how_many_cases_have_a_distance(tmp_path):
     assert "| dbisl | 5 | 1 | 0.000 +- 0.000 (-) | 0.000 +- 0.000 (-) | - | - |" in text
 
 
+def fail_cases(run: Run, **reasons: str) -> None:
+    """Writes the failures.csv of an evaluation."""
+    with (run.folder / "failures.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("case", "reason"))
+        writer.writerows((f"data/images/{case}.nii.gz", reason) for case, reason in reasons.items())
+
+
+def test_failed_cases_are_named_and_figures_and_differences_are_those_of_the_others(tmp_path):
+    plan = read_plan(plan_file(tmp_path, num_labeled=[5], seeds=[0]))
+    supervised = finished_run(tmp_path, "supervised", 0, {("a", "1"): 0.5, ("b", "1"): 0.6, ("c", "1"): 0.1})
+    dbisl = finished_run(tmp_path, "dbisl", 0, {("a", "1"): 0.7, ("b", "1"): 0.65})
+    fail_cases(dbisl, c="DataError: c has no label, at all", d="OSError: no such file")
+    fail_cases(supervised, d="OSError: no such file")
+    text = write_report(plan, plan.runs(tmp_path), tmp_path)
+    assert "deviation over the test cases," in text
+    assert "- c, in dbisl_5_0: DataError: c has no label, at all\n" in text
+    assert "- d, in all runs: OSError: no such file\n" in text
+    assert "| supervised | 5 | 1 | 0.400 +- 0.265 (-), 3 of 4 cases |" in text
+    assert "| dbisl | 5 | 1 | 0.675 +- 0.035 (-), 2 of 4 cases |" in text
+    # a and b, which both have: +0.2 and +0.05.
+    assert "| +0.125 +- 0.075, 2 of 4 cases | 0.5 | 2 of 2 |" in text
+    assert "Evaluated on different cases" not in text and "Not finished" not in text
+    assert [row["failed_cases"] for row in rows(tmp_path / "results.csv")] == ['["d"]', '["c", "d"]']
+    dice = [row for row in rows(tmp_path / "comparison.csv") if row["metric"] == "dice"]
+    assert [(row["cases"], row["all_cases"], row["pairs"]) for row in dice] == [("3", "4", ""), ("2", "4", "2")]
+
+
+def describe(run: Run, *starts: dict[str, tuple[int, str]]) -> None:
+    """Writes the run.json of a training with the numbers and digests of its lists."""
+    data = [{name: {"cases": n, "digest": digest} for name, (n, digest) in start.items()} for start in starts]
+    (run.folder / "run.json").write_text(json.dumps({"starts": [{"data": lists} for lists in data], "config": {}}))
+
+
+def test_runs_on_different_data_are_named_with_what_each_has(tmp_path):
+    methods = {name: ["configs/methods/supervised.json"] for name in ("supervised", "old", "new", "unknown")}
+    plan = read_plan(plan_file(tmp_path, methods=methods, num_labeled=[5], seeds=[0]))
+    runs = {}
+    for name in methods:
+        cases = {("a", "1"): 0.5, ("b", "1"): 0.6} | ({} if name == "new" else {("c", "1"): 0.7})
+        runs[name] = finished_run(tmp_path, name, 0, cases)
+    describe(runs["supervised"], {"labeled": (5, "aa"), "unlabeled": (0, "none")})
+    describe(runs["old"], {"labeled": (5, "aa"), "unlabeled": (15, "bb")})
+    describe(
+        runs["new"], {"labeled": (5, "aa"), "unlabeled": (15, "bb")}, {"labeled": (5, "cc"), "unlabeled": (15, "bb")}
+    )
+    text = write_report(plan, plan.runs(tmp_path), tmp_path)
+    # Labels only take no unlabeled case, and of a run without a run.json nothing is known.
+    assert (
+        "**Trained on different data** (5 labels, labeled cases): 5 cases of digest aa in supervised_5_0, old_5_0; "
+        "5 cases of digest aa, then 5 cases of digest cc in new_5_0." in text
+    )
+    assert "unlabeled cases" not in text
+    assert (
+        "**Evaluated on different cases**: 3 cases in supervised_5_0, old_5_0, unknown_5_0; 2 cases (without c) in "
+        "new_5_0." in text
+    )
+    assert "| new | 5 | 1 | 0.550 +- 0.071 (-), 2 of 3 cases |" in text
+    assert "| old | 5 | 1 | 0.600 +- 0.100 (-) |" in text
+
+
+def test_unlabeled_cases_that_differ_are_named_and_equal_data_are_not(tmp_path):
+    plan = read_plan(plan_file(tmp_path, num_labeled=[5], seeds=[0]))
+    runs = [finished_run(tmp_path, method, 0, {("a", "1"): 0.5}) for method in ("supervised", "dbisl")]
+    for digest in ("bb", "cc"):
+        for run, unlabeled in zip(runs, ("bb", digest)):
+            describe(run, {"labeled": (5, "aa"), "unlabeled": (15, unlabeled)})
+        text = write_report(plan, plan.runs(tmp_path), tmp_path)
+        assert ("(5 labels, unlabeled cases): 15 cases of digest bb in supervised_5_0;" in text) is (digest == "cc")
+        assert ("different" in text) is (digest == "cc")
+
+
+def test_case_of_which_a_class_is_not_known_is_none_that_is_missing(tmp_path):
+    plan = read_plan(plan_file(tmp_path, num_labeled=[5], seeds=[0]))
+    finished_run(tmp_path, "supervised", 0, {("a", "1"): 0.5, ("b", "1"): NAN})
+    assert "| supervised | 5 | 1 | 0.500 +- - (-) |" in write_report(plan, plan.runs(tmp_path), tmp_path)
+
+
 # Processes, with small programs in place of training and evaluation
+
+
+# An evaluation of which case b failed.
+FAILING = """
+if run_id == 'evaluation':
+    (folder / 'failures.csv').write_text('case,reason\\nimages/b.nii.gz,DataError: no such file\\n')
+    (folder / 'metrics.csv').write_text('case,class\\na,1\\n')
+    (folder / 'metrics_summary.csv').touch()
+    raise SystemExit(1)
+"""
+# What training and evaluation leave.
+DONE = """
+if run_id == 'training':
+    (folder / 'record.json').touch()
+else:
+    (folder / 'metrics.csv').write_text('case,class\\na,1\\n')
+    (folder / 'metrics_summary.csv').touch()
+"""
 
 
 class Programs(Processes):
@@ -304,8 +420,7 @@ class Programs(Processes):
 
     def command(self, run_id: str, arguments: Path) -> list[str]:
         head = f"from pathlib import Path; run_id = {run_id!r}; folder = Path({str(arguments.parent)!r})\n"
-        done = "\n(folder / ('record.json' if run_id == 'training' else 'metrics_summary.csv')).touch()\n"
-        return ["-c", head + self.source + done]
+        return ["-c", head + self.source + DONE]
 
 
 def some_runs(folder: Path, *methods: str) -> list[Run]:
@@ -339,11 +454,42 @@ def test_run_that_was_trained_is_only_evaluated_and_old_results_do_not_outlive_a
     assert (log.count("\ntraining"), log.count("\nevaluation")) == (1, 2)
 
 
-def test_evaluation_with_failed_cases_is_not_finished(tmp_path):
+def test_evaluation_with_failed_cases_is_finished_without_them(tmp_path, capsys):
     (run,) = some_runs(tmp_path, "m")
     processes = Programs("data")
-    processes.source = "(folder / 'failures.csv').touch()"
+    processes.source = FAILING
+    assert processes([run]) == [] and run.finished
+    assert "m_5_0 finished in 0 s, without the cases that FAILED: b" in capsys.readouterr().out
+    assert failed_cases(run) == {"b": "DataError: no such file"}
+
+
+def test_evaluation_of_which_every_case_failed_is_not_finished(tmp_path, capsys):
+    (run,) = some_runs(tmp_path, "m")
+    processes = Programs("data")
+    processes.source = FAILING.replace("\\na,1", "")
     assert processes([run]) == [run] and not run.finished
+    assert "m_5_0 FAILED with exit status 1" in capsys.readouterr().out
+
+
+def test_evaluation_with_other_settings_that_breaks_off_leaves_no_results_of_the_earlier_ones(tmp_path):
+    (run,) = some_runs(tmp_path, "m")
+    processes = Programs("data")
+    assert processes([run]) == [] and run.finished
+    other = replace(run, overrides={"evaluation_list": "validation"}, of_evaluation=frozenset({"evaluation_list"}))
+    processes.source = "raise SystemExit(1)"
+    assert processes([other]) == [other] and run.trained and not run.finished
+
+
+def test_evaluation_that_breaks_off_is_not_taken_for_an_earlier_one_that_is_still_there(tmp_path, capsys):
+    (run,) = some_runs(tmp_path, "m")
+    processes = Programs("data")
+    processes.source = "print('this is', run_id)" + FAILING
+    assert processes([run]) == []
+    processes.source = "raise SystemExit(f'no dataset.json for {run_id}')"
+    assert processes([run]) == [run]
+    # It was trained, and is only evaluated.
+    assert "no dataset.json for evaluation" in capsys.readouterr().out
+    assert (run.folder / "run.log").read_text().count("this is training") == 1
 
 
 @pytest.mark.parametrize("devices", [(None,), ("cpu", "cuda:0")])
@@ -416,9 +562,33 @@ def test_collecting_alone_needs_no_data_and_runs_nothing(tmp_path, capsys):
         main(str(plan), str(tmp_path))
 
 
+def test_command_skips_a_run_that_lacks_a_case_names_it_and_ends_with_an_error(tmp_path, capsys, monkeypatch):
+    carried_out = []
+    monkeypatch.setattr(
+        "scripts.comparison.run.Processes", lambda *_, **__: lambda runs: carried_out.append(runs) or runs[2:]
+    )
+    plan = plan_file(tmp_path, num_labeled=[5], seeds=[0])
+    for method in ("supervised", "dbisl"):
+        fail_cases(finished_run(tmp_path, method, 0, {("a", "1"): 0.5}), b="DataError: b is empty")
+    for options in ({}, {"evaluate_again": True}, {"collect_only": True}):
+        with pytest.raises(SystemExit) as ended:
+            main(str(plan), str(tmp_path), "data", **options)
+        printed = capsys.readouterr()
+        assert ended.value.code == 1
+        assert "error: b failed in the evaluation of supervised_5_0, dbisl_5_0;" in printed.err
+        assert "- b, in all runs: DataError: b is empty" in printed.out
+    # Not trained again, and evaluated again on request only.
+    assert [[run.name for run in runs] for runs in carried_out] == [[], ["supervised_5_0", "dbisl_5_0"]]
+
+
 @pytest.mark.long
-def test_comparison_of_real_trainings_survives_a_failing_method_and_skips_what_is_done(tiny, tmp_path, capsys):
-    common = {key: value for key, value in small(tiny, tmp_path).items() if not key.endswith("_dir")}
+def test_comparison_of_real_trainings_survives_a_failing_method_and_case_and_skips_what_is_done(
+    tiny_copy, tmp_path, capsys
+):
+    lost = tiny_copy / "images" / "test_1.nii.gz"
+    content = lost.read_bytes()
+    lost.write_bytes(b"no image")
+    common = {key: value for key, value in small(tiny_copy, tmp_path).items() if not key.endswith("_dir")}
     common = {key: value for key, value in common.items() if key not in ("device", "num_labeled")}
     supervised = ["configs/methods/supervised.json"]
     methods = {
@@ -428,18 +598,24 @@ def test_comparison_of_real_trainings_survives_a_failing_method_and_skips_what_i
     settings = {"num_labeled": [3], "seeds": [0], "common": {**common, "spacing": None}}
     plan, output = plan_file(tmp_path, methods=methods, **settings), tmp_path / "out"
     with pytest.raises(SystemExit) as ended:
-        main(str(plan), str(output), str(tiny), devices="cpu", threads=1)
+        main(str(plan), str(output), str(tiny_copy), devices="cpu", threads=1)
     printed = capsys.readouterr()
     assert ended.value.code == 1 and "error: 1 of 2 runs failed: broken_3_0" in printed.err
+    assert "error: test_1 failed in the evaluation of supervised_3_0;" in printed.err
+    assert "- test_1, in all runs: DataError:" in printed.out
     assert "error: num_labeled is 3 and a batch needs 7 labeled cases" in printed.out
     (row,) = rows(output / "results.csv")
     assert (row["method"], row["iterations"], row["threads"]) == ("supervised", "4", "1")
     assert int(row["parameters"]) > 0 and float(row["training_seconds"]) > 0 and float(row["peak_memory_mb"]) > 100
-    assert row["dice_n"] == "2" and 0 <= float(row["dice"]) <= 1
+    assert row["dice_n"] == "1" and 0 <= float(row["dice"]) <= 1
     weights = output / "supervised_3_0" / "models" / "model.pt"
     before = weights.stat().st_mtime_ns
 
     plan = plan_file(tmp_path, methods={"supervised": supervised}, **settings)
-    main(str(plan), str(output), str(tiny), devices="cpu", threads=1)
+    lost.write_bytes(content)
+    main(str(plan), str(output), str(tiny_copy), devices="cpu", threads=1, evaluate_again=True)
+    main(str(plan), str(output), str(tiny_copy), devices="cpu", threads=1)
     assert "1 runs, 1 of them done before and skipped" in capsys.readouterr().out
     assert weights.stat().st_mtime_ns == before
+    (row,) = rows(output / "results.csv")
+    assert (row["dice_n"], row["failed_cases"]) == ("2", "[]")

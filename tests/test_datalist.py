@@ -238,6 +238,9 @@ def test_required_returns_the_list_or_says_how_to_get_one(tmp_path):
     assert names(datalist.required("test")) == ["t.nii.gz"]
     with pytest.raises(DataError, match=r"dataset\.json has no list 'validation': add one, or cut it .* splits"):
         datalist.required("validation")
+    for name in ("training", "tset", None):
+        with pytest.raises(DataError, match=rf"evaluation_list is {name!r}; it must be one of test, validation"):
+            datalist.required(name)
 
 
 # --- errors ---

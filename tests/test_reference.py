@@ -81,6 +81,9 @@ def test_page_has_one_row_per_id_with_the_defaults_of_the_files():
     assert set(rows) == set(MEANINGS) | {f"{name}#{part}" for name, parts in PARTS.items() for part in parts}
     assert rows["base_filters"].split("|")[1:3] == [" `16` ", " `8` "]
     assert rows["num_labeled"].split("|")[1:3] == [" `16` ", " – "]
+    assert rows["decoders"].split("|")[1:4] == [" – ", ' `"both"` ', ' `"both"` ']
+    assert rows["ckpt_path"].split("|")[1:3] == [" – ", " `$@ckpt_dir + '/model.pt'` "]
+    assert rows["validate"].split("|")[2] == " 8 parts "
     assert rows["network_def"].split("|")[1] == " `networks.DualTaskVNet` "
     assert rows["validate#dataset"].split("|")[:2] == [" `CacheDataset` ", " `Dataset` "]
 

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -28,6 +29,7 @@ from scripts.evaluation.figures import main as write_figures
 from scripts.evaluation.report import html_report
 from scripts.evaluation.report import main as write_report
 from scripts.evaluation.results import EvaluationResults
+from scripts.pictures.cases import slices_figure, surfaces_figure
 from scripts.pictures.distribution import distribution_figure
 
 # How far each prediction is shifted, in voxels: the last case is the best.
@@ -140,6 +142,38 @@ def test_what_is_missing_is_named(run, tmp_path):
         EvaluationResults(run[1], run[0], regions=[[1]])
 
 
+def partial_evaluation(folder: Path, *, annotated: bool) -> tuple[Path, Path]:
+    """An evaluation of whole labels, whose upper half of every label was then made unknown: all of it, or class 2."""
+    data, output = evaluate(folder)
+    entries = json.loads((data / "dataset.json").read_text())
+    for case in entries["test"]:
+        if annotated:
+            case["annotated"] = [1]
+            continue
+        path = data / case["label"]
+        stored = nibabel.load(path)
+        label = np.asarray(stored.dataobj).copy()
+        label[:, :, 10:] = 255
+        save(label, stored.affine, path)
+    (data / "dataset.json").write_text(json.dumps(entries))
+    return data, output
+
+
+def test_volumes_say_where_the_label_knows_a_class(run, results, tmp_path):
+    assert results.volumes("exact").known is None
+    data, output = partial_evaluation(tmp_path / "voxels", annotated=False)
+    volumes = EvaluationResults(output, data, ignore_value=255).volumes("exact")
+    assert not volumes.known[:, :, :, 10:].any() and volumes.known[:, :, :, :10].all()
+    assert not volumes.reference[:, :, :, 10:].any() and volumes.reference[0, :, :, :10].any()
+    with pytest.raises(DataError, match=r"exact.nii.gz has the value 255 and \[0, 1, 2\] are expected: give --ignore_"):
+        EvaluationResults(output, data).volumes("exact")
+    data, output = partial_evaluation(tmp_path / "classes", annotated=True)
+    volumes = EvaluationResults(output, data).volumes("exact")
+    # Class 1 is known everywhere, class 2 only where it cannot be since class 1 is.
+    assert volumes.known[0].all() and np.array_equal(volumes.known[1], volumes.reference[0])
+    assert not volumes.reference[1].any()
+
+
 # --- report ---
 
 
@@ -202,6 +236,22 @@ def test_report_has_the_figures_of_both_tables_and_escapes_names(html, run):
     assert [float(cell) for cell in cases[-1][2:]] == [1, 1, 0, 0, 0, 0, 1]
 
 
+def test_report_counts_the_cases_that_failed_and_gives_the_reasons_above_the_summary(run, figures, html, tmp_path):
+    assert "failed" not in html
+    output = Path(shutil.copytree(run[1], tmp_path / "out"))
+    with (output / "failures.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [("case", "reason"), ("images/lost.nii.gz", "DataError: no <file>, moved"), ("images/b.nii.gz", "OSError")]
+        )
+    text = html_report(EvaluationResults(output, run[0]), figures, title="of a run")
+    assert "<strong>2 of 6 cases failed</strong>" in text and "<p>4 cases;" in text and "<file>" not in text
+    assert [row for row in Page(text).rows if row[0] in ("lost", "b")] == [
+        ["lost", "DataError: no <file>, moved"],
+        ["b", "OSError"],
+    ]
+    assert text.index("2 of 6 cases failed") < text.index(">lost<") < text.index("<h2>Summary")
+
+
 def test_results_of_an_older_version_without_the_new_columns_are_reported_too(tmp_path, figures):
     data, output = evaluate(tmp_path, num_classes=1, names=["all of it"])
     for name, dropped in (
@@ -229,6 +279,29 @@ def test_figures_differ_between_cases_and_show_reference_and_prediction(figures)
         assert (np.abs(above_legend - colour).max(axis=-1) < 15).sum() > 30
 
 
+def test_unknown_voxels_are_an_area_and_their_prediction_has_no_surface(run, results, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        "scripts.pictures.cases.render_surfaces", lambda masks, *_, **__: shown.append(masks) or np.ones((2, 2, 3))
+    )
+    data, output = partial_evaluation(tmp_path, annotated=False)
+    partial = EvaluationResults(output, data, ignore_value=255)
+    purple = []
+    for volumes in (partial.volumes("exact"), results.volumes("exact")):
+        figure = slices_figure(volumes, results.classes, title="exact")
+        legend = [text.get_text() for text in figure.legends[0].get_texts()]
+        areas = [axes.images[1].get_array()[..., 3] > 0 for axes in figure.axes if len(axes.images) > 1]
+        assert ("not annotated, for one class at least" in legend) is bool(areas)
+        purple.append(areas)
+        surfaces_figure({"exact": volumes}, results.classes)
+    coronal, whole = purple[0][1], purple[1]
+    # Rows upwards: known below, unknown above, up to the edge of the picture.
+    assert not coronal[0].any() and coronal[-1].all() and whole == []
+    reference, prediction, _, whole_prediction = shown
+    assert np.array_equal(reference, prediction) and prediction.any()
+    assert whole_prediction.sum() > prediction.sum()
+
+
 def test_distribution_says_how_many_values_are_missing():
     figure = distribution_figure({"hd95_mm": {"liver": [1.0, math.nan, 3.0, math.nan], "spleen": [math.nan] * 4}})
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
@@ -250,6 +323,16 @@ def test_commands_write_the_figures_and_the_report_and_say_where(run, figures, t
     said = capsys.readouterr().out.split()
     assert said[-1] == str(run[1] / "report.html")
     assert sorted(said[:-1]) == sorted(str(path) for path in (tmp_path / "new").iterdir())
+
+
+def test_pictures_of_the_heads_are_called_after_case_and_class(tmp_path, monkeypatch):
+    data, output = evaluate(tmp_path, names=["left / atrium", "2"])
+    monkeypatch.setattr("scripts.evaluation.figures.draw_figures", lambda results: {})
+    drawn = []
+    monkeypatch.setattr("scripts.evaluation.figures.heads_figure", lambda *_, path, **rest: drawn.append(path.name))
+    write_figures(str(output), str(data), model_dir="models")
+    names = [f"heads_{which}_{name}.png" for which in ("worst", "median", "best") for name in ("1_left_atrium", "2")]
+    assert drawn == names
 
 
 @pytest.mark.long

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from scripts.data import case_name
 from scripts.evaluation import METRIC_NAMES
 from scripts.evaluation.summary import ALL_CLASSES
 
@@ -31,7 +32,7 @@ RECORD_COLUMNS = (
 COLUMNS = (
     *("method", "num_labeled", "seed", "class"),
     *(f"{metric}{suffix}" for metric in METRIC_NAMES for suffix in ("", "_std", "_n")),
-    *("empty_predictions", "configs", "overrides"),
+    *("empty_predictions", "failed_cases", "configs", "overrides"),
     *RECORD_COLUMNS,
 )
 # class -> metric -> case -> value
@@ -52,6 +53,12 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, An
         writer.writerows(rows)
 
 
+def failed_cases(run: Run) -> dict[str, str]:
+    """The cases that the evaluation of a run could not read, segment or write, and why."""
+    path = run.folder / "failures.csv"
+    return {case_name(row["case"]): row["reason"] for row in read_csv(path)} if path.is_file() else {}
+
+
 def result_rows(run: Run) -> list[dict[str, Any]]:
     """The rows of a finished run for results.csv: one per class and, if there are several, one for their mean.
 
@@ -64,6 +71,7 @@ def result_rows(run: Run) -> list[dict[str, Any]]:
         "method": run.method,
         "num_labeled": run.num_labeled,
         "seed": run.seed,
+        "failed_cases": json.dumps(list(failed_cases(run))),
         "configs": " ".join(run.configs),
         "overrides": json.dumps(run.overrides),
         **{column: record.get(column) for column in RECORD_COLUMNS},

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+
+from scripts.data.datalist import EVALUATED
 
 EVALUATE = "configs/evaluate.json"
 RECORD = "configs/record.json"
@@ -31,12 +33,14 @@ class Method:
     Attributes:
         configs: overlay files, merged after those of the plan.
         overrides: config ids and values, after the plan's common ones.
+        of_evaluation: those ids, of the common ones too, that training does not have, such as decoders.
         num_labeled: numbers of labeled cases.
     """
 
     configs: tuple[str, ...]
     overrides: Mapping[str, Any]
     num_labeled: tuple[int, ...]
+    of_evaluation: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Run:
         configs: config files of the training, in the order of merging.
         overrides: common ones and the method's own.
         folder: receives all that the run writes.
+        of_evaluation: ids among the overrides that training does not have.
     """
 
     method: str
@@ -58,6 +63,7 @@ class Run:
     configs: tuple[str, ...]
     overrides: Mapping[str, Any]
     folder: Path
+    of_evaluation: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -69,7 +75,7 @@ class Run:
         return {
             "run_id": run_id,
             "config_file": [*self.configs, last],
-            **self.overrides,
+            **{k: v for k, v in self.overrides.items() if run_id == "evaluation" or k not in self.of_evaluation},
             "num_labeled": self.num_labeled,
             "seed": self.seed,
             "dataset_dir": str(dataset_dir),
@@ -85,27 +91,48 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether all test cases were evaluated."""
-        return (self.folder / "metrics_summary.csv").is_file() and not (self.folder / "failures.csv").is_file()
+        """Whether the cases were evaluated: all but those that failed, and at least one."""
+        metrics = self.folder / "metrics.csv"
+        if not ((self.folder / "metrics_summary.csv").is_file() and metrics.is_file()):
+            return False
+        return len(metrics.read_text(encoding="utf-8").splitlines()) > 1
 
-    def check_settings(self, dataset_dir: str | Path) -> None:
-        """Refuses a folder in which something else was trained or begun, which would be taken for this run's.
+    @property
+    def evaluated_list(self) -> str:
+        """The list of dataset.json that was evaluated; "test" where the comparison did not do it."""
+        path = self.folder / "evaluation.json"
+        return (json.loads(path.read_text()) if path.is_file() else {}).get("evaluation_list", EVALUATED[0])
+
+    def check_settings(self, dataset_dir: str | Path, *, evaluate_again: bool = False) -> None:
+        """Refuses a folder in which something else was trained or evaluated, which would be taken for this run's.
+
+        Args:
+            dataset_dir: of the data set.
+            evaluate_again: evaluations with other settings will be replaced.
 
         Raises:
             PlanError: naming the settings that differ.
         """
-        before = self.folder / "training.json"
         begun = any((self.folder / "checkpoints").glob("*.pt"))
-        if not before.is_file() or not (begun or self.trained or self.finished):
-            return
-        old, new = json.loads(before.read_text()), json.loads(json.dumps(self.arguments("training", dataset_dir)))
-        differing = sorted(k for k in old.keys() | new.keys() if k not in LOCATION and old.get(k) != new.get(k))
-        if differing:
-            values = "; ".join(f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in differing)
+        if (begun or self.trained or self.finished) and (values := self.changed_settings("training", dataset_dir)):
             raise PlanError(
                 f"{self.folder} holds a run with other settings: {values}. Choose another output_dir or "
                 "remove the folder."
             )
+        if self.finished and not evaluate_again and (values := self.changed_settings("evaluation", dataset_dir)):
+            raise PlanError(
+                f"{self.folder} was evaluated with other settings: {values}. Add --evaluate_again, which replaces its "
+                "results without training, or choose another output_dir."
+            )
+
+    def changed_settings(self, run_id: str, dataset_dir: str | Path) -> str:
+        """The settings in which what was done as ``run_id`` differs from what is to be done; empty if in none."""
+        before = self.folder / f"{run_id}.json"
+        if not before.is_file():
+            return ""
+        old, new = json.loads(before.read_text()), json.loads(json.dumps(self.arguments(run_id, dataset_dir)))
+        differing = sorted(k for k in old.keys() | new.keys() if k not in LOCATION and old.get(k) != new.get(k))
+        return "; ".join(f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in differing)
 
 
 @dataclass(frozen=True)
@@ -138,6 +165,7 @@ class Plan:
                 (*self.configs, *method.configs),
                 {**self.common, **method.overrides},
                 Path(output_dir) / f"{name}_{labels}_{seed}",
+                method.of_evaluation,
             )
             for seed in self.seeds
             for labels in self.num_labeled
@@ -185,7 +213,8 @@ def read_plan(path: str | Path) -> Plan:
         baseline=content["baseline"],
     )
     for name, method in methods.items():
-        _check_configs(path, name, [*plan.configs, *method.configs], {**plan.common, **method.overrides})
+        files, overrides = [*plan.configs, *method.configs], {**plan.common, **method.overrides}
+        methods[name] = replace(method, of_evaluation=_check_configs(path, name, files, overrides))
     return plan
 
 
@@ -217,7 +246,8 @@ def _method(path: Path, name: str, entry: Any, labels: tuple[int, ...]) -> Metho
     )
 
 
-def _check_configs(path: Path, name: str, files: Sequence[str], overrides: Mapping[str, Any]) -> None:
+def _check_configs(path: Path, name: str, files: Sequence[str], overrides: Mapping[str, Any]) -> frozenset[str]:
+    """Refuses files and overrides that do not fit; returns the overrides whose ids evaluate.json alone has."""
     absent = [file for file in [*files, EVALUATE, RECORD] if not Path(file).is_file()]
     if absent:
         raise PlanError(
@@ -230,8 +260,15 @@ def _check_configs(path: Path, name: str, files: Sequence[str], overrides: Mappi
             f"{path}: method {name!r} overrides {reserved}, which the comparison sets for each run: use num_labeled "
             "and seeds of the plan, and the options of the command."
         )
+    if overrides.get("evaluation_list", EVALUATED[0]) not in EVALUATED:
+        raise PlanError(
+            f"{path}: evaluation_list is {overrides['evaluation_list']!r}; it must be one of {', '.join(EVALUATED)}."
+        )
     parser = ConfigParser()
+    parser.read_config(list(files))
+    of_evaluation = frozenset(key for key in overrides if key.partition("#")[0] not in parser)
     parser.read_config([*files, EVALUATE])
     unknown = sorted(key for key in overrides if key not in parser)
     if unknown:
         raise PlanError(f"{path}: method {name!r} overrides {unknown}, ids that none of its config files has.")
+    return of_evaluation

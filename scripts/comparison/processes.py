@@ -14,19 +14,21 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+from .cases import named
+from .collect import failed_cases
 from .plan import Run
 
 LAST_LINES = 15
 SECONDS_TO_END = 10
-# What a new training makes untrue.
-STALE = ("record.json", "metrics.csv", "metrics_summary.csv", "failures.csv")
+# What a new training makes untrue, and an evaluation with other settings.
+EVALUATED = ("metrics.csv", "metrics_summary.csv", "failures.csv")
 
 
 class Processes:
     """Trains and evaluates runs in processes of their own.
 
     A run writes into its folder training.json and evaluation.json (the commands' --args_file) and run.log (what both
-    printed). A run that was trained but not evaluated is only evaluated.
+    printed). A run that was trained, or evaluated before, is only evaluated.
 
     Args:
         dataset_dir: folder of the data set's dataset.json.
@@ -50,7 +52,7 @@ class Processes:
         self._stopping = False
 
     def __call__(self, runs: Sequence[Run]) -> list[Run]:
-        """Carries out ``runs`` and returns those that failed.
+        """Carries out ``runs`` and returns those that failed; one that lacks only some cases did not.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C, when no process is left.
@@ -88,6 +90,7 @@ class Processes:
     def _carry_out(self, run: Run, number: str) -> bool:
         """Trains and evaluates ``run``; whether it went well."""
         device, start = self._devices.get(), time.monotonic()
+        earlier = _written_at(run)
         try:
             if self._stopping:
                 return False
@@ -98,20 +101,24 @@ class Processes:
         if self._stopping:
             return False
         log = run.folder / "run.log"
-        if status != 0:
+        # An evaluation that broke off before its first case leaves the tables of an earlier one.
+        incomplete = failed_cases(run) if run.finished and _written_at(run) != earlier else {}
+        if status != 0 and not incomplete:
             print(
                 f"{number} {run.name} FAILED with exit status {status}; {log} ends with\n{last_lines(log)}", flush=True
             )
             return False
-        print(f"{number} {run.name} finished in {time.monotonic() - start:.0f} s", flush=True)
+        without = f", without the cases that FAILED: {named(incomplete)}" if incomplete else ""
+        print(f"{number} {run.name} finished in {time.monotonic() - start:.0f} s{without}", flush=True)
         return True
 
     def _train_and_evaluate(self, run: Run, device: str | None) -> int:
         run.folder.mkdir(parents=True, exist_ok=True)
-        run_ids = ["evaluation"] if run.trained else ["training", "evaluation"]
+        run_ids = ["evaluation"] if run.trained or run.finished else ["training", "evaluation"]
         if "training" in run_ids:
-            for name in STALE:
-                (run.folder / name).unlink(missing_ok=True)
+            _remove(run, ("record.json", *EVALUATED))
+        elif run.changed_settings("evaluation", self.dataset_dir):
+            _remove(run, EVALUATED)
         status = 0
         with (run.folder / "run.log").open("w" if "training" in run_ids else "a", encoding="utf-8") as log:
             for run_id in run_ids:
@@ -138,6 +145,17 @@ class Processes:
         finally:
             with self._lock:
                 self._running.discard(process)
+
+
+def _remove(run: Run, names: Sequence[str]) -> None:
+    for name in names:
+        (run.folder / name).unlink(missing_ok=True)
+
+
+def _written_at(run: Run) -> int | None:
+    """When the last evaluation of a run ended; None if none did."""
+    path = run.folder / "metrics_summary.csv"
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def last_lines(log: Path, count: int = LAST_LINES) -> str:

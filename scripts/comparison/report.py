@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from scripts.evaluation.metrics import OVERLAPS
 from scripts.evaluation.summary import ALL_CLASSES
 
-from .collect import COLUMNS, CaseValues, case_values, result_rows, write_csv
+from .cases import data_lines, failure_lines
+from .collect import COLUMNS, CaseValues, case_values, failed_cases, result_rows, write_csv
 from .paired import SUMMARY_COLUMNS, TEST_COLUMNS, paired_test, summary
 from .plan import Plan, Run
 from .plots import plot_dice, plot_differences
@@ -25,8 +27,9 @@ Collected = dict[tuple[str, int], dict[int, CaseValues]]
 def write_report(plan: Plan, runs: Sequence[Run], output_dir: str | Path) -> str:
     """Collects the finished ones of ``runs`` into ``output_dir``.
 
-    Writes results.csv (one row per run and class), comparison.csv (one row per method, number of labels, class and
-    metric: deviations and paired test), comparison.md (the same for reading), dice.png and differences.png.
+    Cases that failed in a run are missing there. Writes results.csv (one row per run and class), comparison.csv (one
+    row per method, number of labels, class and metric: deviations and paired test), comparison.md (the same for
+    reading, and what failed or differs in the data), dice.png and differences.png.
 
     Returns:
         The text of comparison.md.
@@ -37,9 +40,12 @@ def write_report(plan: Plan, runs: Sequence[Run], output_dir: str | Path) -> str
     for run in finished:
         collected.setdefault((run.method, run.num_labeled), {})[run.seed] = case_values(run)
     write_csv(folder / "results.csv", COLUMNS, [row for run in finished for row in result_rows(run)])
-    rows = comparison_rows(plan, collected)
-    write_csv(folder / "comparison.csv", (*KEY_COLUMNS, *SUMMARY_COLUMNS, *TEST_COLUMNS), rows)
-    text = markdown(plan, rows, [run.name for run in runs if not run.finished])
+    failed = {case for run in finished for case in failed_cases(run)}
+    rows = comparison_rows(plan, collected, all_cases(collected, failed))
+    write_csv(folder / "comparison.csv", (*KEY_COLUMNS, *SUMMARY_COLUMNS, "all_cases", *TEST_COLUMNS), rows)
+    notes = [*data_lines(finished), *failure_lines(finished)]
+    lists = sorted({run.evaluated_list for run in finished})
+    text = markdown(plan, rows, [run.name for run in runs if run not in finished], notes=notes, lists=lists)
     (folder / "comparison.md").write_text(text, encoding="utf-8")
     if finished:
         plot_dice(rows, folder / "dice.png")
@@ -52,8 +58,25 @@ def of_metric(seeds: dict[int, CaseValues], name: str, metric: str) -> dict[int,
     return {seed: values[name][metric] for seed, values in seeds.items() if name in values}
 
 
-def comparison_rows(plan: Plan, collected: Collected) -> list[dict[str, Any]]:
-    """The rows of comparison.csv, in the plan's order; a baseline's test columns are blank."""
+def all_cases(collected: Collected, failed: set[str]) -> dict[str, int]:
+    """class -> how many cases any of the runs has: those with a known label of the class, and those that failed."""
+    cases: dict[str, set[str]] = {}
+    for seeds in collected.values():
+        for values in seeds.values():
+            for name, metrics in values.items():
+                measured = {case for case, dice in metrics["dice"].items() if not math.isnan(dice)}
+                cases.setdefault(name, set(failed)).update(measured)
+    return {name: len(of_class) for name, of_class in cases.items()}
+
+
+def comparison_rows(plan: Plan, collected: Collected, total: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The rows of comparison.csv, in the plan's order; a baseline's test columns are blank.
+
+    Args:
+        plan: names methods and baseline.
+        collected: values of all cases.
+        total: see :func:`all_cases`.
+    """
     rows = []
     for labels in plan.num_labeled:
         for method in plan.methods:
@@ -63,6 +86,7 @@ def comparison_rows(plan: Plan, collected: Collected) -> list[dict[str, Any]]:
                 for metric in metrics:
                     values = of_metric(seeds, name, metric)
                     row = {"method": method, "num_labeled": labels, "class": name, "metric": metric, **summary(values)}
+                    row["all_cases"] = total[name]
                     if baseline:
                         better = metric in OVERLAPS
                         row |= paired_test(values, of_metric(baseline, name, metric), higher_is_better=better)
@@ -75,18 +99,29 @@ def number(value: float | None, digits: int, *, signed: bool = False) -> str:
     return "-" if value is None else f"{value:{'+' if signed else ''}.{digits}f}"
 
 
-def markdown(plan: Plan, rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
-    """The tables of comparison.md, one per class, the mean over the classes first."""
+def markdown(
+    plan: Plan, rows: Sequence[dict[str, Any]], missing: Sequence[str], *, notes: Sequence[str], lists: Sequence[str]
+) -> str:
+    """The tables of comparison.md, one per class, the mean over the classes first.
+
+    Args:
+        plan: names baseline and settings.
+        rows: of comparison.csv.
+        missing: names of the runs that are not finished.
+        notes: lines above the tables.
+        lists: those of dataset.json whose cases were evaluated.
+    """
     lines = [
         "# Comparison",
         "",
-        "Mean +- standard deviation over the test cases, each averaged over the seeds; in brackets the standard "
-        "deviation of the seeds' means. A distance that does not exist (one of the two masks is empty) is left out of "
-        "its mean; the number of cases with one is given where some have none.",
+        f"Mean +- standard deviation over the {' and '.join(lists)} cases, each averaged over the seeds; in brackets "
+        "the standard deviation of the seeds' means. A distance that does not exist (one of the two masks is empty) is "
+        "left out of its mean. A figure of fewer than all cases says of how many.",
         "",
         f"Against {plan.baseline}: mean difference +- its standard error over the cases, each averaged over the common "
         "seeds; p of the Wilcoxon signed-rank test, not corrected for the number of methods; cases that are better.",
         "",
+        *notes,
     ]
     classes = list(dict.fromkeys(row["class"] for row in rows))
     for name in sorted(classes, key=lambda name: name != ALL_CLASSES):
@@ -110,7 +145,7 @@ def _class_table(baseline: str, rows: Sequence[dict[str, Any]]) -> list[str]:
         by_run.setdefault((row["method"], row["num_labeled"]), {})[row["metric"]] = row
     for (method, labels), metrics in by_run.items():
         cells = [method, str(labels), str(metrics["dice"]["seeds"])]
-        cells += [_mean_cell(metrics[metric], metrics["dice"]["cases"], metric) for metric in SHOWN]
+        cells += [_mean_cell(metrics[metric], metric) for metric in SHOWN]
         for metric in TESTED:
             cells += _test_cells(metrics[metric], metric)
         lines.append("| " + " | ".join(cells) + " |")
@@ -121,12 +156,16 @@ def _digits(metric: str) -> int:
     return 3 if metric in OVERLAPS else 2
 
 
-def _mean_cell(row: dict[str, Any], cases: int, metric: str) -> str:
+def _mean_cell(row: dict[str, Any], metric: str) -> str:
     if row["mean"] is None:
         return "-"
     digits = _digits(metric)
     cell = f"{number(row['mean'], digits)} +- {number(row['std_cases'], digits)} ({number(row['std_seeds'], digits)})"
-    return cell if row["cases"] == cases else f"{cell}, {row['cases']} of {cases} cases"
+    return cell + _fewer(row["cases"], row)
+
+
+def _fewer(cases: int, row: dict[str, Any]) -> str:
+    return "" if cases == row["all_cases"] else f", {cases} of {row['all_cases']} cases"
 
 
 def _test_cells(row: dict[str, Any], metric: str) -> list[str]:
@@ -134,4 +173,4 @@ def _test_cells(row: dict[str, Any], metric: str) -> list[str]:
         return ["", "", ""]
     digits = _digits(metric)
     difference = f"{number(row['difference'], digits, signed=True)} +- {number(row['standard_error'], digits)}"
-    return [difference, f"{row['p_value']:.2g}", f"{row['better']} of {row['pairs']}"]
+    return [difference + _fewer(row["pairs"], row), f"{row['p_value']:.2g}", f"{row['better']} of {row['pairs']}"]

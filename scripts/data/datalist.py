@@ -15,6 +15,8 @@ from .problems import DataError
 
 Case = dict[str, Any]
 LISTS = ("training", "unlabeled", "validation", "test")
+# Those of whole cases that no training has seen.
+EVALUATED = ("test", "validation")
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 # What stands between a case's name and that of a channel.
 SEPARATORS = "_-"
@@ -214,11 +216,13 @@ class Datalist:
         return [{"image": case["image"]} for case in [*self.training[num_labeled:], *self._unlabeled]]
 
     def required(self, name: str) -> list[Case]:
-        """The list ``name``, "validation" or "test", which must not be empty, with outputs named after its images.
+        """The list ``name``, "test" or "validation", which must not be empty, with outputs named after its images.
 
         Raises:
-            DataError: when it is empty, or two images have the same file name.
+            DataError: when it is another list, is empty, or two of its images have the same file name.
         """
+        if name not in EVALUATED:
+            raise DataError(f"evaluation_list is {name!r}; it must be one of {', '.join(EVALUATED)}.")
         if self.missing:
             raise self._missing_file()
         cases = getattr(self, name)

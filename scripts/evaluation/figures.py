@@ -5,6 +5,7 @@ python -m scripts.evaluation.figures --output_dir outputs/left_atrium --dataset_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,12 +33,19 @@ def draw_figures(results: EvaluationResults) -> dict[str, bytes]:
     return {name: png(figure) for name, figure in figures.items()}
 
 
+def _file_name(name: str, channel: int) -> str:
+    """The number of a class and its name, if it has one, for a file: "1_left_atrium". The number keeps names apart."""
+    safe = re.sub(r"[^\w-]+", "_", name).strip("_")
+    return f"{channel + 1}_{safe}" if safe and name != str(channel + 1) else str(channel + 1)
+
+
 def main(
     output_dir: str,
     dataset_dir: str,
     figures_dir: str | None = None,
     model_dir: str | None = None,
     regions: Sequence[Sequence[int]] | None = None,
+    ignore_value: int | None = None,
 ) -> None:
     """Draws an evaluation that has finished.
 
@@ -45,10 +53,12 @@ def main(
         output_dir: of the evaluation.
         dataset_dir: of the data set that was evaluated.
         figures_dir: where the PNG files go; <output_dir>/figures by default.
-        model_dir: the training's ckpt_dir; draws both decoders, the distance map and their unanimity as well.
+        model_dir: the training's ckpt_dir; draws both decoders, the distance map and their unanimity as well. Only for
+            networks with DBiSL's heads.
         regions: as in the config, for overlapping regions.
+        ignore_value: as in the config, of voxels that nobody annotated; they are drawn as an area.
     """
-    results = EvaluationResults(output_dir, dataset_dir, regions=regions)
+    results = EvaluationResults(output_dir, dataset_dir, regions=regions, ignore_value=ignore_value)
     folder = Path(figures_dir) if figures_dir else results.output_dir / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -60,7 +70,7 @@ def main(
             break
         paths = results.paths(case)
         for channel, name in enumerate(results.classes):
-            written.append(folder / f"heads_{which}_{channel + 1}.png")
+            written.append(folder / f"heads_{which}_{_file_name(name, channel)}.png")
             heads_figure(
                 model_dir,
                 paths["image"],

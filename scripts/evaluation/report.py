@@ -12,6 +12,7 @@ from pathlib import Path
 
 import fire
 
+from scripts.data import case_name
 from scripts.errors import print_briefly
 
 from .figures import draw_figures
@@ -59,6 +60,18 @@ def summary_table(results: EvaluationResults) -> str:
     return table(header, rows)
 
 
+def failures(results: EvaluationResults) -> list[str]:
+    """What failures.csv says, as pieces of the page; none where no case failed."""
+    failed = [[case_name(row["case"]), row["reason"]] for row in results.failures]
+    if not failed:
+        return []
+    count = len(failed) + len(results.cases)
+    return [
+        f"<p><strong>{len(failed)} of {count} cases failed</strong>: nothing below is about them.</p>",
+        table(["case", "reason"], failed),
+    ]
+
+
 def case_table(results: EvaluationResults) -> str:
     """The table of metrics.csv, worst case first."""
     order = results.ordered()
@@ -82,8 +95,10 @@ def html_report(results: EvaluationResults, figures: Mapping[str, bytes], *, tit
     slices = "\n".join(picture(png, name) for name, png in figures.items() if name.startswith("slices_"))
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{len(results.cases)} cases; class{'es' if len(results.classes) > 1 else ''}: "
+        f"<p>{len(results.cases)} case{'s' if len(results.cases) > 1 else ''}; "
+        f"class{'es' if len(results.classes) > 1 else ''}: "
         f"{escape(', '.join(results.classes))}.{escape(tolerance)}</p>",
+        *failures(results),
         "<h2>Summary</h2>",
         summary_table(results),
         f'<p class="note">{escape(SUMMARY_NOTE)}</p>',
@@ -112,6 +127,7 @@ def main(
     path: str | None = None,
     title: str = "Evaluation",
     regions: Sequence[Sequence[int]] | None = None,
+    ignore_value: int | None = None,
 ) -> None:
     """Writes the report of an evaluation that has finished.
 
@@ -121,8 +137,9 @@ def main(
         path: of the HTML file; <output_dir>/report.html by default.
         title: heading.
         regions: as in the config, for overlapping regions.
+        ignore_value: as in the config, of voxels that nobody annotated; they are drawn as an area.
     """
-    results = EvaluationResults(output_dir, dataset_dir, regions=regions)
+    results = EvaluationResults(output_dir, dataset_dir, regions=regions, ignore_value=ignore_value)
     file = Path(path) if path else results.output_dir / "report.html"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(html_report(results, draw_figures(results), title=str(title)), encoding="utf-8")

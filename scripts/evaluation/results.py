@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation
 
 from scripts.data import DataError, Datalist, LabelCoding, NiftiReader, case_name, images_of
@@ -25,41 +26,51 @@ class CaseVolumes:
         reference: (C, H, W, D), bool.
         prediction: (C, H, W, D), bool.
         spacing: of a voxel, mm.
+        known: (C, H, W, D), bool, where the label says whether there is reference; None for everywhere.
     """
 
     image: np.ndarray
     reference: np.ndarray
     prediction: np.ndarray
     spacing: tuple[float, float, float]
+    known: np.ndarray | None = None
 
 
 class EvaluationResults:
     """The tables of an evaluation, and its cases in the order of their Dice.
 
     Args:
-        output_dir: of the evaluation: metrics.csv, metrics_summary.csv and the masks.
+        output_dir: of the evaluation: metrics.csv, metrics_summary.csv and the masks; failures.csv if cases failed.
         dataset_dir: of the data set, whose dataset.json names images and references.
         regions: as in the config, for overlapping regions; None for exclusive labels.
+        ignore_value: as in the config, of voxels that nobody annotated; None if there are none.
 
     Raises:
         DataError: when the folder holds no finished evaluation, or ``regions`` do not fit its classes.
     """
 
     def __init__(
-        self, output_dir: str | Path, dataset_dir: str | Path, *, regions: Sequence[Sequence[int]] | None = None
+        self,
+        output_dir: str | Path,
+        dataset_dir: str | Path,
+        *,
+        regions: Sequence[Sequence[int]] | None = None,
+        ignore_value: int | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.rows = self._read("metrics.csv")
         self.summary = self._read("metrics_summary.csv")
         if not self.rows:
             raise DataError(f"{self.output_dir / 'metrics.csv'} has no case: every one failed, see failures.csv.")
+        self.failures = self._read("failures.csv") if (self.output_dir / "failures.csv").is_file() else []
         self.metrics = [name for name in METRIC_NAMES if name in self.rows[0]]
         self.classes = list(dict.fromkeys(row["class"] for row in self.rows))
         self.cases = list(dict.fromkeys(row["case"] for row in self.rows))
         if regions is not None and len(regions) != len(self.classes):
             raise DataError(f"regions has {len(regions)} entries and {self.output_dir} classes {self.classes}.")
-        self.label_coding = LabelCoding(len(self.classes), regions)
         datalist = Datalist(dataset_dir)
+        partial = datalist.partial
+        self.label_coding = LabelCoding(len(self.classes), regions, ignore_value=ignore_value, partial=partial)
         # The test list comes last, so that of cases of the same name its own is taken.
         listed = [*datalist.training, *datalist.validation, *datalist.test]
         self.files = {case_name(images_of(case)[0]): case for case in listed if "label" in case}
@@ -120,7 +131,8 @@ class EvaluationResults:
         """Image, reference and prediction of a case.
 
         Raises:
-            DataError: when a file is missing, or prediction and reference do not lie on the same grid.
+            DataError: when a file is missing, prediction and reference do not lie on the same grid, or the label has
+                another value than those of the classes and ``ignore_value``.
         """
         paths = self.paths(case)
         mask = self.output_dir / f"{case}_seg.nii.gz"
@@ -134,12 +146,22 @@ class EvaluationResults:
                 f"{mask} has the shape {tuple(prediction.shape)} and its reference {tuple(label.shape)}, channels "
                 "first: they must be of the same case; for overlapping regions give --regions as in the config."
             )
+        values = label.as_tensor().round().to(torch.int32)
+        unexpected = sorted(set(values.unique().tolist()) - set(self.label_coding.accepted))
+        if unexpected:
+            raise DataError(
+                f"{paths['label']} has the value {unexpected[0]} and {self.label_coding.accepted} are expected: give "
+                "--ignore_value as in the config."
+            )
+        marked = self.label_coding.mark(values, paths.get("annotated"))[None]
+        known = self.label_coding.known(marked)
         encode = self.label_coding.encode
         return CaseVolumes(
             image=image[0].numpy(),
-            reference=encode(label.as_tensor()[None])[0].numpy() > 0.5,
+            reference=encode(marked)[0].numpy() > 0.5,
             prediction=(prediction if maps else encode(prediction.as_tensor()[None])[0]).numpy() > 0.5,
             spacing=tuple(label.pixdim.tolist()),
+            known=None if known is None or known.all() else known[0].numpy(),
         )
 
     def _read(self, name: str) -> list[dict[str, str]]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -18,6 +20,7 @@ from .surface import CLASS_COLOURS, bounding_box, render_surfaces
 # The two axes of the picture and the one that is cut, in (right, anterior, superior).
 PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
 PREDICTION_STYLE: Literal["dashed"] = "dashed"
+UNKNOWN = {"colour": "#4B0092", "words": "not annotated"}
 MARGIN = 12.0  # mm around the object
 
 
@@ -25,7 +28,8 @@ def slices_figure(volumes: CaseVolumes, class_names: Sequence[str], *, title: st
     """An axial, a coronal and a sagittal slice through the object, with the contours of reference and prediction.
 
     Each slice is the one with the largest reference, or prediction where the reference is empty, cut to the object's
-    surroundings; the first axis of the plane (right or anterior) is to the right.
+    surroundings; the first axis of the plane (right or anterior) is to the right. Voxels of which the label does not
+    know every class are a purple area.
 
     Args:
         volumes: of the case.
@@ -56,12 +60,20 @@ def slices_figure(volumes: CaseVolumes, class_names: Sequence[str], *, title: st
             line = {"colour": CLASS_COLOURS[c % len(CLASS_COLOURS)], "style": PREDICTION_STYLE}
             draw_contour(axes, masks["reference"][c].take(index, axis=cut), level=0.5, line=REFERENCE)
             draw_contour(axes, masks["prediction"][c].take(index, axis=cut), level=0.5, line=line)
-    handles = [Line2D([], [], color=REFERENCE["colour"], linewidth=2, label="reference")]
+        if volumes.known is not None:
+            unknown = ~volumes.known[(slice(None), *part)].all(axis=0).take(index, axis=cut)
+            area = np.zeros((*unknown.T.shape, 4))  # RGBA
+            area[unknown.T] = to_rgba(UNKNOWN["colour"], alpha=0.4)
+            axes.imshow(area, origin="lower", aspect=aspect)
+    handles: list[Artist] = [Line2D([], [], color=REFERENCE["colour"], linewidth=2, label="reference")]
     for c, name in enumerate(class_names):
         colour = CLASS_COLOURS[c % len(CLASS_COLOURS)]
         handles.append(
             Line2D([], [], color=colour, linestyle=PREDICTION_STYLE, linewidth=2, label=f"prediction: {name}")
         )
+    if volumes.known is not None:
+        words = UNKNOWN["words"] + (", for one class at least" if len(class_names) > 1 else "")
+        handles.append(Patch(facecolor=UNKNOWN["colour"], label=words))
     legend = figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, handlelength=4)
     legend.get_frame().set_facecolor("#B8B8B8")  # yellow would be lost on white
     return figure
@@ -69,6 +81,8 @@ def slices_figure(volumes: CaseVolumes, class_names: Sequence[str], *, title: st
 
 def surfaces_figure(cases: Mapping[str, CaseVolumes], class_names: Sequence[str]) -> Figure:
     """Surfaces of reference (left) and prediction (right), one row per case, seen from the front.
+
+    Where the label does not know a class, nothing of the prediction of that class is shown either.
 
     Args:
         cases: headings and volumes, in the order of the rows.
@@ -79,7 +93,9 @@ def surfaces_figure(cases: Mapping[str, CaseVolumes], class_names: Sequence[str]
     for row, (title, volumes) in zip(panels, cases.items()):
         box = bounding_box(volumes.reference | volumes.prediction)
         for axes, name in zip(row, ("reference", "prediction")):
-            axes.imshow(render_surfaces(getattr(volumes, name), volumes.spacing, box=box))
+            masks = getattr(volumes, name)
+            masks = masks if volumes.known is None else masks & volumes.known
+            axes.imshow(render_surfaces(masks, volumes.spacing, box=box))
             axes.set_title(f"{title}\n{name}" if name == "reference" else name, fontsize=9, loc="left")
             axes.set_axis_off()
     colours = [CLASS_COLOURS[c % len(CLASS_COLOURS)] for c in range(len(class_names))]

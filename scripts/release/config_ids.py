@@ -137,6 +137,10 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
             "object",
             "windows that go through the network together, an integer; chosen from the free memory, 4 at most",
         ),
+        "evaluation_list": (
+            "text",
+            "which cases are evaluated: `test`, or `validation` to choose by ([protocol.md](protocol.md))",
+        ),
         "surface_tolerance": ("number", "mm, of the surface Dice ([metrics.md](metrics.md))"),
         "save_probability": ("boolean", "writes `<case>_probability.nii.gz`"),
         "save_distance": ("boolean", "writes `<case>_distance.nii.gz`"),
@@ -160,7 +164,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "training": ("list", "`run training`: preflight, then training or its continuation"),
         "evaluation": (
             "list",
-            "`run evaluation`, with `configs/evaluate.json` last: the final weights on the test list",
+            "`run evaluation`, with `configs/evaluate.json` last: the final weights on `evaluation_list`",
         ),
         "inference": ("list", "`run inference`, with `configs/inference.json`"),
         "preflight": ("list", "`run preflight`, with `configs/preflight.json`: the checks alone"),
@@ -201,7 +205,7 @@ PARTS: dict[str, dict[str, str]] = {
     },
     "validate": {
         "evaluator": "runs network, windows and metrics",
-        "dataset": "validation cases; in evaluation the test cases",
+        "dataset": "validation cases; in evaluation those of `evaluation_list`",
         "dataloader": "one case at a time",
         "inferer": "sliding window, overlap of a quarter; in evaluation by `stride`",
         "preprocessing": "the transforms below",

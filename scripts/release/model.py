@@ -215,7 +215,8 @@ def release_model(
     settings = read_json(ckpt_dir / "model.json", "give the ckpt_dir of the training as --ckpt_dir.")
     if largest_component is not None:
         settings["largest_component"] = largest_component
-    results = EvaluationResults(run_dir, dataset_dir, regions=settings["regions"])
+    ignore_value = run["config"].get("ignore_value")
+    results = EvaluationResults(run_dir, dataset_dir, regions=settings["regions"], ignore_value=ignore_value)
 
     if (root / WEIGHTS[1]).is_file():
         raise ValueError(

@@ -24,7 +24,8 @@ Made by `python -m scripts.release.reference` from `configs/{train,evaluate,infe
 Any id is changed on the command line (`--num_labeled 10`, `--optimizer#momentum 0.95`, `--patch_size "[96,96,96]"`) or
 by an overlay, a JSON file of ids that comes later in `--config_file`. Values that begin with `$` are Python
 expressions, `@id` is the value of another id. Training and evaluation share train.json's; evaluate.json and
-preflight.json are overlays of it. Methods add ids of their own ([methods/](methods/)). "–": the file does not have it.
+preflight.json are overlays of it: where a table has no column for evaluate.json, or "–" there, train.json's value
+holds. Methods add ids of their own ([methods/](methods/)). "–": the file does not have it.
 
 File formats are in [data.md](data.md), metrics in [metrics.md](metrics.md), options of inference in
 [inference.md](inference.md), checks in [preflight.md](preflight.md); the commands of `scripts/` list their arguments
@@ -73,16 +74,26 @@ def code(text: str) -> str:
 
 
 def cell(config: dict[str, Any], key: str) -> str:
-    return shown(config[key]) if key in config else "–"
+    """A file's value of an id, also where the file sets only parts of it; "–" where it sets nothing."""
+    if key in config:
+        return shown(config[key])
+    parts = parts_of(config, key)
+    return shown(parts) if parts else "–"
 
 
 def id_rows(configs: dict[str, dict[str, Any]], section: str) -> list[str]:
-    """The table of a section: type, default of training and of inference, and meaning of every id."""
-    lines = ["| id | type | train.json | inference.json | meaning |", "|---|---|---|---|---|"]
+    """The table of a section: type, defaults in the files, and meaning of every id.
+
+    The column of evaluate.json, which sets few ids, is there where it sets one of the section.
+    """
+    own = top_level(configs["evaluate"]) & set(IDS[section])
+    files = ["train", *(["evaluate"] if own else []), "inference"]
+    lines = [f"| id | type | {' | '.join(f'{name}.json' for name in files)} | meaning |"]
+    lines.append("|---" * (len(files) + 3) + "|")
     for key, (kind, meaning) in IDS[section].items():
         # What a file is for stands in the file.
-        defaults = ["", ""] if key == "about" else [cell(configs[name], key) for name in ("train", "inference")]
-        lines.append(f"| `{key}` | {kind} | {defaults[0]} | {defaults[1]} | {meaning} |")
+        defaults = [""] * len(files) if key == "about" else [cell(configs[name], key) for name in files]
+        lines.append(f"| `{key}` | {kind} | {' | '.join(defaults)} | {meaning} |")
     return lines
 
 
