@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,7 +116,7 @@ class EvaluationResults:
         regions = self.label_coding.regions
         return [channel + 1] if regions is None else list(regions[channel])
 
-    def paths(self, case: str) -> dict[str, str | list[str]]:
+    def paths(self, case: str) -> dict[str, Any]:
         """The image and label of a case in dataset.json.
 
         Raises:
