@@ -272,7 +272,7 @@ def test_dbisl_trains_it_on_hippocampus(workflow, tmp_path, overlay):
     assert (settings["base_filters"], settings["patch_size"]) == (4, [32, 48, 32])
 
 
-FITTING = {"dbisl", "entropy_minimization", "mc_net", "mean_teacher", "supervised", "ua_mt"}
+FITTING = {"dbisl", "dbisl_paper", "entropy_minimization", "mc_net", "mean_teacher", "supervised", "ua_mt"}
 
 
 @each_overlay

@@ -408,7 +408,9 @@ def test_empty_masks_where_something_is_unknown(reference, expected):
 
 
 def findings(folder, coding) -> list[str]:
-    checks = Preflight(dataset_dir=folder, output_dir=folder / "out", num_labeled=3, label_coding=coding)
+    checks = Preflight(
+        dataset_dir=folder, output_dir=folder / "out", num_labeled=3, unlabeled_batch_size=0, label_coding=coding
+    )
     return [f"{p.level} {p}" for p in checks.report().problems if p.check not in ("disk", "spacing")]
 
 
