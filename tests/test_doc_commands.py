@@ -76,7 +76,7 @@ def test_own_data_from_folders_to_masks(project):
     with (folder / "run" / "metrics.csv").open(newline="") as file:
         assert [row["class"] for row in csv.DictReader(file)] == ["atrium"] * 3
     assert "<h1>Tutorial</h1>" in (folder / "run" / "report.html").read_text()
-    assert (folder / "run" / "figures" / "heads_worst_1.png").is_file()
+    assert (folder / "run" / "figures" / "heads_worst_1_atrium.png").is_file()
     mask = nibabel.load(folder / "masks" / "new_000_seg.nii.gz")
     image = nibabel.load(folder / "scans" / "new_volumes" / "new_000.nii.gz")
     assert mask.shape == image.shape and np.allclose(mask.affine, image.affine)
