@@ -21,7 +21,7 @@ from .plan import Run
 LAST_LINES = 15
 SECONDS_TO_END = 10
 # What a new training makes untrue, and an evaluation with other settings.
-EVALUATED = ("metrics.csv", "metrics_summary.csv", "failures.csv")
+TABLES = ("metrics.csv", "metrics_summary.csv", "failures.csv")
 
 
 class Processes:
@@ -116,9 +116,9 @@ class Processes:
         run.folder.mkdir(parents=True, exist_ok=True)
         run_ids = ["evaluation"] if run.trained or run.finished else ["training", "evaluation"]
         if "training" in run_ids:
-            _remove(run, ("record.json", *EVALUATED))
+            _remove(run, ("record.json", *TABLES))
         elif run.changed_settings("evaluation", self.dataset_dir):
-            _remove(run, EVALUATED)
+            _remove(run, TABLES)
         status = 0
         with (run.folder / "run.log").open("w" if "training" in run_ids else "a", encoding="utf-8") as log:
             for run_id in run_ids:

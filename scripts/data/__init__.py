@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .box import foreground_box
 from .checks import check_cases, images_of, kept_apart
-from .datalist import Datalist, case_name, images_in
+from .datalist import Datalist
+from .folder import case_name, images_in
 from .label_coding import LabelCoding
 from .nifti import NiftiReader
 from .problems import DataError, Problem

@@ -11,7 +11,7 @@ import fire
 import numpy as np
 
 from scripts.data import DataError
-from scripts.data.datalist import NIFTI_SUFFIXES
+from scripts.data.folder import NIFTI_SUFFIXES
 from scripts.errors import print_briefly
 
 from .benchmark import available, bounding_box, case_list, check_choice, check_output, cut, write_benchmark

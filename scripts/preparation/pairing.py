@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.data import DataError
-from scripts.data.datalist import cut_ending
+from scripts.data.folder import cut_ending
 
 from .volumes import NoVolumeError, is_dicom, volume_name, volumes_in
 

@@ -12,7 +12,7 @@ import numpy as np
 from monai.data import ImageReader, NrrdReader, PydicomReader
 
 from scripts.data import DataError
-from scripts.data.datalist import NIFTI_SUFFIXES
+from scripts.data.folder import NIFTI_SUFFIXES
 from scripts.data.nifti import open_nifti
 
 NRRD_SUFFIXES = (".seg.nrrd", ".nrrd")  # the longer first: it is a part of the name, too
