@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
+
+from scripts.errors import UserError
 
 # Beginning of the name of a file that is being written.
 UNFINISHED = ".writing-"
@@ -38,6 +41,20 @@ def replacing(path: str | Path, *, ending: str = "") -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(name: str, folder: str | Path) -> None:
+    """Makes ``folder`` if need be and writes into it, so that a run does not find out at its end that it cannot.
+
+    Raises:
+        UserError: naming the setting ``name``, the folder and the reason.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{name} {folder} cannot be written ({error.strerror}): choose another folder.") from error
 
 
 def sha256(path: Path) -> str:

@@ -1,74 +1,139 @@
-"""Overrides: refuses settings that MONAI would take without a word: of ids that no config has, of values cut short."""
+"""Overrides: reads the options of a command, gives them their types, and refuses those that would have no effect."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
 import inspect
+import json
 import re
-import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import fire
 import monai.bundle
-from fire.parser import DefaultParseValue
-from monai.bundle import ConfigComponent, ConfigParser
+from monai.bundle import ConfigComponent, ConfigParser, ReferenceResolver
+from monai.bundle.config_parser import check_key_duplicates
+from monai.bundle.utils import merge_kv
 from monai.utils import optional_import
 
-from .errors import print_briefly
+from .errors import UserError
 
-RUNNER = ("monai", "bundle", "__main__.py")
 # What the runner takes beside overrides: its own arguments, and those that it passes on to the workflow.
 ARGUMENTS = {*inspect.signature(monai.bundle.run).parameters, "workflow_name", "workflow_type", "properties_path"}
-# What preflight.json has by itself; the metadata comes from MONAI.
-PREFLIGHT_IDS = {"about", "bundle_root", "dataset_dir", "output_dir", "preflight_checks", "preflight", "run", "_meta_"}
-FLAG = re.compile(r"--|-[a-zA-Z]")
+# Ids that work without a reference to them, and those that only the evaluation of the same settings uses.
+ALWAYS_USED = {"about", "bundle_root", "imports", "_meta_", "surface_tolerance"}
+WORDS = {"true": True, "false": False, "null": None, "none": None}
+FLAG = re.compile(r"--?([a-zA-Z][^=]*)")
 
 
-class WindowError(ValueError):
+class UnknownIdError(UserError):
+    """An override names an id that the config files do not have, or one that nothing uses."""
+
+
+class WindowError(UserError):
     """An intensity_window that is not two numbers, of which MONAI would take the first two or turn the image round."""
 
 
-class UnknownIdError(ValueError):
-    """An override names an id that the config files do not have."""
-
-
-def check_overrides(argv: Sequence[str] | None = None) -> None:
-    """Ends ``python -m monai.bundle run`` when an override, or an entry of its args_file, names an unknown id.
-
-    It stands before everything else in the run lists, so that ``intensity_window`` is checked here, too.
-
-    Does nothing in any other program: one that drives the bundle through MONAI's classes may add what it likes. Config
-    files may add ids, too; only overrides are checked, since MONAI adds a misspelt one and trains with the default.
-
-    Args:
-        argv: the command line; that of this process by default.
+def read_command(arguments: Sequence[str]) -> dict[str, Any]:
+    """The options of ``run`` by name, as Fire reads them, over those of its args_file; the word is the run_id.
 
     Raises:
-        UnknownIdError: naming the override and the nearest id.
-        WindowError: when ``intensity_window``, of an override or a file, is not two numbers in ascending order.
+        UserError: when a word belongs to no option, or an option is given twice.
+
+    Example:
+        >>> read_command(["training", "--lr=0.1", "--train#a", "[1,false]", "--amp"])
+        {'lr': 0.1, 'train#a': [1, 'false'], 'amp': True, 'run_id': 'training'}
     """
-    command = _command(sys.argv if argv is None else argv)
-    if command is None:
-        return
-    files, config, given, values = command
-    for name, place in given.items():
-        if name in ARGUMENTS:
-            continue
-        problem = unknown_part(name, config, given=given)
-        if problem:
-            print_briefly()
-            part, nearest, arguments = problem
-            if arguments:
-                remedy = f"did you mean {nearest}?" if nearest else f"there are {', '.join(arguments)}."
-                raise UnknownIdError(f"{part} in {place} is no argument of its class: {remedy}")
-            remedy = f"did you mean {nearest}?" if nearest else "the ids are those of the files."
-            raise UnknownIdError(
-                f"{part} in {place} is no id of {', '.join(map(str, files))}: {remedy} "
-                "A new id can be added by a config file, not by an override."
-            )
-    check_window({**config, **values}.get("intensity_window"))
+    flags = [match[1].replace("-", "_") for match in map(FLAG.fullmatch, (a.split("=")[0] for a in arguments)) if match]
+    twice = [name for name, count in Counter(flags).items() if count > 1]
+    if twice:
+        raise UserError(f"--{twice[0]} is given {flags.count(twice[0])} times: give it once.")
+    read: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    fire.Fire(lambda *words, **options: read.append((words, options)), command=list(arguments), name="run")
+    ((words, options),) = read
+    left_over = list(words)
+    if "run_id" not in options and left_over:
+        options["run_id"] = left_over.pop(0)
+    if left_over:
+        raise UserError(
+            f"the word {left_over[0]!r} belongs to no option: write a list as one word in quotes, such as "
+            """--config_file "['a.json','b.json']" or --spacing "[1,1,3]"."""
+        )
+    preset = load_file(options.pop("args_file")) if "args_file" in options else {}
+    return {**preset, **options}
+
+
+def typed(value: Any) -> Any:
+    """``value`` with the texts true, false, null and none, in any case and at any depth, as what they mean.
+
+    Fire leaves them texts, and the text "false" counts as true.
+    """
+    if isinstance(value, str):
+        return WORDS.get(value.lower(), value)
+    if isinstance(value, Mapping):
+        return {name: typed(item) for name, item in value.items()}
+    return [typed(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def literal(value: Any) -> Any:
+    """``value`` whose plain texts keep a "#", which MONAI would turn into "::", as in a path or the name of a class."""
+    if isinstance(value, str) and "#" in value and not value.startswith(("$", "@", "%")):
+        return "$" + repr(value).replace("#", r"\x23").replace("@", r"\x40")
+    if isinstance(value, Mapping):
+        return {name: item if name == "about" else literal(item) for name, item in value.items()}
+    return [literal(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def config_files(value: str | Sequence[str]) -> list[str]:
+    """The paths that ``config_file`` names: a path, several with commas between them, or a list.
+
+    Raises:
+        UserError: when a file is missing, or one that others are overlays of does not stand first.
+    """
+    if isinstance(value, str) and not Path(value).is_file():
+        value = [name.strip(" '\"") for name in value.strip("[]() ").split(",")]
+    files = [value] if isinstance(value, str) else list(map(str, value))
+    for number, file in enumerate(files):
+        if not Path(file).is_file():
+            raise UserError(f"the config file {file} does not exist.")
+        if number and "imports" in load_file(file):
+            raise UserError(f"{file} sets everything that {files[number - 1]} sets: put {file} first in config_file.")
+    return files
+
+
+def load_file(path: str | Path) -> dict[str, Any]:
+    """The content of one config file, JSON (in UTF-8 whatever the locale) or YAML.
+
+    Raises:
+        UserError: when it cannot be read or is no JSON.
+    """
+    try:
+        if Path(path).suffix.lower() != ".json":
+            return ConfigParser.load_config_file(path)
+        return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=check_key_duplicates)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a config: {error}") from error
+
+
+def load_files(files: Iterable[str]) -> dict[str, Any]:
+    """The merged content of config files, by MONAI's rules.
+
+    Raises:
+        UserError: when a file sets a part of what no file before it has.
+    """
+    parser = ConfigParser(config={})
+    for file in files:
+        for name, value in load_file(file).items():
+            try:
+                merge_kv(parser, name, value)
+            except (KeyError, ValueError) as error:
+                raise UserError(
+                    f"{file} sets {name}, of which the files before it have no part: check their order."
+                ) from error
+    return parser.get()
 
 
 def check_window(window: Any) -> None:
@@ -77,79 +142,84 @@ def check_window(window: Any) -> None:
         return
     numbers = isinstance(window, (list, tuple)) and all(type(value) in (int, float) for value in window)
     if not numbers or len(window) != 2 or not window[0] < window[1]:
-        print_briefly()
         raise WindowError(
             f'intensity_window is {window!r}; it must be two numbers, the lower first, such as "[-125,275]", or '
             "nothing (None; in a file null)."
         )
 
 
-def check_preflight_settings(argv: Sequence[str] | None = None) -> None:
-    """Ends a preflight without train.json when a config file sets what it does not look at, such as a data overlay.
+def check_names(overrides: Mapping[str, Any], config: Mapping[str, Any], files: Sequence[str]) -> None:
+    """Refuses an override whose id, or argument of a component, no config has.
+
+    Files may add ids; MONAI would add a misspelt override, too, and train with the default.
 
     Args:
-        argv: the command line; that of this process by default.
+        overrides: ids and values.
+        config: the merged content of the files.
+        files: their names, for the message.
 
     Raises:
-        UnknownIdError: naming the ids and the remedy.
+        UnknownIdError: naming the override and the nearest id.
     """
-    command = _command(sys.argv if argv is None else argv)
-    if command is None or "train" in command[1]:
-        return
-    files, config, *_ = command
-    unused = sorted(set(config) - PREFLIGHT_IDS)
-    if unused:
-        print_briefly()
+    for name in overrides:
+        problem = unknown_part(name, config, given=overrides)
+        if problem is None:
+            continue
+        part, nearest, arguments = problem
+        remedy = f"did you mean {nearest}?" if nearest else f"there are {', '.join(arguments)}." if arguments else ""
+        if arguments:
+            raise UnknownIdError(f"{part} is no argument of its class: {remedy}")
         raise UnknownIdError(
-            f"{', '.join(unused)} would have no effect, since {', '.join(map(str, files))} do not have the settings of "
-            "a training: put configs/train.json first and configs/preflight.json last in --config_file."
+            f"{part} is no id of {', '.join(map(str, files))}: {remedy or 'the ids are those of the files.'} "
+            "A new id can be added by a config file, not by an override."
         )
 
 
-def _command(argv: Sequence[str]) -> tuple[list[str], dict[str, Any], dict[str, str], dict[str, Any]] | None:
-    """Config files, their merged content, and of each override place and value; None for any other program."""
-    if Path(argv[0]).parts[-3:] != RUNNER or argv[1:2] != ["run"]:
-        return None
-    given = dict.fromkeys(flags := flag_values(argv[2:]), "the command line")
-    arguments = {}
-    if args_file := flags.get("args_file"):
-        arguments = ConfigParser.load_config_file(args_file)
-        given = {**dict.fromkeys(arguments, args_file), **given}
-    files = DefaultParseValue(flags["config_file"]) if "config_file" in flags else arguments.get("config_file")
-    files = [files] if isinstance(files, str) else list(files or ())
-    parser = ConfigParser()
-    parser.read_config(files)
-    tracking = flags.get("tracking", arguments.get("tracking"))
-    values = {**arguments, **{name: DefaultParseValue(value) for name, value in flags.items()}}
-    return files, {**parser.get(), **_tracking_ids(tracking)}, given, values
+def check_used(overrides: Iterable[str], config: Mapping[str, Any], run_ids: Iterable[str]) -> None:
+    """Refuses an override that nothing refers to of what is run, such as the weight of a term of another method.
 
+    Args:
+        overrides: ids.
+        config: merged, with the overrides.
+        run_ids: what is run.
 
-def flag_values(arguments: Sequence[str]) -> dict[str, str]:
-    """The flags of a command line and their values as text, by the rules of Fire, which the runner uses.
-
-    Example:
-        >>> flag_values(["training", "--lr=0.1", "--train#a", "[1, 2]", "--amp", "--nocache"])
-        {'lr': '0.1', 'train#a': '[1, 2]', 'amp': 'True', 'cache': 'False'}
+    Raises:
+        UnknownIdError: naming the override.
     """
-    values: dict[str, str] = {}
-    position = 0
-    while position < len(arguments):
-        argument = arguments[position]
-        position += 1
-        if argument == "--":  # what follows is for Fire itself
-            break
-        if not FLAG.match(argument):
+    used = used_ids(config, run_ids)
+    for name in overrides:
+        parts = parts_of(name)
+        if parts[0] in ALWAYS_USED or any(parts[: len(other)] == other[: len(parts)] for other in used):
             continue
-        name, equals, value = argument.lstrip("-").partition("=")
-        name = name.replace("-", "_")
-        if not equals and (position == len(arguments) or FLAG.match(arguments[position])):
-            negated = name.startswith("no") and name not in ARGUMENTS
-            name, value = (name[2:], "False") if negated else (name, "True")
-        elif not equals:
-            value = arguments[position]
-            position += 1
-        values[name] = value
-    return values
+        raise UnknownIdError(
+            f"{name} would have no effect: with these config files nothing refers to it. Leave it out, or choose the "
+            "method, network or data that uses it."
+        )
+
+
+def used_ids(config: Mapping[str, Any], run_ids: Iterable[str]) -> list[list[str]]:
+    """The ids, as their parts, to which ``run_ids`` refer, directly or through others; they themselves included."""
+    parser = ConfigParser(config=dict(config))
+    used: list[list[str]] = []
+    waiting = [ReferenceResolver.normalize_id(name) for name in run_ids]
+    seen = set(waiting)
+    while waiting:
+        name = waiting.pop()
+        used.append(parts_of(name))
+        for text in _texts(parser.get(name)):
+            macro = [text[1:]] if text.startswith("%") else []
+            for reference in (*ReferenceResolver.match_refs_pattern(text), *macro):
+                if reference not in seen:
+                    seen.add(reference)
+                    waiting.append(reference)
+    return used
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return [text for item in items for text in _texts(item)]
 
 
 def unknown_part(
@@ -221,12 +291,3 @@ def _is_group(value: Any) -> bool:
     if not isinstance(value, Mapping) or "_target_" in value:
         return False
     return any(isinstance(item, Mapping) and "_target_" in item for item in value.values())
-
-
-def _tracking_ids(tracking: str | None) -> dict[str, Any]:
-    """Ids that MONAI adds for experiment tracking, and its metadata."""
-    if tracking is None:
-        return {"_meta_": {}}
-    known: dict[str, Any] = monai.bundle.utils.DEFAULT_EXP_MGMT_SETTINGS
-    settings = known[tracking] if tracking in known else ConfigParser.load_config_files(tracking)
-    return {"_meta_": {}, **settings.get("configs", {})}

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from scripts.errors import UserError
+
 LAUNCHED_AS = "torchrun --standalone --nnodes=1 --nproc_per_node=2 -m monai.bundle run ..."
 
 
@@ -31,13 +33,13 @@ def device_of_process() -> torch.device:
     """The GPU whose number on this machine is that of the process (LOCAL_RANK of torchrun), or the CPU without GPUs.
 
     Raises:
-        ValueError: when more processes were started than there are GPUs.
+        UserError: when more processes were started than there are GPUs.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
     number, found = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if number >= found:
-        raise ValueError(
+        raise UserError(
             f"process {number} of this machine has no GPU, {found} found: --nproc_per_node is at most that."
         )
     return torch.device("cuda", number)
@@ -52,10 +54,10 @@ def start_processes(device: torch.device, *, timeout_minutes: float = 60) -> Non
             loading of the data takes.
 
     Raises:
-        ValueError: when torchrun did not start this process.
+        UserError: when torchrun did not start this process.
     """
     if "RANK" not in os.environ:
-        raise ValueError(f"this config is for several processes, and this one was started alone: use {LAUNCHED_AS}")
+        raise UserError(f"this config is for several processes, and this one was started alone: use {LAUNCHED_AS}")
     if dist.is_initialized():
         return
     backend = "gloo"
@@ -102,13 +104,13 @@ def check_equal(settings: Mapping[str, Any]) -> None:
     """Refuses a run whose processes were given different settings.
 
     Raises:
-        ValueError: in every process, with the setting and both values.
+        UserError: in every process, with the setting and both values.
     """
     first, *others = gathered(dict(settings))
     for number, other in enumerate(others, start=1):
         for name, value in first.items():
             if other.get(name) != value:
-                raise ValueError(
+                raise UserError(
                     f"{name} is {value} in process 0 and {other.get(name)} in process {number}: every process takes an "
                     "equal share of each batch and continues at the same iteration. Start all with the same command, "
                     "and give machines a common output_dir."
@@ -119,11 +121,11 @@ def share_of(cases: Sequence[Any]) -> Sequence[Any]:
     """The cases of this process: consecutive ones, so that the shares in the order of the ranks are ``cases`` again.
 
     Raises:
-        ValueError: when there are fewer cases than processes.
+        UserError: when there are fewer cases than processes.
     """
     count, size = len(cases), world_size()
     if count < size:
-        raise ValueError(f"{count} cases cannot be shared out to {size} processes: start at most {count}.")
+        raise UserError(f"{count} cases cannot be shared out to {size} processes: start at most {count}.")
     return cases[count * rank() // size : count * (rank() + 1) // size]
 
 

@@ -41,6 +41,7 @@ CHECKS = {
     "list of texts or null": lambda value: value is None or all(isinstance(item, str) for item in value),
     "list of lists of integers or null": lambda value: value is None,
     "map of ranges or null": lambda value: value is None,
+    "map or null": lambda value: value is None,
     "list": lambda value: isinstance(value, list),
     "map": lambda value: isinstance(value, dict) and "_target_" not in value,
     "object": lambda value: isinstance(value, dict) and "_target_" in value,

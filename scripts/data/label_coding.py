@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from scripts.errors import UserError
+
 # What is unknown is one bit per class of a negative label, and labels are cached as int16.
 MOST_PARTIAL_CLASSES = 15
 LARGEST_VALUE = 32767
@@ -32,7 +34,7 @@ class LabelCoding:
         class_names: of the C classes; only their number is looked at, here because every training begins with this.
 
     Raises:
-        ValueError: when ``num_classes`` is below 1 or differs from the number of ``regions`` or ``class_names``, when a
+        UserError: when ``num_classes`` is below 1 or differs from the number of ``regions`` or ``class_names``, when a
             label value is negative or above 32767, when ``ignore_value`` is a label value or no whole number from 1 to
             32767, or when labels are partial and there are more than 15 classes.
     """
@@ -47,32 +49,32 @@ class LabelCoding:
         class_names: Sequence[str] | None = None,
     ) -> None:
         if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; there must be at least one foreground class.")
+            raise UserError(f"num_classes is {num_classes}; there must be at least one foreground class.")
         if regions is not None and len(regions) != num_classes:
-            raise ValueError(f"regions has {len(regions)} entries; give one for each of the {num_classes} classes.")
+            raise UserError(f"regions has {len(regions)} entries; give one for each of the {num_classes} classes.")
         if class_names is not None and (isinstance(class_names, str) or len(class_names) != num_classes):
-            raise ValueError(
+            raise UserError(
                 f"class_names is {class_names!r}; it is a list with one name for each of the {num_classes} foreground "
                 "class(es), without the background."
             )
         self.num_classes = num_classes
         self.regions = regions
         if not 0 <= self.values[0] <= self.values[-1] <= LARGEST_VALUE:
-            raise ValueError(
+            raise UserError(
                 f"the label values are {self.values}; they must be from 0 to {LARGEST_VALUE}: renumber them."
             )
         self.ignore_value = ignore_value
         self.partial = partial or ignore_value is not None
         if ignore_value in self.values:
-            raise ValueError(f"ignore_value is {ignore_value}, a label value; choose one that is not in {self.values}.")
+            raise UserError(f"ignore_value is {ignore_value}, a label value; choose one that is not in {self.values}.")
         if ignore_value is not None and ignore_value not in range(1, LARGEST_VALUE + 1):
             # A larger value would wrap in int16, and a negative one is a mark.
-            raise ValueError(
+            raise UserError(
                 f"ignore_value is {ignore_value!r}; it must be a whole number from 1 to {LARGEST_VALUE}: write "
                 "another value into those voxels of the label files, such as 255, and give that."
             )
         if self.partial and num_classes > MOST_PARTIAL_CLASSES:
-            raise ValueError(
+            raise UserError(
                 f"num_classes is {num_classes}; partial labels may have at most {MOST_PARTIAL_CLASSES} classes: merge "
                 "some, or train on whole labels, without ignore_value and 'annotated'."
             )

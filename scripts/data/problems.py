@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scripts.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError):
     """The user's data or its description is at fault; the message names the file, the value and the remedy."""
 
 

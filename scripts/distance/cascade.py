@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from scripts.errors import UserError
+
 # Step of the voxels that no step reaches: the seeds, and everything if there is no seed.
 NEVER = -1
 
@@ -167,7 +169,7 @@ class CascadedDistance(nn.Module):
         h: decay of the kernel in voxels, positive.
 
     Raises:
-        ValueError: when ``kernel_size`` is even or below 3, or ``h`` is not positive.
+        UserError: when ``kernel_size`` is even or below 3, or ``h`` is not positive.
     """
 
     needs_binary_input = True
@@ -175,9 +177,9 @@ class CascadedDistance(nn.Module):
     def __init__(self, kernel_size: int = 3, h: float = 0.35) -> None:
         super().__init__()
         if kernel_size < 3 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size is {kernel_size}; it must be odd and at least 3.")
+            raise UserError(f"kernel_size is {kernel_size}; it must be odd and at least 3.")
         if h <= 0:
-            raise ValueError(f"h is {h}; the decay of the kernel must be positive (default 0.35).")
+            raise UserError(f"h is {h}; the decay of the kernel must be positive (default 0.35).")
         self.radius = kernel_size // 2
         self.h = h
         self.register_buffer("kernel", exponential_kernel(kernel_size, h), persistent=False)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from scripts.errors import UserError
+
 from .resize import resize
 
 # Voxels that a CPU works on at a time.
@@ -88,7 +90,7 @@ class SegmentationToDistance(nn.Module):
             DTC (Eq. 1) and the signed distance map of DTML (Eq. 1) have it; else it is minus one voxel's share there.
 
     Raises:
-        ValueError: when ``factor`` is not in (0, 1] or ``gate`` not in (0, 1/2].
+        UserError: when ``factor`` is not in (0, 1] or ``gate`` not in (0, 1/2].
     """
 
     def __init__(
@@ -102,9 +104,9 @@ class SegmentationToDistance(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < factor <= 1:
-            raise ValueError(f"factor is {factor}; the resolution of the distance map must be in (0, 1].")
+            raise UserError(f"factor is {factor}; the resolution of the distance map must be in (0, 1].")
         if gate is not None and not 0 < gate <= 0.5:
-            raise ValueError(f"gate is {gate}; it must be in (0, 0.5], or null for no gate.")
+            raise UserError(f"gate is {gate}; it must be in (0, 0.5], or null for no gate.")
         self.transform = transform
         self.factor = factor
         self.gate = gate

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from scripts.errors import UserError
+
 
 class DistanceToSegmentation(nn.Module):
     """sigma(-k R): one inside the object, zero outside, a half on the boundary.
@@ -16,13 +18,13 @@ class DistanceToSegmentation(nn.Module):
         k: steepness, positive. At the papers' 1500 the result is within 1e-3 of binary once |R| > 0.0046.
 
     Raises:
-        ValueError: when ``k`` is not positive.
+        UserError: when ``k`` is not positive.
     """
 
     def __init__(self, k: float = 1500.0) -> None:
         super().__init__()
         if k <= 0:
-            raise ValueError(f"k is {k}; the steepness must be positive (the papers use 1500).")
+            raise UserError(f"k is {k}; the steepness must be positive (the papers use 1500).")
         self.k = k
 
     def forward(self, distance: torch.Tensor) -> torch.Tensor:

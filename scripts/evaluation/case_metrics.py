@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 
+from scripts.errors import UserError
 from scripts.ranks import gathered, rank
 
 from .metrics import METRIC_NAMES, checked_tolerance, segmentation_metrics
@@ -59,7 +60,7 @@ class CaseMetrics:
         surface_tolerance: tolerance of the surface Dice, in mm.
 
     Raises:
-        ValueError: if ``class_names`` has another length than C, repeats a name or contains "all", or if
+        UserError: if ``class_names`` has another length than C, repeats a name or contains "all", or if
             ``surface_tolerance`` is not a positive number.
     """
 
@@ -74,7 +75,7 @@ class CaseMetrics:
         count = int(label_coding.num_classes)
         names = [str(name) for name in class_names] if class_names else [str(i + 1) for i in range(count)]
         if len(names) != count or len(set(names)) != count or ALL_CLASSES in names:
-            raise ValueError(
+            raise UserError(
                 f"class_names must be {count} different names, none of them '{ALL_CLASSES}', got {names}: "
                 "name the foreground classes only, one for each channel of label_coding.encode."
             )
@@ -162,7 +163,7 @@ class CaseMetrics:
         case = self._unused(_case_name(pred))
         maps = getattr(self.label_coding, "regions", None) is not None and len(pred) == len(self.class_names)
         if pred.shape[1:] != label.shape[1:] or len(label) != 1 or not (maps or len(pred) == 1):
-            raise ValueError(
+            raise UserError(
                 f"case '{case}': pred and label must have the same shape (1, H, W, D), got {tuple(pred.shape)} and "
                 f"{tuple(label.shape)}: invert the preprocessing of the prediction, and do not resample the label."
             )

@@ -12,6 +12,7 @@ from scipy.ndimage import binary_erosion, generate_binary_structure
 from scipy.spatial import KDTree
 
 from scripts.data import foreground_box
+from scripts.errors import UserError
 
 METRIC_NAMES = ("dice", "jaccard", "hd95_mm", "asd_mm", "hd95_voxel", "asd_voxel", "surface_dice")
 # Those of which a higher value is the better one; the others are distances.
@@ -64,7 +65,7 @@ def segmentation_metrics(
         The keys of ``METRIC_NAMES``; ``*_mm`` in mm, ``*_voxel`` with a spacing of 1 (the unit of the papers' tables).
 
     Raises:
-        ValueError: if the shapes differ or are not three-dimensional, if ``spacing`` is not three positive numbers, or
+        UserError: if the shapes differ or are not three-dimensional, if ``spacing`` is not three positive numbers, or
             if ``tolerance`` is not a positive number.
         TypeError: if a mask is not boolean.
     """
@@ -146,7 +147,7 @@ def _partial_metrics(
 def checked_tolerance(tolerance: float) -> float:
     """``tolerance``, mm, as a float; refuses what is no positive number."""
     if not 0 < float(tolerance) < float("inf"):
-        raise ValueError(f"surface_tolerance is {tolerance}; it is a distance in mm, above 0, such as 1.0.")
+        raise UserError(f"surface_tolerance is {tolerance}; it is a distance in mm, above 0, such as 1.0.")
     return float(tolerance)
 
 
@@ -164,12 +165,12 @@ def _surface_distances(
 def _checked_spacing(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> tuple[float, ...]:
     """Refuses unusable arguments and returns ``spacing`` as three Python floats."""
     if prediction.shape != reference.shape:
-        raise ValueError(
+        raise UserError(
             f"prediction and reference must have the same shape, got {prediction.shape} and {reference.shape}: "
             "bring the prediction back into the geometry of the reference first."
         )
     if prediction.ndim != 3:
-        raise ValueError(
+        raise UserError(
             f"prediction and reference must have the shape (H, W, D), got {prediction.shape}: "
             "pass one case and one class, without batch and channel axes."
         )
@@ -178,7 +179,7 @@ def _checked_spacing(prediction: np.ndarray, reference: np.ndarray, spacing: Seq
             raise TypeError(f"{name} must be boolean, got {mask.dtype}: select the class first, e.g. {name} == 1.")
     values = tuple(float(value) for value in spacing)
     if len(values) != 3 or not all(0 < value < float("inf") for value in values):
-        raise ValueError(
+        raise UserError(
             f"spacing must be three positive numbers in mm, got {values}: take them from the affine of the image."
         )
     return values

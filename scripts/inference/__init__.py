@@ -5,7 +5,7 @@ from __future__ import annotations
 from .components import LargestComponentd
 from .continuing import unfinished
 from .exported import HalfPrecision, OnnxNetwork, load_torchscript
-from .maps import SplitMapsd, extra_maps, is_on
+from .maps import SplitMapsd, extra_maps
 from .outputs import contained_name
 from .predictor import Predictor, one_per_checkpoint, predictor_or_network
 from .tolerant import TolerantDataset, TolerantEvaluator, case_or_failure
@@ -28,7 +28,6 @@ __all__ = [
     "case_or_failure",
     "contained_name",
     "extra_maps",
-    "is_on",
     "load_torchscript",
     "one_per_checkpoint",
     "predictor_or_network",

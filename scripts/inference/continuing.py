@@ -14,8 +14,6 @@ from monai.data.utils import create_file_basename
 from scripts.data import DataError, images_of
 from scripts.files import replacing
 
-from .maps import is_on
-
 RECORD = "inference_settings.json"
 
 
@@ -26,7 +24,7 @@ def unfinished(
     weights: str | Sequence[str],
     settings: Mapping[str, Any],
     input_dir: str | Path | None = None,
-    overwrite: bool | str = False,
+    overwrite: bool = False,
 ) -> list[dict[str, Any]]:
     """The cases of a folder that still have to be segmented.
 
@@ -58,7 +56,7 @@ def unfinished(
         wanted["input_dir"] = str(Path(input_dir).resolve())
     # A run that ended before its first mask has left nothing that others would be mixed with.
     begun = any(folder.glob("*_seg.nii.gz"))
-    earlier = _read(record) if begun and not is_on("overwrite", overwrite) else None
+    earlier = _read(record) if begun and not overwrite else None
     if earlier is None:
         with replacing(record) as temporary:
             temporary.write_text(json.dumps(wanted, indent=4) + "\n", encoding="utf-8")
@@ -106,7 +104,5 @@ def _read(record: Path) -> dict[str, Any] | None:
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON gives it back; "true" from the command line is the same as true."""
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
+    """``value`` as JSON gives it back."""
     return json.loads(json.dumps(value, default=str))

@@ -10,6 +10,8 @@ import torch
 from monai.utils import optional_import
 from torch import nn
 
+from scripts.errors import UserError
+
 onnxruntime, _ = optional_import("onnxruntime")
 
 
@@ -17,10 +19,10 @@ def check_file(path: str | Path, command: str) -> str:
     """Returns ``path`` as text if the file exists.
 
     Raises:
-        ValueError: naming the file and the ``command`` of MONAI's that makes it.
+        UserError: naming the file and the ``command`` of MONAI's that makes it.
     """
     if not Path(path).is_file():
-        raise ValueError(
+        raise UserError(
             f"{path} does not exist: make it with python -m monai.bundle {command} (docs/export.md), "
             "or say where it is (ckpt_path)."
         )
@@ -35,13 +37,13 @@ def load_torchscript(path: str | Path, *, device: torch.device | str = "cpu") ->
         device: where it runs.
 
     Raises:
-        ValueError: when the file is missing or is not TorchScript.
+        UserError: when the file is missing or is not TorchScript.
     """
     file = check_file(path, "ckpt_export")
     try:
         return torch.jit.load(file, map_location=device).eval()
     except RuntimeError as error:  # the only type that torch.jit.load raises for the content of a file
-        raise ValueError(f"{path} is not a TorchScript file ({' '.join(str(error).split())[:200]}).") from error
+        raise UserError(f"{path} is not a TorchScript file ({' '.join(str(error).split())[:200]}).") from error
 
 
 class OnnxNetwork(nn.Module):
@@ -52,7 +54,7 @@ class OnnxNetwork(nn.Module):
         device: onnxruntime's CUDA provider is used for a CUDA device if the installed onnxruntime has it.
 
     Raises:
-        ValueError: when the file is missing or is not an ONNX model.
+        UserError: when the file is missing or is not an ONNX model.
     """
 
     def __init__(self, path: str | Path, *, device: torch.device | str = "cpu") -> None:
@@ -65,7 +67,7 @@ class OnnxNetwork(nn.Module):
         try:
             self.session = onnxruntime.InferenceSession(file, providers=[name for name in wanted if name in available])
         except Exception as error:  # onnxruntime raises types of its own, which share no base class
-            raise ValueError(f"{path} is not an ONNX model ({' '.join(str(error).split())[:200]}).") from error
+            raise UserError(f"{path} is not an ONNX model ({' '.join(str(error).split())[:200]}).") from error
         self.input_name = self.session.get_inputs()[0].name
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -9,25 +9,10 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from scripts.data import DataError
 
-
-def is_on(name: str, value: bool | str) -> bool:
-    """Whether an option is switched on, be it by JSON (true) or on the command line ("true").
-
-    Raises:
-        DataError: when it is neither true nor false; the text has its ``name``.
-    """
-    if str(value).lower() not in ("true", "false"):
-        raise DataError(f"{name} is {value!r}; it is true or false.")
-    return str(value).lower() == "true"
-
-
-def extra_maps(*, save_distance: bool | str = False, save_uncertainty: bool | str = False) -> list[str]:
+def extra_maps(*, save_distance: bool = False, save_uncertainty: bool = False) -> list[str]:
     """The names of the maps that are to be written beside the mask; none by default."""
-    wanted = {"distance": is_on("save_distance", save_distance)}
-    wanted["uncertainty"] = is_on("save_uncertainty", save_uncertainty)
-    return [name for name, on in wanted.items() if on]
+    return [name for name, on in (("distance", save_distance), ("uncertainty", save_uncertainty)) if on]
 
 
 class SplitMapsd(MapTransform):

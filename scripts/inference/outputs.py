@@ -8,6 +8,8 @@ from typing import Any
 
 from monai.data.folder_layout import default_name_formatter
 
+from scripts.errors import UserError
+
 
 def contained_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:
     """The name of an output for ``SaveImaged(output_name_formatter=...)``: MONAI's own, if it is safe.
@@ -24,11 +26,11 @@ def contained_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:
         The arguments of the saver's folder layout.
 
     Raises:
-        ValueError: when the output would not be a file of its own directly in the output folder.
+        UserError: when the output would not be a file of its own directly in the output folder.
     """
     names = default_name_formatter(dict(meta), saver)
     path = Path(saver.folder_layout.filename(**names))
     folder = Path(saver.folder_layout.output_dir)
     if path.is_symlink() or path.resolve().parent != folder.resolve():
-        raise ValueError(f"{path} is a link, or lies outside {folder}: remove it, or choose another output_dir.")
+        raise UserError(f"{path} is a link, or lies outside {folder}: remove it, or choose another output_dir.")
     return names

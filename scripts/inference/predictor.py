@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from scripts.errors import UserError
 from scripts.methods.dbisl import DECODERS
 from scripts.networks.heads import foreground_probability
 
@@ -36,7 +37,7 @@ class Predictor(nn.Module):
         flip_axes: spatial axes to mirror, 0 to 2, in the orientation of the preprocessing (right, anterior, superior).
 
     Raises:
-        ValueError: when ``decoders``, ``maps`` or ``flip_axes`` is none of these; on the first call, when a network
+        UserError: when ``decoders``, ``maps`` or ``flip_axes`` is none of these; on the first call, when a network
             lacks the heads that they need.
 
     Example:
@@ -54,11 +55,11 @@ class Predictor(nn.Module):
     ) -> None:
         super().__init__()
         if decoders not in ("both", *DECODERS):
-            raise ValueError(f"decoders is {decoders!r}; it is 'both', 'phi' or 'psi'.")
+            raise UserError(f"decoders is {decoders!r}; it is 'both', 'phi' or 'psi'.")
         if any(name not in MAPS for name in maps):
-            raise ValueError(f"maps is {list(maps)}; there are {', '.join(MAPS)}.")
+            raise UserError(f"maps is {list(maps)}; there are {', '.join(MAPS)}.")
         if not isinstance(flip_axes, (list, tuple)) or len({*flip_axes} & {0, 1, 2}) != len(flip_axes):
-            raise ValueError(f"flip_axes is {flip_axes}; it is a list of different axes out of 0, 1 and 2, or [].")
+            raise UserError(f"flip_axes is {flip_axes}; it is a list of different axes out of 0, 1 and 2, or [].")
         self.networks = nn.ModuleList(networks)
         self.decoders = decoders
         self.maps = tuple(maps)
@@ -84,7 +85,7 @@ class Predictor(nn.Module):
         logits, distance = self._chosen(heads, "logits"), self._chosen(heads, "distance")
         if self.decoders != "both":
             if not logits:
-                raise ValueError(
+                raise UserError(
                     f"decoders is {self.decoders!r} and the network has only {sorted(heads)}: set it to 'both'."
                 )
             probability = torch.sigmoid(torch.stack(logits)).mean(0)
@@ -95,7 +96,7 @@ class Predictor(nn.Module):
         for name in self.maps:
             if name == "distance":
                 if not distance:
-                    raise ValueError(f"save_distance needs a distance head and the network has only {sorted(heads)}.")
+                    raise UserError(f"save_distance needs a distance head and the network has only {sorted(heads)}.")
                 outputs.append(torch.stack(distance).mean(0))
             else:
                 outputs.append(self._uncertainty(logits, distance, num_classes=probability.shape[1]))
@@ -106,7 +107,7 @@ class Predictor(nn.Module):
         if self.decoders != "both" and hasattr(network, "forward_decoder"):
             return network.forward_decoder(x, self.decoders, bool(self.maps))
         if not hasattr(network, "forward_heads"):
-            raise ValueError(
+            raise UserError(
                 f"maps and single decoders need the heads, which a {type(network).__name__} does not have: "
                 "use model.pt or TorchScript, or switch save_distance, save_uncertainty and decoders off."
             )
@@ -118,7 +119,7 @@ class Predictor(nn.Module):
         """1 where the heads do not all vote for foreground or all for background, (B, C, H, W, D)."""
         votes = [foreground_probability(head, num_classes) > 0.5 for head in logits] + [head < 0 for head in distance]
         if len(votes) < 2:
-            raise ValueError("save_uncertainty needs two heads that vote, and the network has only one.")
+            raise UserError("save_uncertainty needs two heads that vote, and the network has only one.")
         stacked = torch.stack(votes)
         return (stacked.any(0) & ~stacked.all(0)).to(torch.float32)
 
@@ -131,11 +132,11 @@ def one_per_checkpoint(network: nn.Module, ckpt_path: str | Sequence[str]) -> li
     """``network`` itself for one path; for a list of paths, such as those of k folds, one copy more for each further.
 
     Raises:
-        ValueError: when ``ckpt_path`` is an empty list.
+        UserError: when ``ckpt_path`` is an empty list.
     """
     count = len(ckpt_path) if isinstance(ckpt_path, (list, tuple)) else 1
     if count == 0:
-        raise ValueError("ckpt_path is an empty list; give one file of weights, or a list of those to average.")
+        raise UserError("ckpt_path is an empty list; give one file of weights, or a list of those to average.")
     return [network, *(copy.deepcopy(network) for _ in range(count - 1))]
 
 

@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from scripts.data import LabelCoding, case_name
+from scripts.errors import UserError
 from scripts.files import replacing
 from scripts.ranks import rank
 
@@ -34,7 +35,7 @@ class SaveVolumesd(MapTransform):
         class_names: names of the C classes. Default: "1", "2", ..., "C".
 
     Raises:
-        ValueError: when ``class_names`` has another length than C.
+        UserError: when ``class_names`` has another length than C.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class SaveVolumesd(MapTransform):
         count = label_coding.num_classes
         self.class_names = [str(name) for name in class_names or range(1, count + 1)]
         if len(self.class_names) != count:
-            raise ValueError(f"class_names is {self.class_names}; there must be {count}, one for each class.")
+            raise UserError(f"class_names is {self.class_names}; there must be {count}, one for each class.")
         self.label_coding = label_coding
         own = f"_rank{rank()}" if rank() else ""
         self.path = Path(output_dir) / f"volumes{own}.csv"

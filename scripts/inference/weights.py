@@ -11,6 +11,8 @@ import torch
 from ignite.engine import Engine
 from monai.handlers import CheckpointLoader
 
+from scripts.errors import UserError
+
 from .continuing import plain
 
 
@@ -29,7 +31,7 @@ class WeightsCheckpointLoader(CheckpointLoader):
         kwargs: as in ``monai.handlers.CheckpointLoader``; weights of any floating precision fit.
 
     Raises:
-        ValueError: when there are not as many files as networks; when the engine starts and a file is missing, is not
+        UserError: when there are not as many files as networks; when the engine starts and a file is missing, is not
             a state dict, belongs to another network or was trained with other ``settings``.
     """
 
@@ -46,7 +48,7 @@ class WeightsCheckpointLoader(CheckpointLoader):
         ((name, networks),) = load_dict.items()
         networks = list(networks) if isinstance(networks, (list, tuple)) else [networks]
         if len(paths) != len(networks):
-            raise ValueError(
+            raise UserError(
                 f"load_path has {len(paths)} file(s) and load_dict {len(networks)} network(s): give as many."
             )
         self.settings = dict(settings or {})
@@ -60,16 +62,16 @@ class WeightsCheckpointLoader(CheckpointLoader):
     def _load(self, engine: Engine) -> None:
         path = Path(self.load_path)
         if not path.is_file():
-            raise ValueError(f"{path} does not exist: train first, or say where the weights are (ckpt_dir, ckpt_path).")
+            raise UserError(f"{path} does not exist: train first, or say where the weights are (ckpt_dir, ckpt_path).")
         try:
             torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # unpickling a damaged or foreign file raises any of several types
-            raise ValueError(f"{path} is not a file of weights ({type(error).__name__}: {error}).") from error
+            raise UserError(f"{path} is not a file of weights ({type(error).__name__}: {error}).") from error
         self._compare_settings(path)
         try:
             super().__call__(engine)
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path} was trained with other settings than these (in_channels, num_classes, base_filters or the "
                 f"network itself): {_remedy(path)}"
             ) from error
@@ -83,7 +85,7 @@ class WeightsCheckpointLoader(CheckpointLoader):
         here = {name: plain(value) for name, value in self.settings.items() if name in trained}
         differ = [f"{name} {trained[name]}, and {value} here" for name, value in here.items() if value != trained[name]]
         if differ:
-            raise ValueError(f"{path} was trained with {'; with '.join(differ)}: {_remedy(path)}")
+            raise UserError(f"{path} was trained with {'; with '.join(differ)}: {_remedy(path)}")
 
 
 def _remedy(path: Path) -> str:

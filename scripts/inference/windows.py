@@ -8,6 +8,7 @@ from math import prod
 import torch
 
 from scripts.data.machine import free_memory
+from scripts.errors import UserError
 
 # Maps of base_filters channels that a network holds at once for a window: 4 to 9, measured for the V-Nets, DynUNet and
 # SegResNet (docs/performance.md).
@@ -27,10 +28,10 @@ def window_overlap(patch_size: Sequence[int], stride: Sequence[int]) -> list[flo
         stride: step of the window in voxels, from 1 to the extent; the papers use 18, 18, 4 and 16, 16, 16.
 
     Raises:
-        ValueError: when the lengths differ or a stride is out of range.
+        UserError: when the lengths differ or a stride is out of range.
     """
     if len(patch_size) != len(stride) or any(not 1 <= s <= p for p, s in zip(patch_size, stride)):
-        raise ValueError(
+        raise UserError(
             f"stride is {list(stride)} and patch_size {list(patch_size)}: give one step per axis, from 1 to the patch."
         )
     return [max(0.0, 1 - s / p - 1e-9) for p, s in zip(patch_size, stride)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from scripts.errors import UserError
 from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions, squared_difference
@@ -37,7 +38,7 @@ class CCTObjective(Objective):
             both sides, as the benchmark's 2D program does.
 
     Raises:
-        ValueError: on the first call, when the network has no main or no auxiliary segmentation head.
+        UserError: on the first call, when the network has no main or no auxiliary segmentation head.
     """
 
     TERMS = ("supervised_segmentation", "consistency")
@@ -51,7 +52,7 @@ class CCTObjective(Objective):
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         label, logits = targets["label"], segmentation_heads(heads)
         if MAIN not in logits or len(logits) < 2:
-            raise ValueError(
+            raise UserError(
                 f"CCT needs a main segmentation head called {MAIN!r} and auxiliary ones called '{MAIN}_...', and the "
                 f"network has {sorted(logits)}: use scripts.networks.CrossConsistencyVNet."
             )

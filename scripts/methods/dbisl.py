@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from scripts.errors import UserError
+
 from .dual_task import DualTaskObjective
 from .losses import dice_loss, masked_mean, segmentation_loss, squared_error, total
 from .objective import Weight
@@ -67,7 +69,7 @@ class DBiSLObjective(DualTaskObjective):
             the segmentations alone, as without the distance task.
 
     Raises:
-        ValueError: when ``unanimity`` is neither, or ``weights`` names an unknown term.
+        UserError: when ``unanimity`` is neither, or ``weights`` names an unknown term.
     """
 
     TERMS = (
@@ -98,7 +100,7 @@ class DBiSLObjective(DualTaskObjective):
     ) -> None:
         super().__init__(label_coding, segmentation_to_distance, distance_to_segmentation, weights)
         if unanimity not in ("both", "segmentation"):
-            raise ValueError(f"unanimity is {unanimity!r}; it is 'both' or 'segmentation'.")
+            raise UserError(f"unanimity is {unanimity!r}; it is 'both' or 'segmentation'.")
         self.r2s_cross_entropy = r2s_cross_entropy
         self.hard_pseudo_labels = hard_pseudo_labels
         self.pseudo_on_labeled = pseudo_on_labeled

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from scripts.errors import UserError
 from scripts.networks.heads import foreground_probability
 
 from .losses import cross_entropy, dice_loss, masked_mean, total
@@ -61,7 +62,7 @@ class DualNetworksObjective(Objective):
         percentile: in percent, see above.
 
     Raises:
-        ValueError: when ``confidence`` or ``percentile`` is out of range, or ``weights`` names an unknown term.
+        UserError: when ``confidence`` or ``percentile`` is out of range, or ``weights`` names an unknown term.
     """
 
     TERMS = ("supervised", "mistake", "uncertainty", "cosine", "pseudo", "contrastive")
@@ -76,9 +77,9 @@ class DualNetworksObjective(Objective):
     ) -> None:
         super().__init__(label_coding, weights)
         if not 0.5 <= confidence < 1:
-            raise ValueError(f"confidence is {confidence}; it is a probability from 0.5 to below 1.")
+            raise UserError(f"confidence is {confidence}; it is a probability from 0.5 to below 1.")
         if not 0 < percentile < 100:
-            raise ValueError(f"percentile is {percentile}; it is between 0 and 100.")
+            raise UserError(f"percentile is {percentile}; it is between 0 and 100.")
         self.confidence = confidence
         self.percentile = percentile
 

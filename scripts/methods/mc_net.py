@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from scripts.errors import UserError
 from scripts.networks.heads import segmentation_heads
 
 from .losses import dice_loss, total
@@ -38,7 +39,7 @@ class MCNetObjective(Objective):
         temperature: T; the smaller, the nearer the target is to a hard label.
 
     Raises:
-        ValueError: when ``temperature`` is not positive; on the first call, when the network has one segmentation head,
+        UserError: when ``temperature`` is not positive; on the first call, when the network has one segmentation head,
             or softmax heads.
     """
 
@@ -49,7 +50,7 @@ class MCNetObjective(Objective):
     ) -> None:
         super().__init__(label_coding, weights)
         if temperature <= 0:
-            raise ValueError(f"temperature is {temperature}; it is above 0, and 1 sharpens nothing.")
+            raise UserError(f"temperature is {temperature}; it is above 0, and 1 sharpens nothing.")
         self.temperature = temperature
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -71,7 +72,7 @@ class MCNetObjective(Objective):
     def _check(logits: dict[str, torch.Tensor], num_classes: int) -> None:
         shapes = {name: head.shape[1] for name, head in logits.items()}
         if len(shapes) < 2 or set(shapes.values()) != {num_classes}:
-            raise ValueError(
+            raise UserError(
                 f"MC-Net needs two segmentation heads or more with {num_classes} sigmoid map(s) each and the network "
                 f"has {shapes} (maps by head): use scripts.networks.DualTaskVNet."
             )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
+from scripts.errors import UserError
 from scripts.networks.heads import segmentation_heads
 
 from .reduction import mean_over_ranks
@@ -35,7 +36,7 @@ class Heads(dict[str, torch.Tensor]):
     """Heads by name; one that the network does not have is refused in words."""
 
     def __missing__(self, name: str) -> torch.Tensor:
-        raise ValueError(
+        raise UserError(
             f"the method needs a head called {name!r} and the network has {', '.join(self)}: docs/networks.md says "
             "which networks fit which methods."
         )
@@ -51,7 +52,7 @@ class Objective(nn.Module):
             weight 0 is switched off: it is not even computed.
 
     Raises:
-        ValueError: when ``weights`` names a term that the method does not have.
+        UserError: when ``weights`` names a term that the method does not have.
     """
 
     TERMS: tuple[str, ...] = ()
@@ -63,7 +64,7 @@ class Objective(nn.Module):
         weights = dict(weights or {})
         unknown = sorted(set(weights) - set(self.TERMS))
         if unknown:
-            raise ValueError(f"weights names {unknown}; the terms of {type(self).__name__} are {list(self.TERMS)}.")
+            raise UserError(f"weights names {unknown}; the terms of {type(self).__name__} are {list(self.TERMS)}.")
         self.label_coding = label_coding
         self.measures: dict[str, torch.Tensor] = {}
         self.weights = {name: weights.get(name, 1.0) for name in self.TERMS}
@@ -139,7 +140,7 @@ class Objective(nn.Module):
             return
         for name, head in segmentation_heads(heads).items():
             if head.shape[1] != self.label_coding.num_classes:
-                raise ValueError(
+                raise UserError(
                     f"{name} has {head.shape[1]} maps: a softmax head makes classes exclude each other, and the "
                     f"{self.label_coding.num_classes} regions overlap. Add --network_def#activation sigmoid, or use a "
                     "method with sigmoid heads."

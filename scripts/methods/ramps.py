@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from scripts.errors import UserError
+
 
 class GaussianRampUp:
     """peak * exp(-5 (1 - min(t, length) / length)^2): slow at first, full at ``length`` and ever after.
@@ -16,12 +18,12 @@ class GaussianRampUp:
         peak: the full weight.
 
     Raises:
-        ValueError: when ``length`` is negative.
+        UserError: when ``length`` is negative.
     """
 
     def __init__(self, length: float, peak: float = 1.0) -> None:
         if length < 0:
-            raise ValueError(f"length is {length}; a ramp lasts 0 or more iterations.")
+            raise UserError(f"length is {length}; a ramp lasts 0 or more iterations.")
         self.length = length
         self.peak = peak
 

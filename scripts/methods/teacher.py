@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from scripts.errors import UserError
+
 from .objective import Objective, Weight
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class TeacherObjective(Objective):
             clipped at twice that.
 
     Raises:
-        ValueError: when ``ema_decay`` or ``noise`` is out of range.
+        UserError: when ``ema_decay`` or ``noise`` is out of range.
     """
 
     def __init__(
@@ -55,9 +57,9 @@ class TeacherObjective(Objective):
     ) -> None:
         super().__init__(label_coding, weights)
         if not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay is {ema_decay}; it is at least 0 and below 1 (at 1 the teacher never learns).")
+            raise UserError(f"ema_decay is {ema_decay}; it is at least 0 and below 1 (at 1 the teacher never learns).")
         if noise < 0:
-            raise ValueError(f"noise is {noise}; a standard deviation is 0 or more.")
+            raise UserError(f"noise is {noise}; a standard deviation is 0 or more.")
         self.teacher = copy.deepcopy(network).requires_grad_(False)
         # In a tuple, so that it is no submodule: its weights are the checkpoint's "model", not the objective's state.
         self._student = (network,)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from scripts.errors import UserError
 from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions, normalized_entropy
@@ -45,7 +46,7 @@ class UAMTObjective(MeanTeacherObjective):
         options: ``ema_decay`` and ``noise`` of :class:`~scripts.methods.teacher.TeacherObjective`.
 
     Raises:
-        ValueError: when ``passes`` is below 1.
+        UserError: when ``passes`` is below 1.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class UAMTObjective(MeanTeacherObjective):
     ) -> None:
         super().__init__(label_coding, network, weights, **options)
         if passes < 1:
-            raise ValueError(f"passes is {passes}; the entropy needs at least one prediction of the teacher.")
+            raise UserError(f"passes is {passes}; the entropy needs at least one prediction of the teacher.")
         self.passes = passes
         self.threshold_ramp = GaussianRampUp(max_iterations, peak=1 - FIRST_THRESHOLD)
         self.threshold = FIRST_THRESHOLD

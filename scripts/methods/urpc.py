@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from scripts.errors import UserError
 from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions, squared_difference
@@ -32,7 +33,7 @@ class URPCObjective(Objective):
     towards the scales and exp(-D_s) is trained, too, which `uncertainty` keeps from growing.
 
     Raises:
-        ValueError: on the first call, when the network lacks the segmentation head of full resolution or another one.
+        UserError: on the first call, when the network lacks the segmentation head of full resolution or another one.
     """
 
     TERMS = ("supervised_segmentation", "consistency", "uncertainty")
@@ -40,7 +41,7 @@ class URPCObjective(Objective):
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         label, logits = targets["label"], list(segmentation_heads(heads).values())
         if len(logits) < 2 or "logits" not in heads:
-            raise ValueError(
+            raise UserError(
                 "URPC needs a segmentation head called 'logits' and ones of coarser scales called 'logits_...', and "
                 f"the network has {sorted(heads)}: use scripts.networks.PyramidVNet."
             )

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from scripts.errors import UserError
+
 ENCODER_CONVOLUTIONS = (1, 2, 3, 3, 3)
 DECODER_CONVOLUTIONS = (3, 3, 2, 1)
 UPSAMPLING_MODES = ("transposed", "trilinear")
@@ -43,7 +45,7 @@ def upsampling(in_channels: int, out_channels: int, mode: str) -> nn.Sequential:
         mode: "transposed" for a 2x2x2 transposed convolution, "trilinear" for interpolation and a 3x3x3 convolution.
 
     Raises:
-        ValueError: when ``mode`` is neither.
+        UserError: when ``mode`` is neither.
     """
     if mode == "transposed":
         return normalize_and_activate(nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2), out_channels)
@@ -51,7 +53,7 @@ def upsampling(in_channels: int, out_channels: int, mode: str) -> nn.Sequential:
         resize = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=False)
         convolution = nn.Conv3d(in_channels, out_channels, 3, padding=1)
         return normalize_and_activate(nn.Sequential(resize, convolution), out_channels)
-    raise ValueError(f"mode is {mode!r}; an upsampling is one of {', '.join(UPSAMPLING_MODES)}.")
+    raise UserError(f"mode is {mode!r}; an upsampling is one of {', '.join(UPSAMPLING_MODES)}.")
 
 
 class Encoder(nn.Module):
@@ -128,16 +130,16 @@ def check_input(x: torch.Tensor, in_channels: int, factor: int = 16) -> None:
     """Refuses an image that the network cannot take.
 
     Raises:
-        ValueError: when ``x`` is not (B, in_channels, H, W, D) with extents that are multiples of ``factor``.
+        UserError: when ``x`` is not (B, in_channels, H, W, D) with extents that are multiples of ``factor``.
     """
     if x.dim() != 5 or x.shape[1] != in_channels:
-        raise ValueError(
+        raise UserError(
             f"the network takes images of shape (B, {in_channels}, H, W, D) and got {list(x.shape)}: "
             "set in_channels to the number of channels of your images."
         )
     for extent in x.shape[2:]:
         if extent % factor != 0:
-            raise ValueError(
+            raise UserError(
                 f"every spatial extent must be a multiple of {factor} and the input has {list(x.shape[2:])}: "
                 "choose such a patch_size, or use sliding-window inference, which pads."
             )

@@ -33,7 +33,7 @@ class CrossConsistencyVNet(Network):
             not the perturbations).
 
     Raises:
-        ValueError: when ``activation`` is unknown.
+        UserError: when ``activation`` is unknown.
     """
 
     def __init__(

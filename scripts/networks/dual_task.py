@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from scripts.errors import UserError
+
 from .blocks import check_input
 from .heads import TASKS
 from .layers import PointwiseConv3d
@@ -27,7 +29,7 @@ class DualTaskNetwork(Network):
         tasks: the heads on each decoder, "segmentation" and, unless it is left out, "distance".
 
     Raises:
-        ValueError: when ``tasks`` has an unknown one or lacks "segmentation".
+        UserError: when ``tasks`` has an unknown one or lacks "segmentation".
     """
 
     def __init__(
@@ -44,9 +46,7 @@ class DualTaskNetwork(Network):
     ) -> None:
         super().__init__()
         if "segmentation" not in tasks or set(tasks) - set(TASKS):
-            raise ValueError(
-                f"tasks is {list(tasks)}; two decoders have 'segmentation' heads, or those and 'distance'."
-            )
+            raise UserError(f"tasks is {list(tasks)}; two decoders have 'segmentation' heads, or those and 'distance'.")
         self.in_channels = in_channels
         self.factor = factor
         self.encoder = encoder
@@ -94,7 +94,7 @@ class DualTaskNetwork(Network):
             ValueError: when ``decoder`` is neither, or the channels or extents of ``x`` do not fit.
         """
         if decoder not in ["phi", "psi"]:
-            raise ValueError(f"decoder is {decoder}; it is 'phi' or 'psi'.")
+            raise UserError(f"decoder is {decoder}; it is 'phi' or 'psi'.")
         check_input(x, self.in_channels, self.factor)
         heads: dict[str, torch.Tensor] = {}
         features = self.encoder(x)

@@ -7,6 +7,8 @@ from monai.networks.blocks import UpSample
 from monai.networks.nets import DynUNet
 from torch import nn
 
+from scripts.errors import UserError
+
 from .blocks import UPSAMPLING_MODES
 from .dual_task import DualTaskNetwork
 from .normalization import monai_normalization
@@ -37,7 +39,7 @@ class DynUNetEncoder(nn.Module):
             ValueError: when the coarsest level would be one voxel, whose instance normalisation is undefined.
         """
         if self.instance and x.shape[2] * x.shape[3] * x.shape[4] <= self.factor**3:
-            raise ValueError(
+            raise UserError(
                 f"the input has extents {list(x.shape[2:])}, one voxel at the coarsest level, and instance "
                 f"normalisation needs more: choose a patch_size with at least one extent of {2 * self.factor}."
             )
@@ -95,7 +97,7 @@ class DualTaskDynUNet(DualTaskNetwork):
             nnU-Net has none.
 
     Raises:
-        ValueError: when ``levels`` is below 3, or ``upsampling_psi`` or ``normalization`` is unknown.
+        UserError: when ``levels`` is below 3, or ``upsampling_psi`` or ``normalization`` is unknown.
 
     Example:
         >>> network = DualTaskDynUNet(base_filters=4).eval()
@@ -115,9 +117,9 @@ class DualTaskDynUNet(DualTaskNetwork):
         dropout: float = 0.5,
     ) -> None:
         if levels < 3:
-            raise ValueError(f"levels is {levels}; a DynUNet has at least 3.")
+            raise UserError(f"levels is {levels}; a DynUNet has at least 3.")
         if upsampling_psi not in UPSAMPLING_MODES:
-            raise ValueError(
+            raise UserError(
                 f"upsampling_psi is {upsampling_psi!r}; an upsampling is one of {', '.join(UPSAMPLING_MODES)}."
             )
 

@@ -75,7 +75,7 @@ class DualTaskSegResNet(DualTaskNetwork):
         dropout: probability of dropping a whole channel, at the bottleneck and before the heads, as in the V-Net.
 
     Raises:
-        ValueError: when ``normalization`` is unknown.
+        UserError: when ``normalization`` is unknown.
 
     Example:
         >>> network = DualTaskSegResNet(base_filters=8).eval()

@@ -28,7 +28,7 @@ class DualTaskVNet(DualTaskNetwork):
         dropout: probability of dropping a whole channel, at the bottleneck and before the heads; 0 switches it off.
 
     Raises:
-        ValueError: when ``tasks`` has an unknown one or lacks "segmentation".
+        UserError: when ``tasks`` has an unknown one or lacks "segmentation".
 
     Example:
         >>> network = DualTaskVNet().eval()

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
+from scripts.errors import UserError
+
 TASKS = ("segmentation", "distance")
 ACTIVATIONS = ("sigmoid", "softmax")
 
@@ -14,10 +16,10 @@ def segmentation_maps(num_classes: int, activation: str) -> int:
     """Output maps of a segmentation head: one per foreground class, and for softmax the background before them.
 
     Raises:
-        ValueError: when ``activation`` is unknown.
+        UserError: when ``activation`` is unknown.
     """
     if activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}; a segmentation head has one of {', '.join(ACTIVATIONS)}.")
+        raise UserError(f"activation is {activation!r}; a segmentation head has one of {', '.join(ACTIVATIONS)}.")
     return num_classes + 1 if activation == "softmax" else num_classes
 
 

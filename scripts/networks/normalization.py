@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from scripts.errors import UserError
+
 from .layers import GroupNorm
 
 NORMALIZATIONS = ("batch", "group", "instance")
@@ -28,7 +30,7 @@ def set_normalization(network: nn.Module, kind: str) -> None:
             channel of a crop by itself, for which the coarsest level needs more than one voxel.
 
     Raises:
-        ValueError: when ``kind`` is unknown.
+        UserError: when ``kind`` is unknown.
     """
     _check(kind)
     if kind == "batch":
@@ -47,7 +49,7 @@ def monai_normalization(kind: str, channels: int) -> str | tuple[str, dict[str, 
         channels: at full resolution, of which those of all levels are multiples.
 
     Raises:
-        ValueError: when ``kind`` is unknown.
+        UserError: when ``kind`` is unknown.
     """
     _check(kind)
     if kind == "batch":
@@ -66,12 +68,12 @@ def synchronize_batch_norm(network: nn.Module, *, enabled: bool, device: torch.d
         device: that the network is trained on.
 
     Raises:
-        ValueError: when it is enabled on the CPU, for which torch has no SyncBatchNorm.
+        UserError: when it is enabled on the CPU, for which torch has no SyncBatchNorm.
     """
     if not enabled:
         return network
     if device.type != "cuda":
-        raise ValueError(
+        raise UserError(
             f"sync_batchnorm is true and the device is {device}: torch has SyncBatchNorm for GPUs only. Set it to "
             "false, or normalization to group, which does not depend on the other crops of the batch."
         )
@@ -80,7 +82,7 @@ def synchronize_batch_norm(network: nn.Module, *, enabled: bool, device: torch.d
 
 def _check(kind: str) -> None:
     if kind not in NORMALIZATIONS:
-        raise ValueError(f"normalization is {kind!r}; it is one of {', '.join(NORMALIZATIONS)}.")
+        raise UserError(f"normalization is {kind!r}; it is one of {', '.join(NORMALIZATIONS)}.")
 
 
 def _normalization(kind: str, channels: int) -> nn.Module:

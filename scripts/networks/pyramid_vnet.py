@@ -28,7 +28,7 @@ class PyramidVNet(VNet):
         dropout: probability of dropping a whole channel, at the bottleneck and before every head; 0 switches it off.
 
     Raises:
-        ValueError: when ``activation`` is unknown.
+        UserError: when ``activation`` is unknown.
     """
 
     def __init__(

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from scripts.errors import UserError
+
 from .blocks import Decoder, Encoder, check_input
 from .heads import TASKS, foreground_probability, segmentation_maps
 from .layers import PointwiseConv3d
@@ -32,7 +34,7 @@ class VNet(Network):
         dropout: probability of dropping a whole channel, at the bottleneck and before the heads; 0 switches it off.
 
     Raises:
-        ValueError: when ``tasks`` is empty or has an unknown one, or ``activation``, ``upsampling_mode`` or
+        UserError: when ``tasks`` is empty or has an unknown one, or ``activation``, ``upsampling_mode`` or
             ``normalization`` is unknown.
     """
 
@@ -50,7 +52,7 @@ class VNet(Network):
     ) -> None:
         super().__init__()
         if not tasks or set(tasks) - set(TASKS):
-            raise ValueError(f"tasks is {list(tasks)}; a network has one or both of {', '.join(TASKS)}.")
+            raise UserError(f"tasks is {list(tasks)}; a network has one or both of {', '.join(TASKS)}.")
         maps = segmentation_maps(num_classes, activation)
         self.in_channels = in_channels
         self.num_classes = num_classes

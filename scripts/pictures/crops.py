@@ -57,7 +57,7 @@ def crops_figure(crops: Sequence[Crop], *, title: str) -> Figure:
         title: heading.
 
     Raises:
-        ValueError: when the arrays of a crop differ in shape.
+        UserError: when the arrays of a crop differ in shape.
     """
     count = 1 + len(crops[0].probabilities) + len(crops[0].distances) + 2 * (crops[0].unanimous is not None)
     height, width, _ = crops[0].image.shape

@@ -82,7 +82,7 @@ def overlay_figure(
         ``path``.
 
     Raises:
-        ValueError: when an array is not (H, W, D), or when two differ in shape.
+        UserError: when an array is not (H, W, D), or when two differ in shape.
     """
     volumes = {
         "image": image,

@@ -11,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
+from scripts.errors import UserError
+
 # Okabe & Ito's colours, which those who see red and green alike tell apart too; the line style says it once more.
 REFERENCE = {"colour": "#F0E442", "style": "solid", "words": "reference: yellow, solid"}
 DPI = 130
@@ -57,7 +59,7 @@ def check_volumes(volumes: dict[str, np.ndarray | None]) -> None:
     wanted = next(iter(given.values())).shape
     for name, volume in given.items():
         if volume.ndim != 3 or volume.shape != wanted:
-            raise ValueError(
+            raise UserError(
                 f"{name} has the shape {volume.shape}; accepted is (H, W, D), the same for all, here {wanted}: "
                 "take one case and one channel, without the batch and channel axes."
             )

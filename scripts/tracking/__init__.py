@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .mlflow_tracking import MLflowTracking, monais_handlers_stand_back
+from .mlflow_tracking import MLflowTracking
 from .tensorboard_tracking import TensorBoardTracking
 
-__all__ = ["MLflowTracking", "TensorBoardTracking", "monais_handlers_stand_back"]
+__all__ = ["MLflowTracking", "TensorBoardTracking"]

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from scripts.data.digest import data_digest
+from scripts.errors import UserError
 from scripts.files import replacing
-from scripts.ranks import rank
-from scripts.training.description import running_config, without_credentials
+from scripts.training.description import without_credentials
 from scripts.training.record import environment
 
 from .follower import Follower
@@ -43,9 +43,10 @@ class MLflowTracking(Follower):
         run_name: None takes the name of the folder.
         parameters: settings by name, beside those of the merged config that are plain values.
         data: name -> cases, of which a digest is recorded.
+        config: the merged config, recorded as a file, and its plain values as parameters.
 
     Raises:
-        ValueError: when the package ``mlflow`` is not installed, or the address is one of a folder.
+        UserError: when the package ``mlflow`` is not installed, or the address is one of a folder.
     """
 
     def __init__(
@@ -57,16 +58,17 @@ class MLflowTracking(Follower):
         run_name: str | None = None,
         parameters: Mapping[str, Any] | None = None,
         data: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(output_dir)
         if importlib.util.find_spec("mlflow") is None:
-            raise ValueError(
+            raise UserError(
                 "tracking by MLflow needs the package mlflow, which is not installed: pip install mlflow, or leave out "
                 "--tracking."
             )
         uri = os.environ.get(URI) or uri
         if uri.startswith("file:") or ("://" not in uri and not uri.startswith("databricks")):
-            raise ValueError(
+            raise UserError(
                 f"tracking_uri (or {URI}) is {without_credentials(uri)!r}: MLflow keeps no runs in folders any more. "
                 "Give a database, such as sqlite:////data/mlruns.db, or the http address of a server."
             )
@@ -75,7 +77,7 @@ class MLflowTracking(Follower):
         self.run_name = run_name or Path(output_dir).resolve().name
         self.parameters = dict(parameters or {})
         self.data = dict(data or {})
-        self.config = running_config() or {}
+        self.config = without_credentials(dict(config or {}))
 
     def begin(self, engine: Any) -> None:
         former = self._key()
@@ -128,14 +130,3 @@ def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
         return not isinstance(value, dict) and not (isinstance(value, str) and value.startswith(("$", "@", "%")))
 
     return {name: value for name, value in config.items() if name not in ("about", "tracking_uri") and plain(value)}
-
-
-def monais_handlers_stand_back() -> bool:
-    """Whether MONAI's own handlers of ``--tracking`` are left out: where ours is configured, and not in rank 0.
-
-    They stop the training when the server does not answer, and know only the loss. A client that replaces
-    ``train#handlers`` keeps them.
-    """
-    handlers = (running_config() or {}).get("train", {}).get("handlers", [])
-    ours = f"{__package__}.{MLflowTracking.__name__}"
-    return rank() > 0 or any(isinstance(handler, Mapping) and handler.get("_target_") == ours for handler in handlers)

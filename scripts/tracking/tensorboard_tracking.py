@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.training.description import running_config
+from scripts.errors import UserError
+from scripts.training.description import without_credentials
 
 from .follower import Follower
 
@@ -19,19 +21,20 @@ class TensorBoardTracking(Follower):
 
     Args:
         output_dir: of the run.
+        config: the merged config, recorded as a text.
 
     Raises:
-        ValueError: when the package ``tensorboard`` is not installed.
+        UserError: when the package ``tensorboard`` is not installed.
     """
 
-    def __init__(self, output_dir: str | Path) -> None:
+    def __init__(self, output_dir: str | Path, *, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(output_dir)
         if importlib.util.find_spec("tensorboard") is None:
-            raise ValueError(
+            raise UserError(
                 "tensorboard is true and the package tensorboard is not installed: pip install tensorboard, or leave "
                 "it out; training_log.csv has the same figures."
             )
-        self.config = running_config()
+        self.config = without_credentials(dict(config or {}))
 
     def begin(self, engine: Any) -> None:
         from torch.utils.tensorboard import SummaryWriter

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import re
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 
 from scripts.data.digest import data_digest
 from scripts.files import replacing
@@ -27,21 +25,6 @@ logger = logging.getLogger(__name__)
 CREDENTIALS = re.compile(r"(\b\w[\w+.-]*://)[^/\s@'\"]+@")
 # Differences of settings that a message names, and the characters of a value.
 MOST_NAMED, LONGEST = 12, 60
-
-
-def running_config() -> dict[str, Any] | None:
-    """The merged config, overrides included, whose item is just being made or run; None outside of one.
-
-    MONAI gives its config items no way to see the whole, so it is looked up among the callers. Passwords within
-    addresses are left out.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        parser = frame.f_locals.get("self")
-        if isinstance(parser, ConfigParser):
-            return without_credentials({name: value for name, value in parser.get().items() if name != "_meta_"})
-        frame = frame.f_back
-    return None
 
 
 def without_credentials(value: Any) -> Any:
@@ -65,6 +48,7 @@ class RunDescription:
         output_dir: created if need be.
         device: of the training.
         data: name -> cases.
+        config: the merged config; None where the program that runs the bundle keeps it to itself.
     """
 
     def __init__(
@@ -73,10 +57,11 @@ class RunDescription:
         *,
         device: torch.device | str,
         data: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(output_dir) / "run.json"
         # Programs may override ids by objects, such as a torch.device.
-        self.config = json.loads(json.dumps(running_config(), default=str))
+        self.config = None if config is None else without_credentials(json.loads(json.dumps(dict(config), default=str)))
         self.start = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": without_credentials(list(sys.argv)),
@@ -105,7 +90,7 @@ class RunDescription:
             more = [f"and {len(changed) - MOST_NAMED} more"] if len(changed) > MOST_NAMED else []
             logger.warning(
                 "this run goes on with changes since its last start: %s. Where they change the training, its result "
-                "mixes both; --resume never starts anew.",
+                "mixes both; to start from the beginning instead, give --resume never.",
                 "; ".join([*changed[:MOST_NAMED], *more]),
             )
 

@@ -12,6 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
+from scripts.errors import UserError
 from scripts.ranks import gathered, rank
 
 from .reproducer import save_reproducer
@@ -35,7 +36,7 @@ COLLAPSE = (
 )
 
 
-class NotFiniteError(ValueError):
+class NotFiniteError(UserError):
     """A training step whose loss or gradient is NaN or infinite."""
 
 
@@ -55,13 +56,13 @@ class FiniteLoss:
         policy: "stop" ends the run; "skip" leaves the batch out, and stops after 10 in succession.
 
     Raises:
-        ValueError: when ``policy`` is neither.
+        UserError: when ``policy`` is neither.
         NotFiniteError: from the run, naming the terms, the iteration and the files of the crops.
     """
 
     def __init__(self, output_dir: str | Path, *, seed: int, policy: str = "stop") -> None:
         if policy not in POLICIES:
-            raise ValueError(f"non_finite_loss is {policy!r}; it is one of {', '.join(POLICIES)}.")
+            raise UserError(f"non_finite_loss is {policy!r}; it is one of {', '.join(POLICIES)}.")
         self.folder = Path(output_dir) / "reproducer"
         self.seed = seed
         self.policy = policy

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
+from scripts.errors import UserError
 from scripts.files import UNFINISHED, sha256
 from scripts.ranks import any_rank, check_equal, rank, wait_for_all, world_size
 
@@ -148,7 +149,7 @@ class RunState:
         for name, now in self.settings.items():
             then = content["settings"].get(name)
             if then != now:
-                raise ValueError(
+                raise UserError(
                     f"the run in {self.directory} was started with {name} = {then} and is now to continue with {now}. "
                     "Give the former value, choose another output_dir and ckpt_dir, or start anew with --resume never."
                 )
@@ -229,10 +230,10 @@ def run_or_resume(
         description: of this start, written once it is certain that there is something to run.
 
     Raises:
-        ValueError: when ``mode`` is unknown, or the former run or another process has other settings.
+        UserError: when ``mode`` is unknown, or the former run or another process has other settings.
     """
     if mode not in RESUME_MODES:
-        raise ValueError(f"resume is {mode!r}; it is one of {', '.join(RESUME_MODES)}.")
+        raise UserError(f"resume is {mode!r}; it is one of {', '.join(RESUME_MODES)}.")
     content = run_state.latest() if mode == "auto" else None
     planned = trainer.state.max_epochs * trainer.state.epoch_length
     if content is not None:
@@ -246,7 +247,7 @@ def run_or_resume(
         if description is not None and not finished:
             description.warn_of_changes()
         if rank() == 0:
-            print(f"{'finished:' if finished else 'resuming at'} {done} (--resume never starts anew).")
+            print(f"{'finished:' if finished else 'resuming at'} {done}; to start from the beginning: --resume never")
         if finished:
             return
     if description is not None:

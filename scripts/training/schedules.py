@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from scripts.errors import UserError
+
 
 def iterations_per_epoch(max_iterations: int, *, at_most: int = 100) -> int:
     """The largest divisor of ``max_iterations`` not above ``at_most``, so that whole epochs end exactly there.
@@ -11,10 +13,10 @@ def iterations_per_epoch(max_iterations: int, *, at_most: int = 100) -> int:
     A number without a divisor of at least a tenth of ``at_most`` is run as one epoch.
 
     Raises:
-        ValueError: when ``max_iterations`` is not a positive integer.
+        UserError: when ``max_iterations`` is not a positive integer.
     """
     if not isinstance(max_iterations, int) or max_iterations < 1:
-        raise ValueError(f"max_iterations is {max_iterations!r}; it must be a positive integer.")
+        raise UserError(f"max_iterations is {max_iterations!r}; it must be a positive integer.")
     for length in range(min(at_most, max_iterations), max(1, at_most // 10) - 1, -1):
         if max_iterations % length == 0:
             return length

@@ -33,8 +33,9 @@ class Replicas:
     """Keeps the networks of several processes the same, bit for bit; with one process it does nothing.
 
     All start from the weights of rank 0, and gradients and running statistics are averaged after every backward pass.
-    Why not DistributedDataParallel: it takes no network with heads that the loss leaves out, as some ablations have
-    them. What it would gain is to send gradients while others are still being computed.
+    DistributedDataParallel would send gradients while others are still being computed. It takes heads that the loss
+    leaves out only with ``find_unused_parameters``, which walks the graph in every iteration, and wraps the network,
+    whose heads and settings the objectives and handlers read.
     """
 
     def attach(self, engine: Engine) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from scripts.data.datalist import EVALUATED
+from scripts.errors import UserError
 
 EVALUATE = "configs/evaluate.json"
 RECORD = "configs/record.json"
@@ -22,7 +23,7 @@ RESERVED = {"seed", "num_labeled", "dataset_dir", "output_dir", "ckpt_dir", "dev
 LOCATION = {"dataset_dir", "output_dir", "ckpt_dir", "device"}
 
 
-class PlanError(ValueError):
+class PlanError(UserError):
     """The plan, or what lies where it wants to write, is at fault; the message names the value and the remedy."""
 
 

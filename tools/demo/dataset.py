@@ -13,6 +13,7 @@ from pathlib import Path
 
 import fire
 
+from scripts.errors import UserError
 from tools.preparation.volumes import save_volume
 
 from .phantom import simulate_volume
@@ -34,7 +35,7 @@ def check_arguments(arguments: dict[str, int]) -> None:
     for name, (minimum, maximum) in LIMITS.items():
         value = arguments[name]
         if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
-            raise ValueError(
+            raise UserError(
                 f"{name} must be an integer from {minimum} to {maximum}, got {value!r}: "
                 f"pass for example --{name} {max(minimum, 1)}."
             )
@@ -103,7 +104,7 @@ def make_dataset(
         Path of dataset.json, with the lists ``training`` (labeled), ``unlabeled``, ``validation`` and ``test``.
 
     Raises:
-        ValueError: when a count or the seed is not an integer in its range.
+        UserError: when a count or the seed is not an integer in its range.
         FileExistsError: when ``output_dir`` holds a data set made with other arguments, or by someone else.
     """
     arguments = {

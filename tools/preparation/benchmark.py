@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.data import DataError, foreground_box
+from scripts.errors import UserError
 
 from .volumes import save_volume
 
@@ -69,11 +70,11 @@ def bounding_box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First voxel and the one behind the last, (3,) each, of the non-zero part of ``mask`` (H, W, D).
 
     Raises:
-        ValueError: when the mask is empty.
+        UserError: when the mask is empty.
     """
     box = foreground_box(mask)
     if box is None:
-        raise ValueError("the mask is empty, so there is no box around it.")
+        raise UserError("the mask is empty, so there is no box around it.")
     return np.array([edge.start for edge in box]), np.array([edge.stop for edge in box])
 
 

@@ -66,7 +66,7 @@ def make_plan(
 
     Raises:
         DataError: when the data set or an argument cannot be used.
-        ValueError: when a training would refuse ``ignore_value``, or so many classes of partial labels.
+        UserError: when a training would refuse ``ignore_value``, or so many classes of partial labels.
     """
     device, memory = resources(device, memory_gb)
     if modality not in (None, *MODALITIES):

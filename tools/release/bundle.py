@@ -10,6 +10,7 @@ from typing import Any
 
 import fire
 
+from scripts.errors import UserError
 from scripts.files import sha256
 
 # The folder in the zip: by this name monai.bundle.load finds the bundle.
@@ -54,15 +55,15 @@ def contents(root: Path) -> list[str]:
     """The files of the bundle but its weights, as sorted paths relative to ``root`` with forward slashes.
 
     Raises:
-        ValueError: when one that every bundle has is missing, or one is a link, which might lead out of the bundle.
+        UserError: when one that every bundle has is missing, or one is a link, which might lead out of the bundle.
     """
     missing = [name for name in REQUIRED if not (root / name).is_file()]
     if missing:
-        raise ValueError(f"{root} has no {', '.join(missing)}: a bundle needs {', '.join(REQUIRED)}.")
+        raise UserError(f"{root} has no {', '.join(missing)}: a bundle needs {', '.join(REQUIRED)}.")
     files = {path for pattern in CONTENTS for path in root.glob(pattern) if path.is_file()}
     links = sorted(str(path) for path in files if path.is_symlink())
     if links:
-        raise ValueError(f"{links[0]} is a link: put the file itself into the bundle.")
+        raise UserError(f"{links[0]} is a link: put the file itself into the bundle.")
     return sorted(path.relative_to(root).as_posix() for path in files)
 
 
@@ -136,12 +137,12 @@ def make_bundle(
         Path of the zip.
 
     Raises:
-        ValueError: when a file that every bundle has is missing, or a file is a link.
+        UserError: when a file that every bundle has is missing, or a file is a link.
     """
     root = Path(root)
     weights = [name for name in WEIGHTS if (root / name).is_file()]
     if WEIGHTS[0] not in weights:
-        raise ValueError(f"{root / WEIGHTS[0]} does not exist: train first, or copy the weights there.")
+        raise UserError(f"{root / WEIGHTS[0]} does not exist: train first, or copy the weights there.")
     files = {name: (root / name).read_bytes() for name in contents(root) + ([] if models_url else weights)}
     if matched:
         match_settings(files)

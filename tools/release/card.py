@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from fire.parser import DefaultParseValue
 
+from scripts.errors import UserError
 from scripts.evaluation.metrics import OVERLAPS
-from scripts.overrides import flag_values
+from scripts.overrides import read_command
 from tools.reports.results import CaseVolumes, EvaluationResults, shown
 
 METRIC_TITLES = {
@@ -36,14 +37,14 @@ def fill(card: str, parts: Mapping[str, str]) -> str:
     The marker of a part is ``<!-- begin NAME -->`` and ``<!-- end NAME -->``, each a line of its own.
 
     Raises:
-        ValueError: when the card lacks a part's markers.
+        UserError: when the card lacks a part's markers.
     """
     for name, text in parts.items():
         begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->\n"
         before, found, rest = card.partition(begin)
         _, closed, after = rest.partition(end)
         if not found or not closed:
-            raise ValueError(f"the model card lacks the lines {begin.strip()} and {end.strip()}: put them back.")
+            raise UserError(f"the model card lacks the lines {begin.strip()} and {end.strip()}: put them back.")
         card = f"{before}{begin}{text.rstrip()}\n{end}{after}"
     return card
 
@@ -109,13 +110,12 @@ def arguments_of_run(run_dir: Path, starts: Sequence[Mapping[str, Any]]) -> dict
         starts: of run.json.
     """
     words = [str(word) for word in starts[0]["command"]]
-    given = flag_values(words[words.index("run") + 1 :])
-    preset = {}
-    if "args_file" in given:
-        named = Path(given.pop("args_file"))
-        beside = run_dir / named.name
-        preset = json.loads((beside if beside.is_file() else named).read_text(encoding="utf-8"))
-    return {name: value for name, value in {**preset, **given}.items() if name not in (*FOLDERS, "run_id")}
+    words = words[words.index("run") + 1 :]
+    if "--args_file" in words:
+        place = words.index("--args_file") + 1
+        beside = run_dir / Path(words[place]).name
+        words[place] = str(beside) if beside.is_file() else words[place]
+    return {name: value for name, value in read_command(words).items() if name not in (*FOLDERS, "run_id")}
 
 
 def commands(arguments: Mapping[str, Any]) -> str:

@@ -120,15 +120,15 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Tracking": {
         "mlflow": (
-            "expression",
-            "records the training in MLflow ([track](how_to/track_with_mlflow.md)); by default with `--tracking`",
+            "boolean",
+            "records the training in MLflow ([track](how_to/track_with_mlflow.md)); `--tracking mlflow` sets it",
         ),
         "tensorboard": ("boolean", "writes the logs for TensorBoard into `output_dir/tensorboard`"),
         "tracking_uri": ("object", "store of MLflow, or its address; the variable MLFLOW_TRACKING_URI goes before it"),
         "experiment_name": ("text", "under which MLflow lists the run"),
         "run_name": ("text or null", "name of the run in MLflow; null takes that of the folder `output_dir`"),
-        "save_execute_config": ("boolean", "MONAI's; changed by `--tracking`, by which `mlflow` knows of it: leave it"),
-        "is_not_rank0": ("object", "MONAI's; where true, its own handlers of `--tracking` are left out: leave it"),
+        "save_execute_config": ("boolean", "MONAI's: whether its own tracking writes the config into a file"),
+        "merged_config": ("map or null", "filled when a command runs: the whole config, for `run.json` and tracking"),
     },
     "Evaluation and inference": {
         "stride": ("3 integers", "voxels between two windows; smaller is slower and smoother"),

@@ -20,7 +20,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts.data import DataError
-from scripts.errors import print_briefly
+from scripts.errors import UserError, print_briefly
 from scripts.files import replacing, sha256
 from scripts.pictures.panels import png
 from tools.reports.cases import surfaces_figure
@@ -43,12 +43,12 @@ def half_precision(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
     """The state dict with its floating-point values in float16, integers as they are.
 
     Raises:
-        ValueError: when a value is not finite, or leaves the range of float16 (65504).
+        UserError: when a value is not finite, or leaves the range of float16 (65504).
     """
     half = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     broken = [name for name, value in half.items() if not torch.isfinite(value).all()]
     if broken:
-        raise ValueError(
+        raise UserError(
             f"{', '.join(broken[:3])} ({len(broken)} in all) is not finite, or beyond 65504, in half precision: train "
             "with another normalization, or look at the training log."
         )
@@ -139,7 +139,7 @@ def check_agreement(masks: Mapping[str, np.ndarray], results: EvaluationResults)
     """Compares the masks of the shipped weights with those that the evaluation wrote.
 
     Raises:
-        ValueError: when the overlap of a case is below ``AGREEMENT``: the evaluation was of other weights or settings.
+        UserError: when the overlap of a case is below ``AGREEMENT``: the evaluation was of other weights or settings.
     """
     for case, mask in masks.items():
         evaluated = mask_of(results.output_dir, case)
@@ -148,7 +148,7 @@ def check_agreement(masks: Mapping[str, np.ndarray], results: EvaluationResults)
             both = (mask > 0) & (mask == evaluated)
             dice = 2 * np.count_nonzero(both) / (np.count_nonzero(mask) + np.count_nonzero(evaluated))
         if dice < AGREEMENT:
-            raise ValueError(
+            raise UserError(
                 f"the weights give another mask of {case} than {results.output_dir} has (Dice {dice:.3f} between them, "
                 f"at least {AGREEMENT} accepted): evaluate the final weights of this run again, with the same "
                 "largest_component, and check that configs/inference.json has the network_def of the run's model.json."
@@ -205,7 +205,7 @@ def release_model(
 
     Raises:
         DataError: when a file of the run is missing.
-        ValueError: when the weights do not survive half precision, the evaluation is not of these weights, or a
+        UserError: when the weights do not survive half precision, the evaluation is not of these weights, or a
             models/model.ts of other weights is there.
     """
     run_dir, root = Path(run_dir), Path(root)
@@ -219,7 +219,7 @@ def release_model(
     results = EvaluationResults(run_dir, dataset_dir, regions=settings["regions"], ignore_value=ignore_value)
 
     if (root / WEIGHTS[1]).is_file():
-        raise ValueError(
+        raise UserError(
             f"{root / WEIGHTS[1]} holds the weights before these: delete it, and export it again afterwards."
         )
 
