@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .batch_augmentation import RandomIntensity
 from .box import foreground_box
 from .checks import check_cases, images_of, kept_apart
 from .datalist import Datalist
@@ -31,6 +32,7 @@ __all__ = [
     "NiftiReader",
     "PreGeneratedMapd",
     "Problem",
+    "RandomIntensity",
     "case_name",
     "check_cases",
     "crop_stream",
