@@ -18,6 +18,7 @@ from .transforms import (
     KnownOnlyd,
     MarkUnknownd,
     PreGeneratedMapd,
+    crop_size,
 )
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "RandomIntensity",
     "case_name",
     "check_cases",
+    "crop_size",
     "crop_stream",
     "foreground_box",
     "images_in",

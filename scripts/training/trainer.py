@@ -86,7 +86,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         kwargs["train_handlers"] = [Replicas(), *(kwargs.get("train_handlers") or [])]
         kwargs["event_names"] = [*(kwargs.get("event_names") or []), RunEvents]
         super().__init__(loss_function=self._loss, prepare_batch=self._views, **kwargs)
-        self.objective = objective
+        self.objective = objective.to(self.state.device)
         if type(objective).predict is not Objective.predict:
             self.inferer = _Predict(objective)
         self.unlabeled_data_loader = unlabeled_data_loader
@@ -131,7 +131,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     def _views(
         self, batchdata: dict[str, Any], device: torch.device, non_blocking: bool, **to_kwargs: Any
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The views (N, ...) that the objective makes of both streams, and the targets (they among them), on the device.
+        """The views (N, ...) that the objective makes of both streams, and all targets, on the device.
 
         ``to_kwargs`` are for the views: the memory format that the network wants.
         """
@@ -162,6 +162,12 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         loss: Loss = self.objective(heads, targets, self.state.iteration - 1)
         self.state.loss = loss
         return loss.total
+
+
+def trainable_parameters(network: torch.nn.Module, objective: Objective) -> list[torch.nn.Parameter]:
+    """What the optimiser changes: the parameters of both that require a gradient, each once."""
+    found = {id(weight): weight for module in (network, objective) for weight in module.parameters()}
+    return [weight for weight in found.values() if weight.requires_grad]
 
 
 class _Predict(Inferer):
