@@ -7,7 +7,6 @@ from .description import RunDescription
 from .guards import CollapseWarning, FiniteLoss
 from .handlers import GradientNorms, ProgressBar, TermsLog
 from .overlay import InferenceOverlay
-from .page import RunPage
 from .pictures import TrainingPictures
 from .record import RunRecord
 from .resume import RunState, SaveRun, SeededIterations, run_or_resume
@@ -26,7 +25,6 @@ __all__ = [
     "ProgressBar",
     "RunDescription",
     "RunEvents",
-    "RunPage",
     "RunRecord",
     "RunState",
     "SaveRun",

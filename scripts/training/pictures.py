@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Engine, Events
 
-from scripts.objectives import Objective
-from scripts.objectives.dbisl import DECODERS
+from scripts.methods import Objective
+from scripts.methods.dbisl import DECODERS
 
 if TYPE_CHECKING:
     from scripts.pictures.crops import Crop

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from scripts.objectives import Loss, Objective
+from scripts.methods import Loss, Objective
 from scripts.ranks import rank
 
 from .checkpoints import save_atomically

@@ -15,7 +15,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from scripts.allocation import keep_freed_memory
 from scripts.data.stream import FILE, DrawBatches
-from scripts.objectives import Loss, Objective
+from scripts.methods import Loss, Objective
 from scripts.ranks import average, broadcast, world_size
 
 from .resources import advise_on_resources
@@ -65,7 +65,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     After an iteration ``engine.state.output`` is, as after MONAI's decollation, a list of dictionaries, here of a
     single one with "image" (B, channels, H, W, D), "label" (the targets), "pred" (the heads by name) and "loss", so
     that ``from_engine(["loss"], first=True)`` of experiment tracking finds the loss. ``engine.state.loss`` is the whole
-    :class:`~scripts.objectives.Loss`, whose terms still carry their graph when ``IterationEvents.LOSS_COMPLETED``
+    :class:`~scripts.methods.Loss`, whose terms still carry their graph when ``IterationEvents.LOSS_COMPLETED``
     fires, and ``engine.state.files`` names the image files of the crops by their stream, "labeled" and "unlabeled".
     When ``run`` is left ``RunEvents.ENDED`` fires, also after an error.
 
