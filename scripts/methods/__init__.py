@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from .ad_mt import ADMTObjective
+from .bcp import BCPObjective
 from .cct import CCTObjective
+from .cps import CPSObjective
 from .dan import DANObjective
 from .dbisl import DBiSLObjective
+from .dbisl_mixed import DBiSLMixedObjective
 from .dtc import DTCObjective
 from .dtml import DTMLObjective
 from .dual_networks import DualNetworksObjective
@@ -16,11 +20,16 @@ from .ramps import GaussianRampUp
 from .sassnet import SASSNetObjective
 from .supervised import SupervisedObjective
 from .ua_mt import UAMTObjective
+from .unimatch import UniMatchObjective
 from .urpc import URPCObjective
 
 __all__ = [
+    "ADMTObjective",
+    "BCPObjective",
     "CCTObjective",
+    "CPSObjective",
     "DANObjective",
+    "DBiSLMixedObjective",
     "DBiSLObjective",
     "DTCObjective",
     "DTMLObjective",
@@ -35,4 +44,5 @@ __all__ = [
     "SupervisedObjective",
     "UAMTObjective",
     "URPCObjective",
+    "UniMatchObjective",
 ]

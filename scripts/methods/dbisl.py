@@ -7,8 +7,8 @@ The nine terms below are the summands of the three losses; lambda and beta are t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,22 @@ if TYPE_CHECKING:
     from scripts.distance import DistanceToSegmentation, SegmentationToDistance
 
 DECODERS = ("phi", "psi")
+
+
+class Supervision(NamedTuple):
+    """Labels for the first crops of the batch, and what they count.
+
+    Args:
+        label: (L, C, H, W, D), 0 or 1.
+        known: the same shape, bool; None for everywhere.
+        reference: the distance map of the label; None where no active term needs it.
+        weight: of the losses under these labels.
+    """
+
+    label: torch.Tensor
+    known: torch.Tensor | None
+    reference: ReferenceMap | None
+    weight: float = 1.0
 
 
 class DBiSLObjective(DualTaskObjective):
@@ -106,37 +122,35 @@ class DBiSLObjective(DualTaskObjective):
         self.pseudo_on_labeled = pseudo_on_labeled
         self.unanimity = unanimity
 
+    def supervisions(self, targets: dict[str, torch.Tensor]) -> list[Supervision]:
+        """The labels of the labeled crops."""
+        reference = self.reference_map(targets) if self.active("supervised_distance", "supervised_s2r") else None
+        return [Supervision(targets["label"], targets.get("known"), reference)]
+
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        label, known = targets["label"], targets.get("known")
-        # Below, logits, distance and probability are lists of one (B, C, H, W, D) for each decoder; label, known and
-        # the reference are (L, C, H, W, D), of the labeled crops.
+        # Below, logits, distance and probability are lists of one (B, C, H, W, D) for each decoder.
         logits, distance = ([heads[f"{kind}_{decoder}"] for decoder in DECODERS] for kind in ("logits", "distance"))
         probability = [torch.sigmoid(head) for head in logits]
-        reference = self.reference_map(targets) if self.active("supervised_distance", "supervised_s2r") else None
+        labels = self.supervisions(targets)
         return {
-            **self._intra_task_supervision(logits, distance, label, known, reference),
+            **self._intra_task_supervision(logits, distance, labels),
             **self._intra_task_consistency(probability, distance),
-            **self._segmentation_to_distance_terms(probability, distance, reference, labeled=len(label)),
-            **self._distance_to_segmentation_terms(probability, distance, label, known),
-            **self._pseudo_supervision(logits, probability, distance, labeled=len(label)),
+            **self._segmentation_to_distance_terms(probability, distance, labels),
+            **self._distance_to_segmentation_terms(probability, distance, labels),
+            **self._pseudo_supervision(logits, probability, distance, labeled=len(targets["label"])),
         }
 
     def _intra_task_supervision(
-        self,
-        logits: list[torch.Tensor],
-        distance: list[torch.Tensor],
-        label: torch.Tensor,
-        known: torch.Tensor | None,
-        reference: ReferenceMap | None,
+        self, logits: list[torch.Tensor], distance: list[torch.Tensor], labels: Sequence[Supervision]
     ) -> dict[str, torch.Tensor]:
         """Eq. 6."""
-        terms, labeled = {}, len(label)
+        terms = {}
         if self.active("supervised_segmentation"):
-            losses = [segmentation_loss(head[:labeled], label, known) for head in logits]
-            terms["supervised_segmentation"] = total(losses)
-        if reference is not None and self.active("supervised_distance"):
-            errors = [squared_error(head[:labeled], reference.map, reference.known) for head in distance]
-            terms["supervised_distance"] = total(errors)
+            terms["supervised_segmentation"] = _supervised(
+                labels, lambda one: [segmentation_loss(head[: len(one.label)], one.label, one.known) for head in logits]
+            )
+        if self.active("supervised_distance"):
+            terms["supervised_distance"] = _supervised(labels, lambda one: _distance_errors(distance, one.reference))
         return terms
 
     def _intra_task_consistency(
@@ -151,25 +165,22 @@ class DBiSLObjective(DualTaskObjective):
         return terms
 
     def _segmentation_to_distance_terms(
-        self,
-        probability: list[torch.Tensor],
-        distance: list[torch.Tensor],
-        reference: ReferenceMap | None,
-        *,
-        labeled: int,
+        self, probability: list[torch.Tensor], distance: list[torch.Tensor], labels: Sequence[Supervision]
     ) -> dict[str, torch.Tensor]:
         """First summands of Eq. 7 and 10: the segmentations seen as distance maps."""
         terms: dict[str, torch.Tensor] = {}
         if not self.active("supervised_s2r", "consistency_s2r"):
             return terms
-        crops = slice(None) if self.active("consistency_s2r") else slice(labeled)
+        crops = slice(None) if self.active("consistency_s2r") else slice(max(len(one.label) for one in labels))
         # One call for both decoders.
         together = torch.cat([head[crops] for head in probability])
         maps, valid_maps = self.segmentation_to_distance.with_validity(together)
         seen = list(maps.chunk(len(DECODERS)))
         valid = list(valid_maps[..., None, None, None].chunk(len(DECODERS)))
-        if reference is not None and self.active("supervised_s2r"):
-            terms["supervised_s2r"] = self._supervised_s2r(probability, seen, valid, reference)
+        if self.active("supervised_s2r"):
+            terms["supervised_s2r"] = _supervised(
+                labels, lambda one: self._supervised_s2r(probability, seen, valid, one.reference)
+            )
         if self.active("consistency_s2r"):
             errors = [(map_ - head) ** 2 for map_, head in zip(seen, distance)]
             terms["consistency_s2r"] = total(map(masked_mean, errors, valid))
@@ -180,23 +191,20 @@ class DBiSLObjective(DualTaskObjective):
         probability: list[torch.Tensor],
         seen: list[torch.Tensor],
         valid: list[torch.Tensor],
-        reference: ReferenceMap,
-    ) -> torch.Tensor:
+        reference: ReferenceMap | None,
+    ) -> list[torch.Tensor]:
         """First summand of Eq. 7; with partial labels where R is known, and on the scale that R has there."""
+        assert reference is not None  # as long as the term is active
         labeled = len(reference.map)
         valid = [mask[:labeled] if reference.known is None else mask[:labeled] & reference.known for mask in valid]
         if reference.within is not None:
             transform = self.segmentation_to_distance.with_validity
             seen = [transform(head[:labeled], within=reference.within)[0] for head in probability]
         errors = [(map_[:labeled] - reference.map) ** 2 for map_ in seen]
-        return total(map(masked_mean, errors, valid))
+        return list(map(masked_mean, errors, valid))
 
     def _distance_to_segmentation_terms(
-        self,
-        probability: list[torch.Tensor],
-        distance: list[torch.Tensor],
-        label: torch.Tensor,
-        known: torch.Tensor | None,
+        self, probability: list[torch.Tensor], distance: list[torch.Tensor], labels: Sequence[Supervision]
     ) -> dict[str, torch.Tensor]:
         """Second summands of Eq. 7 and 10: the distance maps seen as segmentations."""
         terms: dict[str, torch.Tensor] = {}
@@ -204,7 +212,9 @@ class DBiSLObjective(DualTaskObjective):
             return terms
         seen = [self.distance_to_segmentation(head) for head in distance]
         if self.active("supervised_r2s"):
-            terms["supervised_r2s"] = total(self._r2s_loss(head[: len(label)], label, known) for head in seen)
+            terms["supervised_r2s"] = _supervised(
+                labels, lambda one: [self._r2s_loss(head[: len(one.label)], one.label, one.known) for head in seen]
+            )
         if self.active("consistency_r2s"):
             terms["consistency_r2s"] = total(map(F.mse_loss, seen, probability))
         return terms
@@ -251,6 +261,18 @@ class DBiSLObjective(DualTaskObjective):
         if self.hard_pseudo_labels:
             pseudo_label = (pseudo_label > 0.5).to(pseudo_label.dtype)
         return pseudo_label, unanimity_mask(probability, distance if self.unanimity == "both" else None)
+
+
+def _supervised(
+    labels: Sequence[Supervision], losses: Callable[[Supervision], Sequence[torch.Tensor]]
+) -> torch.Tensor:
+    """The weighted sum, over the labels and over what ``losses`` returns for each of them."""
+    return total(one.weight * total(losses(one)) for one in labels)
+
+
+def _distance_errors(distance: list[torch.Tensor], reference: ReferenceMap | None) -> list[torch.Tensor]:
+    assert reference is not None  # as long as the term is active
+    return [squared_error(head[: len(reference.map)], reference.map, reference.known) for head in distance]
 
 
 def unanimity_mask(probability: torch.Tensor, distance: torch.Tensor | None) -> torch.Tensor:

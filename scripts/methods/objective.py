@@ -45,6 +45,10 @@ class Heads(dict[str, torch.Tensor]):
 class Objective(nn.Module):
     """Weighted sum of the terms that a subclass computes.
 
+    The trainer calls, in every iteration, :meth:`views`, :meth:`predict`, the objective itself and, after the
+    optimiser's step, :meth:`after_step`. Parameters of the objective that require a gradient are optimised with those
+    of the network.
+
     Args:
         label_coding: turns label values into foreground channels, see :class:`~scripts.data.LabelCoding`.
         weights: weight of each term by its name: a number, or a function of the iteration such as
@@ -72,6 +76,50 @@ class Objective(nn.Module):
     def active(self, *names: str) -> bool:
         """Whether any of the terms ``names`` is switched on."""
         return any(callable(self.weights[name]) or self.weights[name] != 0 for name in names)
+
+    @torch.no_grad()
+    def views(
+        self, labeled: dict[str, torch.Tensor], unlabeled: dict[str, torch.Tensor], iteration: int
+    ) -> dict[str, torch.Tensor]:
+        """What the network sees in this iteration, and what the terms need beside its heads.
+
+        Here: the labeled crops, then the unlabeled ones. A method that mixes crops, or shows several views of each,
+        returns an "image" of its own. Random draws come from torch's generator, which is seeded for the iteration.
+
+        Args:
+            labeled: every key of the labeled stream: "image", (L, channels, H, W, D), "label", (L, 1, H, W, D) marked
+                label values, and whatever else the data carry.
+            unlabeled: every key of the unlabeled stream; without one, an "image" of no crops.
+            iteration: counted from 0.
+
+        Returns:
+            "image", (N, channels, H, W, D), of any number of crops; "label" as it came; and further tensors, which
+            reach :meth:`terms` among its ``targets``. Further keys of the unlabeled stream are called "unlabeled_...".
+        """
+        further = {f"unlabeled_{key}": value for key, value in unlabeled.items() if key != "image"}
+        return {**further, **labeled, "image": torch.cat([labeled["image"], unlabeled["image"]])}
+
+    def predict(self, network: nn.Module, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The network's heads for the views ``image`` (N, channels, H, W, D), with gradient; one pass by default.
+
+        A method that perturbs features calls ``network.encode`` and ``network.decode`` instead.
+        """
+        return network(image)
+
+    def pictured(self, targets: dict[str, torch.Tensor]) -> dict[str, tuple[int, torch.Tensor | None]]:
+        """The views that a picture of the training shows: title -> position in the batch, and what it should become.
+
+        Args:
+            targets: as :meth:`views` returned them.
+
+        Returns:
+            The reference is (C, H, W, D), [0, 1]; None where there is none.
+        """
+        labels = self.label_coding.encode(targets["label"])
+        first: dict[str, tuple[int, torch.Tensor | None]] = {"labeled": (0, labels[0])}
+        if len(targets["image"]) > len(labels):
+            first["unlabeled"] = (len(labels), None)
+        return first
 
     def further_heads(
         self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from monai.networks import eval_mode
+from torch import nn
 
 from scripts.errors import UserError
 
@@ -17,6 +19,55 @@ if TYPE_CHECKING:
     from scripts.networks import Network
 
 NOISE_LIMIT = 2.0  # in standard deviations: the papers clip N(0, 0.1^2) at 0.2
+
+
+class EMATeacher(nn.Module):
+    """A copy of the network that follows it: weights and running statistics are exponential moving averages.
+
+    It predicts in evaluation mode. ``state_dict`` holds the teacher and not the student.
+
+    Args:
+        network: the student.
+        decay: the largest share w that is kept in :meth:`update`, in [0, 1).
+        start: iteration before which the teacher is not used; it then starts as a copy of the student.
+
+    Raises:
+        ValueError: when ``decay`` is out of range.
+    """
+
+    def __init__(self, network: Network, *, decay: float = 0.99, start: int = 0) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"ema_decay is {decay}; it is at least 0 and below 1 (at 1 the teacher never learns).")
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        # In a tuple, so that it is no submodule: its weights are the checkpoint's "model", not the objective's state.
+        self._student = (network,)
+        self.decay = decay
+        self.start = start
+
+    @torch.no_grad()
+    def forward_heads(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The teacher's heads on ``image`` (B, channels, H, W, D), without gradient."""
+        with eval_mode(self.network):
+            return self.network.forward_heads(image)
+
+    @torch.no_grad()
+    def update(self, iteration: int) -> None:
+        """After step ``iteration``, counted from 0: teacher = w teacher + (1 - w) student, w = min(1 - 1/n, decay).
+
+        n counts the steps from the one before ``start``, whose weights are copied.
+        """
+        steps = iteration - max(self.start - 1, 0) + 1
+        if steps < 1:
+            return
+        kept = min(1 - 1 / steps, self.decay)
+        (student,) = self._student
+        torch._foreach_lerp_(list(self.network.parameters()), list(student.parameters()), 1 - kept)
+        for averaged, buffer in zip(self.network.buffers(), student.buffers(), strict=True):
+            if buffer.is_floating_point():
+                averaged.lerp_(buffer, 1 - kept)
+            else:
+                averaged.copy_(buffer)
 
 
 class TeacherObjective(Objective):

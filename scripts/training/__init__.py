@@ -11,10 +11,11 @@ from .pictures import TrainingPictures
 from .record import RunRecord
 from .resume import RunState, SaveRun, SeededIterations, run_or_resume
 from .schedules import iterations_per_epoch, polynomial_decay
-from .trainer import RunEvents, SemiSupervisedTrainer
+from .trainer import RunEvents, SemiSupervisedTrainer, trainable_parameters
 from .validation_log import ValidationLog
 
 __all__ = [
+    "trainable_parameters",
     "BestWeights",
     "CollapseWarning",
     "FinalWeights",
