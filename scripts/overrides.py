@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import inspect
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import fire
-import monai.bundle
 from monai.bundle import ConfigComponent, ConfigParser, ReferenceResolver
 from monai.bundle.config_parser import check_key_duplicates
 from monai.bundle.utils import merge_kv
@@ -21,8 +21,6 @@ from monai.utils import optional_import
 
 from .errors import UserError
 
-# What the runner takes beside overrides: its own arguments, and those that it passes on to the workflow.
-ARGUMENTS = {*inspect.signature(monai.bundle.run).parameters, "workflow_name", "workflow_type", "properties_path"}
 # Ids that work without a reference to them, and those that only the evaluation of the same settings uses.
 ALWAYS_USED = {"about", "bundle_root", "imports", "_meta_", "surface_tolerance"}
 WORDS = {"true": True, "false": False, "null": None, "none": None}
@@ -47,6 +45,8 @@ def read_command(arguments: Sequence[str]) -> dict[str, Any]:
         >>> read_command(["training", "--lr=0.1", "--train#a", "[1,false]", "--amp"])
         {'lr': 0.1, 'train#a': [1, 'false'], 'amp': True, 'run_id': 'training'}
     """
+    # In a locale without UTF-8 Python reads the bytes of other scripts as surrogates.
+    arguments = [os.fsencode(argument).decode("utf-8", "replace") for argument in arguments]
     flags = [match[1].replace("-", "_") for match in map(FLAG.fullmatch, (a.split("=")[0] for a in arguments)) if match]
     twice = [name for name, count in Counter(flags).items() if count > 1]
     if twice:

@@ -143,9 +143,7 @@ class Workflow(ConfigWorkflow):
     def _needed(self, entry: str, seen: set[str] | None = None) -> Iterator[str]:
         """The ids to which ``entry`` refers, each behind those that it itself refers to."""
         seen = {entry} if seen is None else seen
-        resolver = self.parser.ref_resolver
-        item = resolver.get_item(entry)
-        for name in resolver.find_refs_in_config(item.get_config(), entry) if item is not None else ():
+        for name in self.parser.ref_resolver.find_refs_in_config(self.parser.get(entry), entry):
             if name not in seen:
                 seen.add(name)
                 yield from self._needed(name, seen)
@@ -168,8 +166,7 @@ class Workflow(ConfigWorkflow):
     def _settings_of(self, part: str) -> Iterator[tuple[str, Any]]:
         """The settings, numbers, texts and lists of them, that a part refers to, and their values."""
         resolver = self.parser.ref_resolver
-        item = resolver.get_item(part)
-        for name in resolver.find_refs_in_config(item.get_config() if item is not None else None, part):
+        for name in resolver.find_refs_in_config(self.parser.get(part), part):
             value = resolver.resolved_content.get(name, resolver)
             if _is_plain(value) and not name.startswith(f"{part}::"):
                 yield name.replace("::", "#"), value
@@ -211,5 +208,8 @@ def take_over(argv: Sequence[str] | None = None) -> None:
     if Path(argv[0]).parts[-3:] != RUNNER or list(argv[1:2]) != ["run"]:
         return
     print_briefly()
-    run_workflow(read_command(argv[2:]))
+    options = read_command(argv[2:])
+    if "workflow_name" in options:
+        return
+    run_workflow(options)
     raise SystemExit(0)

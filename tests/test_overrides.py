@@ -1,31 +1,46 @@
-"""Tests of scripts/overrides.py: a misspelt override is an error that names the nearest id, and nothing else is."""
+"""Tests of scripts/overrides.py: what a command line says, its types, and the ids that would have no effect."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-import fire
 import pytest
 from conftest import ROOT, run_bundle, small
-from monai.bundle import ConfigComponent
+from monai.bundle import ConfigComponent, ConfigParser
 
-from scripts.overrides import UnknownIdError, WindowError, arguments_of, check_overrides, flag_values
+from scripts.errors import UserError
+from scripts.overrides import (
+    UnknownIdError,
+    WindowError,
+    arguments_of,
+    check_names,
+    check_used,
+    check_window,
+    config_files,
+    literal,
+    load_files,
+    read_command,
+    typed,
+    used_ids,
+)
 
 TRAIN, INFERENCE = "configs/train.json", "configs/inference.json"
-RUNNER = "/somewhere/monai/bundle/__main__.py"
 
 
 @pytest.fixture(autouse=True)
 def in_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
 
 
-def command(*arguments: str, files: object = TRAIN, run_id: str = "training") -> list[str]:
-    return [RUNNER, "run", run_id, "--config_file", str(files), *arguments]
+def check(*arguments: str, files: object = TRAIN) -> None:
+    """Checks names and window of a command line as the workflow does."""
+    options = read_command(["training", "--config_file", str(files), *arguments])
+    paths = config_files(options.pop("config_file"))
+    config = load_files(paths)
+    overrides = {name: typed(value) for name, value in options.items() if name != "run_id"}
+    check_names(overrides, config, paths)
+    check_window({**config, **overrides}.get("intensity_window"))
 
 
 # --- what is refused ---
@@ -44,7 +59,7 @@ def command(*arguments: str, files: object = TRAIN, run_id: str = "training") ->
 )
 def test_misspelt_override_names_the_nearest_id(override, nearest):
     with pytest.raises(UnknownIdError, match=f"configs/train.json: did you mean {nearest}[?]"):
-        check_overrides(command(f"--{override}", "5"))
+        check(f"--{override}", "5")
 
 
 @pytest.mark.parametrize(
@@ -57,63 +72,62 @@ def test_misspelt_override_names_the_nearest_id(override, nearest):
     ],
 )
 def test_misspelt_argument_of_a_component_names_the_nearest_one(override, nearest):
-    with pytest.raises(
-        UnknownIdError, match=f"in the command line is no argument of its class: did you mean {nearest}[?]"
-    ):
-        check_overrides(command(f"--{override}", "5"))
+    with pytest.raises(UnknownIdError, match=f"is no argument of its class: did you mean {nearest}[?]"):
+        check(f"--{override}", "5")
 
 
-def test_a_component_without_arguments_has_those_of_every_component():
-    check_overrides(command("--is_not_rank0#_disabled_", "true"))
-    with pytest.raises(UnknownIdError, match="is_not_rank0#rank in the command line"):
-        check_overrides(command("--is_not_rank0#rank", "1"))
+def test_a_component_without_arguments_has_those_of_every_component(tmp_path):
+    (tmp_path / "own.json").write_text('{"step": {"_target_": "scripts.ranks.end_processes"}}')
+    files = [TRAIN, str(tmp_path / "own.json")]
+    check("--step#_disabled_", "true", files=files)
+    with pytest.raises(UnknownIdError, match="step#rank is no id"):
+        check("--step#rank", "1", files=files)
 
 
 def test_an_argument_that_resembles_none_is_answered_with_those_that_there_are():
     with pytest.raises(UnknownIdError, match="network_def#act .*there are base_filters, dropout, in_channels, norm"):
-        check_overrides(command("--network_def#act", "PRELU"))
+        check("--network_def#act", "PRELU")
 
 
-@pytest.mark.parametrize("window", ["[-125,275,3]", "[275,-125]", "[5]", "5", "[a,b]", "[5,5]", "null"])
+@pytest.mark.parametrize("window", ["[-125,275,3]", "[275,-125]", "[5]", "5", "[a,b]", "[5,5]"])
 def test_intensity_window_that_is_not_two_numbers_in_order_is_refused(window):
     with pytest.raises(WindowError, match="^intensity_window is .*; it must be two numbers, the lower first"):
-        check_overrides(command("--intensity_window", window))
+        check("--intensity_window", window)
 
 
 def test_intensity_window_of_a_file_is_checked_unless_the_command_line_has_another(tmp_path):
     (tmp_path / "plan.json").write_text('{"intensity_window": [-125, 275, 3]}')
     files = [TRAIN, str(tmp_path / "plan.json")]
     with pytest.raises(WindowError, match=r"^intensity_window is \[-125, 275, 3\]"):
-        check_overrides(command(files=files))
+        check(files=files)
     for window in ("[-125,275]", "[-125.5,275]", "None", "$[0, @num_classes]"):
-        check_overrides(command("--intensity_window", window, files=files))
+        check("--intensity_window", window, files=files)
 
 
 def test_nothing_near_is_said_without_a_guess():
-    with pytest.raises(
-        UnknownIdError, match="xyzzy in the command line is no id of .*: the ids are those of the files"
-    ):
-        check_overrides(command("--xyzzy=1"))
+    with pytest.raises(UnknownIdError, match="xyzzy is no id of .*: the ids are those of the files"):
+        check("--xyzzy=1")
 
 
-def test_misspelt_entry_of_an_args_file_is_named_with_the_file(tmp_path):
+def test_misspelt_entry_of_an_args_file_is_refused_and_the_command_line_wins_over_it(tmp_path):
     preset = tmp_path / "preset.json"
-    preset.write_text(json.dumps({"run_id": "training", "config_file": [TRAIN], "num_labelled": 8}))
-    message = f"num_labelled in {preset} is no id of configs/train.json: did you mean num_labeled"
-    with pytest.raises(UnknownIdError, match=message):
-        check_overrides([RUNNER, "run", "--args_file", str(preset), "--seed", "1"])
+    preset.write_text(json.dumps({"run_id": "training", "config_file": [TRAIN], "num_labelled": 8, "seed": 3}))
+    options = read_command(["--args_file", str(preset), "--seed", "1"])
+    assert options == {"run_id": "training", "config_file": [TRAIN], "num_labelled": 8, "seed": 1}
+    with pytest.raises(UnknownIdError, match="num_labelled is no id of .*: did you mean num_labeled"):
+        check_names({"num_labelled": 8}, load_files([TRAIN]), [TRAIN])
 
 
 def test_an_id_of_another_config_is_unknown():
-    check_overrides(command("--max_iterations", "5"))
+    check("--max_iterations", "5")
     with pytest.raises(UnknownIdError, match="max_iterations"):
-        check_overrides(command("--max_iterations", "5", files=INFERENCE, run_id="inference"))
+        check("--max_iterations", "5", files=INFERENCE)
 
 
 def test_the_command_ends_in_one_line_before_anything_is_done(tiny, tmp_path):
     finished = run_bundle("training", TRAIN, **small(tiny, tmp_path / "out", max_iteration=5))
     assert finished.returncode == 1 and "Traceback" not in finished.stderr
-    assert "\nerror: max_iteration in the command line is no id" in finished.stderr
+    assert "\nerror: max_iteration is no id" in finished.stderr
     assert "did you mean max_iterations?" in finished.stderr
     assert not (tmp_path / "out").exists()
 
@@ -126,10 +140,8 @@ def test_the_command_ends_in_one_line_before_anything_is_done(tiny, tmp_path):
     [
         ["--max_iterations", "5", "--train#dataset#cache_rate", "0", "--train::trainer::amp", "True"],
         ["--objective#weights#pseudo", "0", "--train#handlers#0#_disabled_", "True", "--network_def#dropout=0.3"],
-        ["--meta_file", "m.json", "--logging_file", "l.conf", "--init_id", "initialize", "--workflow_type", "train"],
         ["--amp", "--noamp", "--num-workers", "2", "--stride", "[8, 8, 8]", "--lambda_weight", "-1"],
-        ["--tracking", "mlflow", "--experiment_name", "a", "--run_name", "b", "--tracking_uri", "sqlite:///a"],
-        ["--_meta_#version", "2"],
+        ["--experiment_name", "a", "--run_name", "b", "--tracking_uri", "sqlite:///a"],
         ["--optimizer#nesterov", "True", "--train#dataset#_disabled_", "False", "--train#trainer#anything", "1"],
         ["--optimizer#_target_", "torch.optim.AdamW", "--optimizer#fused", "True", "--optimizer#betas", "[0.9, 0.99]"],
         ["--optimizer", "{'_target_': 'torch.optim.AdamW'}", "--optimizer#amsgrad", "True"],
@@ -139,7 +151,7 @@ def test_the_command_ends_in_one_line_before_anything_is_done(tiny, tmp_path):
     ids=lambda arguments: arguments[0],
 )
 def test_overrides_that_exist_pass(arguments):
-    check_overrides(command(*arguments))
+    check(*arguments)
 
 
 def components(value: object) -> Iterator[dict]:
@@ -168,62 +180,119 @@ def test_ids_that_files_add_may_be_overridden(tmp_path):
     added = tmp_path / "method.json"
     added.write_text(json.dumps({"discriminator": {"_target_": "x"}, "train#extra": 1}))
     files = [TRAIN, str(added)]
-    check_overrides(command("--discriminator#levels", "3", "--train#extra", "2", files=files))
+    check("--discriminator#levels", "3", "--train#extra", "2", files=files)
     with pytest.raises(UnknownIdError, match="did you mean discriminator"):
-        check_overrides(command("--discriminater#levels", "3", files=files))
+        check("--discriminater#levels", "3", files=files)
 
 
 def test_every_preset_passes():
     for preset in sorted((ROOT / "configs" / "presets").glob("*.json")):
         if "inference" not in preset.stem:  # reads the model.json of a demo that has run
-            check_overrides([RUNNER, "run", "--args_file", str(preset)])
+            options = read_command(["--args_file", str(preset)])
+            paths, run_id = config_files(options.pop("config_file")), options.pop("run_id")
+            check_names(options, load_files(paths), paths)
+            if run_id == "training":
+                check_used(options, load_files(paths), [run_id, "initialize"])
+
+
+# --- what would have no effect ---
+
+
+def used(name: str, *files: str) -> None:
+    check_used([name], load_files([TRAIN, *files]), ["training", "initialize", "finalize"])
 
 
 @pytest.mark.parametrize(
-    "argv",
-    [["pytest", "run", "--typo", "1"], [RUNNER, "ckpt_export", "--typo", "1"], ["client.py"], [""]],
-    ids=["program", "export", "client", "interpreter"],
-)
-def test_other_programs_are_left_alone(argv):
-    check_overrides(argv)
-
-
-def test_a_client_may_override_what_it_likes(workflow, tiny, tmp_path):
-    bundle = workflow(TRAIN, run_id="steps", **small(tiny, tmp_path, an_id_of_the_client=1))
-    bundle.parser["steps"] = [bundle.parser["training"][1]]
-    assert bundle.parser["steps"] == [{"_target_": "scripts.overrides.check_overrides"}]
-    bundle.initialize()
-    bundle.run()
-
-
-@pytest.mark.parametrize("path", ["train", "evaluate", "inference", "preflight"])
-def test_every_list_that_the_command_line_runs_checks_first(path):
-    config = json.loads(Path(f"configs/{path}.json").read_text())
-    lists = [config[name] for name in ("training", "evaluation", "inference", "preflight", "run") if name in config]
-    lists = [steps for steps in lists if isinstance(steps, list)]
-    assert lists
-    for steps in lists:
-        assert steps[:2] == [
-            {"_target_": "scripts.errors.print_briefly"},
-            {"_target_": "scripts.overrides.check_overrides"},
-        ]
-
-
-# --- the command line is read as Fire reads it ---
-
-
-@pytest.mark.parametrize(
-    "arguments",
+    "name, files",
     [
-        ["--a", "1", "--b=2", "--c", "[1, 2]", "--d"],
-        ["--a", "--nob", "--c", "-1", "--d-e", "x"],
-        ["--a#b", "4", "--c::d=x=y", "-e", "5", "-f=6"],
-        ["--a", "-0.5", "--nothing", "1", "--b"],
+        ("lambda_weight", []),
+        ("objective#weights#pseudo", []),
+        ("segmentation_to_distance#factor", []),
+        ("train#dataset#cache_rate", []),
+        ("validate::inferer::overlap", []),
+        ("surface_tolerance", []),
+        ("train", []),
     ],
-    ids=str,
 )
-def test_flags_are_those_that_fire_finds(arguments):
-    found = fire.Fire(lambda run_id, **override: override, command=["training", *arguments])
-    ours = flag_values(["training", *arguments])
-    assert ours.keys() == found.keys()
-    assert {name: fire.parser.DefaultParseValue(value) for name, value in ours.items()} == found
+def test_override_that_the_training_refers_to_passes(name, files):
+    used(name, *files)
+
+
+@pytest.mark.parametrize("name", ["lambda_weight", "segmentation_to_distance#factor", "distance_to_segmentation"])
+def test_override_that_only_another_method_uses_is_refused(name):
+    with pytest.raises(UnknownIdError, match=f"{name} would have no effect"):
+        used(name, "configs/methods/supervised.json")
+
+
+def test_used_ids_follow_references_expressions_and_macros():
+    config = {"a": ["$@b + 1", {"x": "@c#d"}], "b": "%e", "c": {"d": 1, "f": 2}, "e": 3, "g": "@b", "h": "text with @g"}
+    assert sorted(used_ids(config, ["a"])) == [["a"], ["b"], ["c", "d"], ["e"]]
+
+
+# --- words, lists, types ---
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        (["training", "--config_file", "a.json", "b.json"], "b.json"),
+        (["training", "--spacing", "1", "1", "3"], "1"),
+        (["evaluation", "--ckpt_path", "a.pt", "b.pt"], "b.pt"),
+        (["--run_id", "training", "infer"], "infer"),
+    ],
+)
+def test_word_that_no_option_takes_is_refused(arguments, word):
+    with pytest.raises(UserError, match=f"word {word!r}|word {word} "):
+        read_command(arguments)
+
+
+def test_option_given_twice_is_refused():
+    with pytest.raises(UserError, match="--seed is given 2 times"):
+        read_command(["training", "--seed", "1", "--lr=2", "--seed=3"])
+    assert read_command(["training", "--a#b", "1", "--a#c", "2", "--d", "-1"])["d"] == -1
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        ("false", False),
+        ("FALSE", False),
+        ("True", True),
+        ("null", None),
+        ("None", None),
+        ("falsehood", "falsehood"),
+        (["true", ["null"]], [True, [None]]),
+        ({"a": "false", "b": {"c": "none"}, "d": 0}, {"a": False, "b": {"c": None}, "d": 0}),
+    ],
+)
+def test_words_for_truth_and_nothing_are_what_they_mean(given, meant):
+    assert typed(given) == meant
+
+
+def test_list_of_config_files_is_read_however_it_is_written(tmp_path):
+    listed = [TRAIN, "configs/methods/dtc.json"]
+    for text in (listed, ",".join(listed), f"[{', '.join(listed)}]", str(listed), tuple(listed)):
+        assert config_files(text) == listed
+    strange = tmp_path / "o'verlay, 1.json"
+    strange.write_text("{}")
+    assert config_files(str(strange)) == [str(strange)]
+    assert config_files([TRAIN, str(strange)]) == [TRAIN, str(strange)]
+
+
+def test_files_in_an_order_that_has_no_effect_or_is_incomplete_are_refused(tmp_path):
+    with pytest.raises(UserError, match=f"put {TRAIN} first"):
+        config_files(["configs/data/hippocampus.json", TRAIN])
+    with pytest.raises(UserError, match="does not exist"):
+        config_files([TRAIN, "configs/methods/none.json"])
+    with pytest.raises(UserError, match="objective#weights"):
+        load_files(["configs/ablations/without_consistency.json"])
+    (tmp_path / "cut.json").write_text("{")
+    with pytest.raises(UserError, match="cut.json cannot be read"):
+        load_files([str(tmp_path / "cut.json")])
+
+
+def test_sharp_sign_of_a_text_stays_one_and_expressions_stay_expressions():
+    config = {"name": "a#1 @ 'b'", "list": ["#", 1], "e": "$len('#')", "r": "@name", "about": "#"}
+    parser = ConfigParser(literal(config))
+    assert parser.get_parsed_content("name") == parser.get_parsed_content("r") == "a#1 @ 'b'"
+    assert parser.get_parsed_content("list") == ["#", 1] and literal(config)["e"] == config["e"]

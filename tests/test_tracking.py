@@ -17,7 +17,6 @@ import pytest
 import torch
 from conftest import ROOT, ids, run_process, small, write_dataset
 from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
 from monai.handlers import MLFlowHandler
 
 from scripts.data.digest import data_digest
@@ -28,6 +27,7 @@ from scripts.tracking.mlflow_store import End, MLflowStore, Run, Values
 from scripts.tracking.mlflow_tracking import plain_values
 from scripts.tracking.sender import Sender
 from scripts.training.description import without_credentials
+from scripts.workflow import Workflow
 
 mlflow = pytest.importorskip("mlflow")
 
@@ -62,7 +62,7 @@ def train(dataset: Path, output: Path, *, stop: int | None = None, **changes) ->
     """Runs the id "training" in this process; an error in iteration ``stop`` ends it."""
     overrides = ids(small(dataset, output, **{**SETTINGS, **changes}))
     files = [str(ROOT / name) for name in (TRAIN, TRACKING)] if "tracking" in changes else [str(ROOT / TRAIN)]
-    made = ConfigWorkflow(files, run_id="training", logging_file=False, bundle_root=str(ROOT), **overrides)
+    made = Workflow(files, run_id="training", logging_file=False, bundle_root=str(ROOT), **overrides)
     made.initialize()
 
     def raise_stopped() -> None:
@@ -190,18 +190,21 @@ def test_tensorboard_shows_the_same_once(tracked):
     assert [picture.step for picture in found.Images("pictures")] == [3, 6]
 
 
-def test_monais_handlers_stand_back_unless_a_client_brings_its_own(workflow, tiny, tmp_path, tracked):
-    def tracked_by(**changes) -> list[str]:
-        store = {"tracking": "mlflow", "tracking_uri": f"sqlite:///{tracked.output / 'mlruns.db'}"}
-        made = workflow(TRAIN, **small(tiny, tmp_path, **store, **changes))
+def test_a_client_has_monais_handlers_and_the_command_has_ours(workflow, tiny, tmp_path, tracked):
+    store = {"tracking": "mlflow", "tracking_uri": f"sqlite:///{tracked.output / 'mlruns.db'}"}
+
+    def handlers_of(made) -> list[str]:
         made.initialize()
         names = ("train#handlers", "validate#handlers")
         found = [type(handler) for name in names for handler in made.parser.get_parsed_content(name)]
         return [kind.__name__ for kind in found if kind in (MLFlowHandler, MLflowTracking)]
 
-    assert tracked_by() == ["MLflowTracking"]
-    assert tracked_by(mlflow=False) == []
-    assert tracked_by(train__handlers=[]) == ["MLFlowHandler", "MLFlowHandler"]
+    def command(**changes) -> Workflow:
+        return Workflow([TRAIN], run_id="training", logging_file=False, **small(tiny, tmp_path, **changes))
+
+    assert handlers_of(workflow(TRAIN, **small(tiny, tmp_path, **store))) == ["MLFlowHandler", "MLFlowHandler"]
+    assert handlers_of(command(**store)) == handlers_of(command(mlflow=True)) == ["MLflowTracking"]
+    assert handlers_of(command(**store, mlflow="false")) == handlers_of(command()) == []
 
 
 # --- servers that are away ---
@@ -299,7 +302,9 @@ def test_training_ends_well_without_its_server(tiny, tmp_path, workflow, monkeyp
         refusing = f"http://somebody:s3cret@127.0.0.1:{closed.getsockname()[1]}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", refusing if server == "refuses" else dead_server)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    bundle = workflow(TRAIN, **small(tiny, tmp_path, tracking="mlflow", max_iterations=2, val_interval=9))
+    bundle = Workflow(
+        TRAIN, logging_file=False, **small(tiny, tmp_path, tracking="mlflow", max_iterations=2, val_interval=9)
+    )
     bundle.initialize()
     with caplog.at_level(logging.WARNING):
         bundle.run()
@@ -310,7 +315,9 @@ def test_training_ends_well_without_its_server(tiny, tmp_path, workflow, monkeyp
 
 def test_a_folder_that_cannot_be_written_costs_the_record_and_not_the_training(tiny, tmp_path, workflow, caplog):
     (tmp_path / "mlflow_run.json").mkdir()
-    bundle = workflow(TRAIN, **small(tiny, tmp_path, tracking="mlflow", max_iterations=1, val_interval=9))
+    bundle = Workflow(
+        TRAIN, logging_file=False, **small(tiny, tmp_path, tracking="mlflow", max_iterations=1, val_interval=9)
+    )
     bundle.initialize()
     bundle.run()
     assert "the run is not tracked any further; training goes on" in caplog.text

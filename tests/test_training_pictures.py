@@ -20,8 +20,8 @@ from scripts.data import DataError, LabelCoding
 from scripts.methods.dbisl import unanimity_mask
 from scripts.pictures.crops import crops_figure
 from scripts.training import RunDescription, RunState, run_or_resume
-from scripts.training.description import running_config
 from scripts.training.pictures import crops_of, drawn_heads
+from scripts.workflow import Workflow
 from tools.reports.curves import column, curves_figure, panels_of
 from tools.reports.training import write_page
 
@@ -37,16 +37,13 @@ def rows(path: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
     """Output folder, workflow and trainer of a run with a picture every two iterations."""
-    from monai.bundle import ConfigWorkflow
     from monai.utils import set_determinism
 
     output = tmp_path_factory.mktemp("run")
     (output / "pictures").mkdir()
     (output / "pictures" / "iteration_00000900.png").write_bytes(b"of a former run")
     overrides = small(tiny, output, **SETTINGS, picture_interval=2)
-    bundle = ConfigWorkflow([str(ROOT / TRAIN)], run_id="steps", logging_file=False, bundle_root=str(ROOT), **overrides)
-    # As the id "training", without what changes the whole process.
-    bundle.parser["steps"] = bundle.parser["training"][2:]
+    bundle = Workflow([str(ROOT / TRAIN)], run_id="training", logging_file=False, bundle_root=str(ROOT), **overrides)
     bundle.initialize()
     bundle.run()
     yield SimpleNamespace(output=output, bundle=bundle, trainer=bundle.parser.get_parsed_content("train#trainer"))
@@ -319,14 +316,10 @@ def test_what_has_changed_since_the_last_start_is_said(tmp_path, caplog):
     (said,) = caplog.messages
     assert 'a#b was 1 and is 2; d was 1.5 and is null; e was null and is "xxx' in said and "xxx.... " in said
     assert "environment#data#labeled#digest was" in said and "a#c" not in said and "about" not in said
-    assert "--resume never starts anew" in said
+    assert "give --resume never" in said
 
 
 def test_of_many_changes_some_are_named(tmp_path, caplog):
     start(tmp_path, save=5, config={f"id_{number:02}": 0 for number in range(20)})
     start(tmp_path, config={f"id_{number:02}": 1 for number in range(20)})
     assert "id_11 was 0 and is 1; and 8 more" in caplog.text and "id_12" not in caplog.text
-
-
-def test_outside_of_a_workflow_there_is_no_config():
-    assert running_config() is None

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from scripts.errors import UserError
+
 # Smallest range of intensities that is stretched to [0, 1] for a gamma.
 SMALLEST_RANGE = 1e-6
 
@@ -30,7 +32,7 @@ class RandomIntensity:
         prob: probability of each change, for every crop.
 
     Raises:
-        ValueError: when a strength is negative, ``contrast`` is 1 or more or ``prob`` is not in [0, 1].
+        UserError: when a strength is negative, ``contrast`` is 1 or more or ``prob`` is not in [0, 1].
     """
 
     def __init__(
@@ -54,9 +56,9 @@ class RandomIntensity:
         }
         for name, strength in strengths.items():
             if strength < 0 or (name == "contrast" and strength >= 1):
-                raise ValueError(f"{name} is {strength}; it is 0 or more{', below 1' if name == 'contrast' else ''}.")
+                raise UserError(f"{name} is {strength}; it is 0 or more{', below 1' if name == 'contrast' else ''}.")
         if not 0 <= prob <= 1:
-            raise ValueError(f"prob is {prob}; a probability is from 0 to 1.")
+            raise UserError(f"prob is {prob}; a probability is from 0 to 1.")
         self.strengths = strengths
         self.prob = prob
 

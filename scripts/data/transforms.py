@@ -11,6 +11,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandCropByPosNegLabeld, RandRotate90d
 from torch import nn
 
+from scripts.errors import UserError
+
 from .label_coding import LabelCoding
 
 
@@ -26,10 +28,10 @@ def crop_size(patch_size: Sequence[int], augmentation: Sequence[Any], margin: fl
         margin: factor, 1 or more, for transforms that bring in what lies beyond the patch.
 
     Raises:
-        ValueError: when ``margin`` is below 1.
+        UserError: when ``margin`` is below 1.
     """
     if margin < 1:
-        raise ValueError(f"crop_margin is {margin}; it is a factor of the patch's extents, 1 or more.")
+        raise UserError(f"crop_margin is {margin}; it is a factor of the patch's extents, 1 or more.")
     extents = [round(extent * margin) for extent in patch_size]
     for transform in augmentation:
         if isinstance(transform, RandRotate90d):

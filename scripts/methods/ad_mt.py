@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from scripts.errors import UserError
 from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions, normalized_entropy
@@ -66,9 +67,9 @@ class ADMTObjective(Objective):
     ) -> None:
         super().__init__(label_coding, weights)
         if longest_turn < 1:
-            raise ValueError(f"longest_turn is {longest_turn}; a teacher is active for one iteration at least.")
+            raise UserError(f"longest_turn is {longest_turn}; a teacher is active for one iteration at least.")
         if not 0 <= confidence < 1:
-            raise ValueError(f"confidence is {confidence}; it is a probability, at least 0 and below 1.")
+            raise UserError(f"confidence is {confidence}; it is a probability, at least 0 and below 1.")
         self.teachers = nn.ModuleList(EMATeacher(network, decay=ema_decay) for _ in range(2))
         self.augmentation = augmentation
         self.seed = seed

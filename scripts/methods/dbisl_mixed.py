@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scripts.distance.nearest import nearest_seed
+from scripts.errors import UserError
 
 from .dbisl import DBiSLObjective, Supervision, unanimity_mask
 from .mixing import CopyPaste
@@ -46,7 +47,7 @@ class DBiSLMixedObjective(DBiSLObjective):
         options: of :class:`~scripts.methods.mixing.CopyPaste`.
 
     Raises:
-        ValueError: when ``source`` is unknown.
+        UserError: when ``source`` is unknown.
     """
 
     MEASURES = ("unanimous_share", "pseudo_foreground", "believed_share")
@@ -73,7 +74,7 @@ class DBiSLMixedObjective(DBiSLObjective):
             r2s_cross_entropy=r2s_cross_entropy,
         )
         if source not in SOURCES:
-            raise ValueError(f"source is {source!r}; it is one of {', '.join(SOURCES)}.")
+            raise UserError(f"source is {source!r}; it is one of {', '.join(SOURCES)}.")
         self.copy_paste = CopyPaste(label_coding, network, **options)
         self.pseudo_weight = pseudo_weight
         self.agreement = agreement

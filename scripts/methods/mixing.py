@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from scripts.errors import UserError
 from scripts.inference.components import smaller_components
 from scripts.networks.heads import foreground_probability, segmentation_heads
 
@@ -88,7 +89,7 @@ class CopyPaste(nn.Module):
             one and the crop holds all of it.
 
     Raises:
-        ValueError: when an argument is out of range.
+        UserError: when an argument is out of range.
     """
 
     def __init__(
@@ -103,9 +104,9 @@ class CopyPaste(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < box_share < 1:
-            raise ValueError(f"box_share is {box_share}; it is a share of the crop's side, above 0 and below 1.")
+            raise UserError(f"box_share is {box_share}; it is a share of the crop's side, above 0 and below 1.")
         if warm_up < 0:
-            raise ValueError(f"warm_up is {warm_up}; it is a number of iterations, 0 or more.")
+            raise UserError(f"warm_up is {warm_up}; it is a number of iterations, 0 or more.")
         self.label_coding = label_coding
         self.teacher = EMATeacher(network, decay=ema_decay, start=int(warm_up))
         self.warm_up = warm_up

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from scripts.errors import UserError
 from scripts.networks.heads import segmentation_heads
 
 from .losses import segmentation_loss, total
@@ -29,7 +30,7 @@ class SupervisedObjective(Objective):
             side, below 1; 0 pastes nothing. BCP's first stage, 2/3, is this augmentation.
 
     Raises:
-        ValueError: when ``copy_paste`` is out of range.
+        UserError: when ``copy_paste`` is out of range.
     """
 
     TERMS = ("supervised_segmentation",)
@@ -39,7 +40,7 @@ class SupervisedObjective(Objective):
     ) -> None:
         super().__init__(label_coding, weights)
         if not 0 <= copy_paste < 1:
-            raise ValueError(f"copy_paste is {copy_paste}; it is a share of the crop's side, at least 0 and below 1.")
+            raise UserError(f"copy_paste is {copy_paste}; it is a share of the crop's side, at least 0 and below 1.")
         self.copy_paste = copy_paste
 
     def views(

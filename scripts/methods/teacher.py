@@ -32,13 +32,13 @@ class EMATeacher(nn.Module):
         start: iteration before which the teacher is not used; it then starts as a copy of the student.
 
     Raises:
-        ValueError: when ``decay`` is out of range.
+        UserError: when ``decay`` is out of range.
     """
 
     def __init__(self, network: Network, *, decay: float = 0.99, start: int = 0) -> None:
         super().__init__()
         if not 0 <= decay < 1:
-            raise ValueError(f"ema_decay is {decay}; it is at least 0 and below 1 (at 1 the teacher never learns).")
+            raise UserError(f"ema_decay is {decay}; it is at least 0 and below 1 (at 1 the teacher never learns).")
         self.network = copy.deepcopy(network).requires_grad_(False)
         # In a tuple, so that it is no submodule: its weights are the checkpoint's "model", not the objective's state.
         self._student = (network,)

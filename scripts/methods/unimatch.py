@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from monai.networks import eval_mode
 from torch import nn
 
+from scripts.errors import UserError
 from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions
@@ -71,7 +72,7 @@ class UniMatchObjective(Objective):
     ) -> None:
         super().__init__(label_coding, weights)
         if not 0 <= confidence < 1:
-            raise ValueError(f"confidence is {confidence}; it is a probability, at least 0 and below 1.")
+            raise UserError(f"confidence is {confidence}; it is a probability, at least 0 and below 1.")
         self._network = (network,)
         self.augmentation = augmentation
         self.confidence = confidence

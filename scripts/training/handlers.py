@@ -103,7 +103,7 @@ class TermsLog:
         kept = rows_until(self.path, engine.state.iteration)
         if kept:
             self.started -= float(kept[-1]["seconds"])
-        with self.path.open("w", newline="") as file:
+        with self.path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(kept)
@@ -126,7 +126,7 @@ class TermsLog:
         row.update({name: value.item() for name, value in loss.measures.items()})
         for term, norm in getattr(engine.state, "gradient_norms", {}).items():
             row[f"{term}_gradient_norm"] = norm
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
 

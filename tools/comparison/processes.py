@@ -123,7 +123,9 @@ class Processes:
         with (run.folder / "run.log").open("w" if "training" in run_ids else "a", encoding="utf-8") as log:
             for run_id in run_ids:
                 arguments = run.folder / f"{run_id}.json"
-                arguments.write_text(json.dumps(run.arguments(run_id, self.dataset_dir, device), indent=4) + "\n")
+                arguments.write_text(
+                    json.dumps(run.arguments(run_id, self.dataset_dir, device), indent=4) + "\n", encoding="utf-8"
+                )
                 status = self._process(self.command(run_id, arguments), log)
                 if status != 0:
                     return status

@@ -122,7 +122,7 @@ def make_dataset(
         print(f"{root} already holds this data set: nothing was written.")
         return datalist
     root.mkdir(parents=True, exist_ok=True)
-    (root / STAMP).write_text(json.dumps({"arguments": arguments, "finished": False}, indent=2))
+    (root / STAMP).write_text(json.dumps({"arguments": arguments, "finished": False}, indent=2), encoding="utf-8")
 
     lists = {
         "training": write_cases(root, role="training", count=num_labeled, seed=seed, labels="labelsTr"),
@@ -143,8 +143,8 @@ def make_dataset(
         "numTraining": num_labeled,
         "numTest": num_test,
     }
-    datalist.write_text(json.dumps({**header, **lists}, indent=2))
-    (root / STAMP).write_text(json.dumps({"arguments": arguments, "finished": True}, indent=2))
+    datalist.write_text(json.dumps({**header, **lists}, indent=2), encoding="utf-8")
+    (root / STAMP).write_text(json.dumps({"arguments": arguments, "finished": True}, indent=2), encoding="utf-8")
     return datalist
 
 

@@ -15,7 +15,7 @@ METRICS = {"dice": "Dice", "jaccard": "Jaccard", "hd95_mm": "95HD (mm)", "asd_mm
 
 def metric_means(summary: Path) -> dict[str, str]:
     """Mean and standard deviation of each metric in a metrics_summary.csv with one class, as "0.853 +- 0.021"."""
-    with summary.open(newline="") as file:
+    with summary.open(newline="", encoding="utf-8") as file:
         rows = {row["metric"]: row for row in csv.DictReader(file)}
     return {
         name: f"{float(row['mean'] or 'nan'):.3f} +- {float(row['std'] or 'nan'):.3f}" for name, row in rows.items()
