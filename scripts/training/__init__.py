@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .checkpoints import BestWeights, FinalWeights
 from .description import RunDescription
+from .graphs import GraphedForward
 from .guards import CollapseWarning, FiniteLoss
 from .handlers import GradientNorms, ProgressBar, TermsLog
 from .overlay import InferenceOverlay
@@ -15,6 +16,7 @@ from .trainer import RunEvents, SemiSupervisedTrainer, trainable_parameters
 from .validation_log import ValidationLog
 
 __all__ = [
+    "GraphedForward",
     "trainable_parameters",
     "BestWeights",
     "CollapseWarning",

@@ -23,7 +23,7 @@ class TrainingPictures:
     """Draws ``<output_dir>/pictures/iteration_<n>.png`` every ``interval`` iterations.
 
     A picture shows the first labeled and the first unlabeled crop of the iteration, or the mixed crops of a method that
-    mixes them (:meth:`~scripts.objectives.Objective.pictured`), with the heads that the step itself
+    mixes them (:meth:`~scripts.methods.Objective.pictured`), with the heads that the step itself
     computed (dropout on, augmented), for each class: every segmentation and distance map, and, for methods that have
     them, where the votes are unanimous and the pseudo-label. A picture costs a second or so, and no random number.
 

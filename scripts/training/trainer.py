@@ -59,7 +59,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     """MONAI's supervised trainer with a second stream and an objective that knows the iteration.
 
     The labeled batch comes from ``train_data_loader``, the unlabeled one from ``unlabeled_data_loader``. The objective
-    makes of both what the network sees (:meth:`~scripts.objectives.Objective.views`; by default the images one after
+    makes of both what the network sees (:meth:`~scripts.methods.Objective.views`; by default the images one after
     the other, labeled first), which goes through the network together. Mixed precision, gradient accumulation and the
     iteration events are those of MONAI's trainer.
 
