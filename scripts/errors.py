@@ -63,6 +63,8 @@ def print_briefly() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, BrokenPipeError):  # whoever read the output has seen enough
+            return
         message = advice_of(error) or users_error(error)
         if message is None or "DBISL_TRACEBACK" in os.environ:
             default(kind, error, trace)

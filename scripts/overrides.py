@@ -35,15 +35,11 @@ class WindowError(UserError):
     """An intensity_window that is not two numbers, of which MONAI would take the first two or turn the image round."""
 
 
-def read_command(arguments: Sequence[str]) -> dict[str, Any]:
-    """The options of ``run`` by name, as Fire reads them, over those of its args_file; the word is the run_id.
+def read_words(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The words of a command line that belong to no option, and its options by name, as Fire reads them.
 
     Raises:
-        UserError: when a word belongs to no option, or an option is given twice.
-
-    Example:
-        >>> read_command(["training", "--lr=0.1", "--train#a", "[1,false]", "--amp"])
-        {'lr': 0.1, 'train#a': [1, 'false'], 'amp': True, 'run_id': 'training'}
+        UserError: when an option is given twice.
     """
     # In a locale without UTF-8 Python reads the bytes of other scripts as surrogates.
     arguments = [os.fsencode(argument).decode("utf-8", "replace") for argument in arguments]
@@ -52,14 +48,27 @@ def read_command(arguments: Sequence[str]) -> dict[str, Any]:
     if twice:
         raise UserError(f"--{twice[0]} is given {flags.count(twice[0])} times: give it once.")
     read: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    fire.Fire(lambda *words, **options: read.append((words, options)), command=list(arguments), name="run")
+    fire.Fire(lambda *words, **options: read.append((words, options)), command=arguments, name="run")
     ((words, options),) = read
-    left_over = list(words)
-    if "run_id" not in options and left_over:
-        options["run_id"] = left_over.pop(0)
-    if left_over:
+    return list(map(str, words)), options
+
+
+def read_command(arguments: Sequence[str]) -> dict[str, Any]:
+    """The options of MONAI's ``run`` by name, over those of its args_file; the word is the run_id.
+
+    Raises:
+        UserError: when a word belongs to no option, or an option is given twice.
+
+    Example:
+        >>> read_command(["training", "--lr=0.1", "--train#a", "[1,false]", "--amp"])
+        {'lr': 0.1, 'train#a': [1, 'false'], 'amp': True, 'run_id': 'training'}
+    """
+    words, options = read_words(arguments)
+    if "run_id" not in options and words:
+        options["run_id"] = words.pop(0)
+    if words:
         raise UserError(
-            f"the word {left_over[0]!r} belongs to no option: write a list as one word in quotes, such as "
+            f"the word {words[0]!r} belongs to no option: write a list as one word in quotes, such as "
             """--config_file "['a.json','b.json']" or --spacing "[1,1,3]"."""
         )
     preset = load_file(options.pop("args_file")) if "args_file" in options else {}

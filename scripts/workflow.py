@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -75,9 +77,10 @@ class Workflow(ConfigWorkflow):
             changes, tracking = {"mlflow": True, **changes}, None
         if run_id in ("training", "evaluation") and config.get("ckpt_dir") == SHIPPED_MODELS:
             changes.setdefault("ckpt_dir", MODELS_OF_THE_RUN)
-        # MONAI reads the first file for its folder, from which logging and metadata are; the content follows.
+        # MONAI reads a first file for its folder, from which logging and metadata are; the content follows.
+        own = [file for file in files[:1] if Path(file).with_name("metadata.json").is_file()]
         super().__init__(
-            files[0] if files else str(ROOT / "configs" / "train.json"),
+            own[0] if own else str(ROOT / "configs" / "train.json"),
             meta_file=meta_file,
             logging_file=logging_file,
             init_id=init_id,
@@ -182,16 +185,28 @@ def _is_plain(value: object) -> bool:
 def run_workflow(options: Mapping[str, Any]) -> None:
     """Runs what the options of a command say, see :func:`~scripts.overrides.read_command`.
 
+    Args:
+        options: arguments of :class:`Workflow`; "verbose" lets MONAI and ignite say all that they say.
+
     Raises:
         UserError: for everything that the user can mend.
     """
     given = {name: value for name, value in options.items() if value is not None or name not in RUN_ARGUMENTS}
+    if not given.pop("verbose", False):
+        quieten()
     if "config_file" not in given:
         raise UserError("say what to run: --config_file configs/train.json, or --args_file with a preset.")
     workflow = Workflow(**given)
     workflow.initialize()
     workflow.run()
     workflow.finalize()
+
+
+def quieten() -> None:
+    """Leaves out what says nothing to a user: readers that are not needed, "resuming from iteration 0", file names."""
+    warnings.filterwarnings("ignore", message="NvImgCodec")
+    for name, level in (("ignite", logging.WARNING), ("monai.bundle", logging.WARNING), ("monai.data", logging.ERROR)):
+        logging.getLogger(name).setLevel(level)
 
 
 def take_over(argv: Sequence[str] | None = None) -> None:

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import re
+import shlex
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +27,9 @@ from doc_pages import (
     words_of,
 )
 from monai.bundle import ConfigParser
+
+from scripts import command as short_command
+from scripts import overrides
 
 INDEX = ROOT / "docs" / "index.md"
 # Pages that are written on other branches; empty it once they are here.
@@ -126,14 +130,29 @@ def arguments_of(module: str) -> frozenset[str]:
     """Arguments of a command of this project: a function behind fire, or a program without any."""
     source = importlib.util.find_spec(module).origin
     calls = [node for node in ast.walk(ast.parse(Path(source).read_text())) if isinstance(node, ast.Call)]
-    names = [call.args[0].id for call in calls if ast.unparse(call.func) == "fire.Fire"]
+    fires = [call for call in calls if ast.unparse(call.func) == "fire.Fire"]
+    names = [call.args[0].id for call in fires if isinstance(call.args[0], ast.Name)]
     main = [getattr(importlib.import_module(module), name) for name in names]
     return frozenset(argument for function in main for argument in inspect.signature(function).parameters)
+
+
+def words_of_short_command(arguments: list[str]) -> list[str]:
+    """What ``python -m scripts`` with these arguments stands for: MONAI's command, or the module of a tool."""
+    name, *rest = arguments
+    if name in short_command.TOOLS:
+        return [short_command.TOOLS[name], *rest]
+    given, options = overrides.read_words([word for word in rest if word != "--help"])
+    options.pop("run", None)
+    given = [word for word in given if not word.endswith(".json") and word != "..."]  # files of the reader's own
+    words = shlex.split(short_command.monais_command(short_command.options_of(name, given, options)))
+    return words[2:]
 
 
 def unknown_options(words: list[str]) -> list[str]:
     """The options of a command that its program does not have, and a run id that its configs do not have."""
     module, *arguments = words
+    if module == "scripts" and arguments:  # the short command stands for another
+        return unknown_options(words_of_short_command(arguments))
     options = options_of(arguments)
     if not module.startswith(("scripts", "tools", "benchmarks", "monai.bundle")):
         return []
@@ -179,7 +198,7 @@ def test_options_in_the_text_exist(page):
     commands = {argument for module in modules for argument in arguments_of(module)}
     for function in ("run", "ckpt_export", "onnx_export", "trt_export", "push_to_hf_hub"):
         commands |= set(inspect.signature(getattr(monai.bundle, function)).parameters)
-    commands |= FOREIGN_OPTIONS | {"experiment_name", "run_name", "tracking_uri"}
+    commands |= FOREIGN_OPTIONS | {"run", "verbose", "experiment_name", "run_name", "tracking_uri"}
     left = named - commands
     assert sorted(key for key in left if not any(is_id(parser, key) for parser in all_parsers())) == []
 

@@ -1,4 +1,4 @@
-"""Tests of tools/release/{reference,config_ids}.py: every id has a type and a meaning; the page is current."""
+"""Tests of scripts/settings.py and tools/release/reference.py: every id has type and meaning; the page is current."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import pytest
 from conftest import ROOT
 
-from tools.release.config_ids import IDS, PARTS
+from scripts.settings import IDS, PARTS
 from tools.release.reference import FILES, main, page, parts_of, read_configs, shown, top_level
 
 CONFIGS = read_configs()
@@ -33,6 +33,7 @@ CHECKS = {
     "integer or null": lambda value: value is None or is_a(value, int),
     "integer": lambda value: is_a(value, int),
     "number": lambda value: is_a(value, (int, float)),
+    "boolean or text": lambda value: isinstance(value, (bool, str)),
     "boolean": lambda value: is_a(value, bool),
     "3 integers": lambda value: numbers(value, 3, kinds=(int,)),
     "3 numbers or null": lambda value: value is None or numbers(value, 3),
@@ -51,7 +52,7 @@ CHECKS = {
 
 def test_every_id_has_a_meaning_and_every_meaning_an_id():
     ids = set().union(*(top_level(config) for config in CONFIGS.values()))
-    assert sorted(ids - set(MEANINGS)) == [], "describe it in tools/release/config_ids.py"
+    assert sorted(ids - set(MEANINGS)) == [], "describe it in scripts.settings.py"
     assert sorted(set(MEANINGS) - ids) == [], "no config has it any more"
     assert sum(map(len, IDS.values())) == len(MEANINGS)  # none stands in two sections
 

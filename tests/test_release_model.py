@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from scripts.data import DataError
 from scripts.files import sha256
+from scripts.workflow import run_workflow
 from tools.release.bundle import contents
 from tools.release.card import arguments_of_run, commands, fill, quoted, training_rows
 from tools.release.model import half_precision, release_model
@@ -33,13 +34,8 @@ def finished(tiny, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("finished")
     overrides = small(tiny, output, class_names=["blob"])
     for run_id, files in {"training": [TRAIN, RECORD], "evaluation": [TRAIN, RECORD, EVALUATE]}.items():
-        monai.bundle.run(
-            run_id=run_id,
-            config_file=[str(ROOT / name) for name in files],
-            logging_file=False,
-            bundle_root=str(ROOT),
-            **overrides,
-        )
+        paths = [str(ROOT / name) for name in files]
+        run_workflow({"run_id": run_id, "config_file": paths, "logging_file": False, **overrides})
     run = json.loads((output / "run.json").read_text())
     # As the command line of a user; this one was called within a process.
     files = str([TRAIN, RECORD]).replace('"', "'")
@@ -211,7 +207,7 @@ def test_command_is_that_of_the_preset_or_the_line_with_the_line_over_the_preset
         }
     ]
     arguments = arguments_of_run(tmp_path, starts)
-    assert arguments == {"config_file": preset["config_file"], "seed": "3", "patch_size": "[9, 9]", "amp": "True"}
+    assert arguments == {"config_file": preset["config_file"], "seed": 3, "patch_size": [9, 9], "amp": True}
     block = commands(arguments)
     assert "--seed 3" in block and "--patch_size '[9, 9]'" in block and "'mine.json'" in block and "/x" not in block
     assert "'a.json', \\\n    'b.json'" in commands({"config_file": "['a.json', 'b.json']"})

@@ -41,8 +41,8 @@ class RunDescription:
 
     A start is the time (UTC), the command line, the :func:`~scripts.training.record.environment` and the
     :func:`~scripts.data.digest.data_digest`. A run that continues adds its start to those before; the config is that of
-    the last start. ``config`` holds what the files and overrides came to, with ``$`` and ``@`` unevaluated: it is
-    itself a config file that repeats the run.
+    the last start. ``config`` holds what the files and overrides came to, with ``$`` and ``@`` unevaluated. It is also
+    written to ``<output_dir>/config.json``, a config file that repeats the run and that its evaluation starts from.
 
     Args:
         output_dir: created if need be.
@@ -60,6 +60,7 @@ class RunDescription:
         config: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(output_dir) / "run.json"
+        self.config_path = Path(output_dir) / "config.json"
         # Programs may override ids by objects, such as a torch.device.
         self.config = None if config is None else without_credentials(json.loads(json.dumps(dict(config), default=str)))
         self.start = {
@@ -75,8 +76,10 @@ class RunDescription:
             return
         starts = self._former()["starts"] if continued else []
         content = {"starts": [*starts, self.start], "config": self.config}
-        with replacing(self.path) as temporary:
-            temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+        files = {self.path: content} if self.config is None else {self.path: content, self.config_path: self.config}
+        for path, written in files.items():
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(written, indent=4) + "\n", encoding="utf-8")
 
     def warn_of_changes(self) -> None:
         """Says which settings, data and versions of a run that is continued are not those of its last start."""

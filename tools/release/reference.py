@@ -11,7 +11,7 @@ from typing import Any
 
 import fire
 
-from .config_ids import IDS, PARTS
+from scripts.settings import IDS, PARTS
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("train", "evaluate", "inference", "preflight")
@@ -19,7 +19,7 @@ MERGE = "+"  # MONAI's prefix of an id that is merged into an earlier file's
 HEAD = """# Config ids
 
 Made by `python -m tools.release.reference` from `configs/{train,evaluate,inference,preflight}.json` and
-`tools/release/config_ids.py`; edit those.
+`scripts/settings.py`; edit those.
 
 Any id is changed on the command line (`--num_labeled 10`, `--optimizer#momentum 0.95`, `--patch_size "[96,96,96]"`) or
 by an overlay, a JSON file of ids that comes later in `--config_file`. Values that begin with `$` are Python

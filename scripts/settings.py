@@ -1,4 +1,4 @@
-"""Config ids: the type and the meaning of every one, from which docs/reference.md is made."""
+"""Settings: the type and the meaning of every config id; docs/reference.md and the commands' help follow from it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "output_dir": ("path", "receives logs, checkpoints, masks and tables; made if missing"),
         "ckpt_dir": (
             "path",
-            "receives `model.pt` and `model_best.pt`, and the settings of each (`.json`); evaluation reads `model.pt`",
+            "receives `model.pt`, `model_best.pt` and their settings; a command's default is `<output_dir>/models`",
         ),
         "ckpt_path": ("path or list of paths", "weights; a list is an ensemble ([inference.md](inference.md))"),
     },
     "Data": {
         "num_labeled": ("integer", "the first so many training cases are the labeled ones, all others are unlabeled"),
+        "labeled_draw": (
+            "integer",
+            "0: the first `num_labeled` training cases are the labeled ones; another number draws others of them",
+        ),
         "splits": (
             "map of ranges or null",
             "cuts `training` of a data set that has no other lists: `{'training':[0,56],'test':[64,80]}`",
@@ -44,6 +48,14 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "intensity_window": ("2 numbers or null", "intensities are clipped to it before the z-score; for CT, HU"),
         "normalize_nonzero": ("boolean", "the z-score leaves out voxels that are exactly 0 (skull-stripped MR)"),
         "patch_size": ("3 integers", "voxels of a crop and of a window, multiples of 16 along every axis"),
+        "crop_margin": (
+            "number",
+            "factor, 1 or more, by which a crop is larger than the patch, for transforms that need its surroundings",
+        ),
+        "crop_size": (
+            "object",
+            "voxels of a crop before it is turned, from `patch_size`, `augmentation` and `crop_margin`",
+        ),
         "foreground_crops": (
             "number",
             "part, 0 to 1, of the labeled crops that are centred on foreground; 0: all random",
@@ -51,6 +63,10 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "intensity_augmentation": (
             "list",
             "random transforms of each crop's intensities (`configs/augmentations/intensity.json`); papers: none",
+        ),
+        "spatial_augmentation": (
+            "list",
+            "random rotations and scalings of each crop (`configs/augmentations/spatial.json`); papers: none",
         ),
         "augmentation": ("list", "random transforms before the crop, of labeled and unlabeled volumes"),
         "num_workers": ("integer", "processes that prepare crops, for each of the two streams; 0: none besides"),
@@ -84,6 +100,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "labeled_batch_size": ("integer", "labeled crops of an iteration"),
         "unlabeled_batch_size": ("integer", "unlabeled crops of an iteration; 0 leaves unlabeled cases out altogether"),
         "learning_rate": ("number", "at the start"),
+        "parameters": ("object", "what the optimiser changes: the weights of the network, and those of the objective"),
         "optimizer": ("object", "`configs/budgets/cpu.json` replaces it by AdamW"),
         "lr_scheduler": ("object", "polynomial decay over the run, stepped every iteration"),
         "objective": ("object", "what is minimised: terms, and their weights by name; a method overlay replaces it"),
@@ -98,7 +115,12 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "distance_transform": ("object", "operator of the distance maps: exact, cascaded or generalised"),
         "segmentation_to_distance": ("object", "mask to signed distance map, differentiable"),
         "distance_to_segmentation": ("object", "signed distance map to mask, a steep sigmoid"),
-        "amp": ("boolean", "mixed precision; also of evaluation and inference"),
+        "amp": (
+            "boolean or text",
+            "mixed precision on a GPU, also of evaluation and inference: true (bfloat16 where the card has it), "
+            "`bfloat16` or `float16`",
+        ),
+        "amp_options": ("object", "what autocast needs to know, from `amp` and `device`"),
         "device": ("expression", "`cuda` where there is a GPU; `\"$torch.device('cpu')\"` keeps it on the CPU"),
         "val_interval": ("integer", "epochs between two validations"),
         "epoch_length": ("object", "iterations of an epoch: the largest divisor of `max_iterations` up to 100"),
@@ -191,6 +213,7 @@ PARTS: dict[str, dict[str, str]] = {
         "handlers": "validation, weights, `model.json`, log, learning rate, checkpoints",
         "load_transforms": "file to normalised volume; cached",
         "crop_transforms": "pad and crop, labeled",
+        "fit_transforms": "crop to `patch_size`, where a crop was taken larger",
         "unlabeled_crop_transforms": "pad and crop, unlabeled; never sees a label",
         "unlabeled_preprocessing": "as `preprocessing`, unlabeled",
         "labeled_cases": "the first `num_labeled`, checked",
