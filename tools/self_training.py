@@ -1,6 +1,6 @@
 """Self-training: pseudo-labels of the unlabeled cases from trained runs, in a new dataset.json.
 
-python -m tools.self_training --runs "['outputs/first','outputs/second']" --dataset_dir /data/mine --output_dir outputs/pseudo
+python -m tools.self_training --runs "['outputs/a','outputs/b']" --dataset_dir /data/mine --output_dir outputs/pseudo
 """
 
 from __future__ import annotations
@@ -47,11 +47,13 @@ class Prediction(NamedTuple):
         probability: (C, H, W, D), [0, 1], what inference gives.
         segmentations: (P, C, H, W, D), [0, 1], of the P segmentation heads.
         distances: (Q, C, H, W, D), [-1, 1], of the Q distance heads; Q may be 0.
+        meta: MONAI's of the image.
     """
 
     probability: torch.Tensor
     segmentations: torch.Tensor
     distances: torch.Tensor
+    meta: dict[str, Any]
 
 
 class Stacked(nn.Module):
@@ -110,7 +112,7 @@ class Member:
                 "run.json, or leave mirror out."
             )
         get = self.training.get_parsed_content
-        return mirrored_axes([*get("augmentation"), *get("spatial_augmentation")])
+        return mirrored_axes([*get("augmentation"), *get("spatial_augmentation", default=[])])
 
     @torch.no_grad()
     def predict(self, case: Mapping[str, Any]) -> Prediction:
@@ -121,8 +123,8 @@ class Member:
         item["pred"] = MetaTensor(get("inferer")(window, self.predictor)[0].cpu())
         back = Invertd("pred", get("preprocessing"), orig_keys="image", nearest_interp=False)(item)["pred"]
         first = 1 + self.stacked.segmentations
-        heads = back.unflatten(0, (-1, get("num_classes")))
-        return Prediction(heads[0], heads[1:first], heads[first:])
+        heads = back.as_tensor().unflatten(0, (-1, get("num_classes")))
+        return Prediction(heads[0], heads[1:first], heads[first:], back.meta)
 
 
 def mirrored_axes(augmentation: Sequence[Any]) -> list[int]:
@@ -190,7 +192,8 @@ def setting(name: str, given: Any, members: Sequence[Member], default: Any = Non
     """``given``, or what all trainings with a run.json had, or ``default``; DataError where they differ."""
     if given is not None:
         return given
-    values = [member.training.get_parsed_content(name) for member in members if member.training is not None]
+    trainings = [member.training for member in members if member.training is not None]
+    values = [training.get_parsed_content(name, default=default) for training in trainings]
     if any(value != values[0] for value in values):
         raise DataError(f"{name} differs between the runs ({', '.join(map(str, values))}): give --{name}.")
     return values[0] if values else default
@@ -279,25 +282,32 @@ def main(
             found = agreements(predictions, ensemble)
             values = [value for value in found.values() if value is not None]
             if not values:
-                raise DataError("one network with one head has nothing to agree with: give several runs, such as seeds.")
+                raise DataError(
+                    "one network with one head has nothing to agree with: give several runs, such as seeds."
+                )
             label = pseudo_label(predictions, ensemble, coding, largest_component=largest)
             row |= {**found, "score": min(values), "unknown_share": float((label == ignored).float().mean())}
             if min(values) < threshold:
                 table.writerow({**row, "reason": f"score under {threshold}"})
                 continue
-            saved = save(MetaTensor(label, meta=predictions[0].probability.meta))
+            saved = save(MetaTensor(label, meta=predictions[0].meta))
             files = {"image": images_of(case), "label": saved.meta["saved_to"]}
             kept.append({**rebased(files, Path(), folder), "pseudo_label": {**origin, "score": min(values)}})
             table.writerow({**row, "kept": True})
             file.flush()
     if not kept:
-        raise DataError(f"none of {len(cases)} cases got a pseudo-label; {file.name} says why: lower threshold, or train on.")
+        raise DataError(
+            f"none of {len(cases)} cases got a pseudo-label; {file.name} says why: lower threshold, or train on."
+        )
     content = json.loads(datalist.path.read_text(encoding="utf-8"))
     content |= {key: [rebased(case, source, folder) for case in content[key]] for key in LISTS if key in content}
     with replacing(folder / "dataset.json") as temporary:
         text = json.dumps({**content, PSEUDO: kept}, indent=2, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
-    print(f"{len(kept)} of {len(cases)} unlabeled cases have pseudo-labels, in {folder / 'dataset.json'}; {file.name} has all scores.")
+    print(
+        f"{len(kept)} of {len(cases)} unlabeled cases have pseudo-labels, in {folder / 'dataset.json'}; {file.name} "
+        "has the scores of all."
+    )
     if failed:
         raise DataError(f"{failed} of {len(cases)} cases failed; the others are complete. {file.name} has the reasons.")
 

@@ -124,8 +124,8 @@ class Datalist:
                     PSEUDO,
                 )
             return []
-        true = [case["image"] for case in self.training[:num_labeled]]
-        cases = [case for case in self._pseudo_labeled if case["image"] not in true]
+        true = _files(self.training[:num_labeled], "image")
+        cases = [case for case in self._pseudo_labeled if not true & _files([case], "image")]
         if not cases or not all("label" in case for case in cases):
             raise DataError(
                 f"pseudo_batch_size is {batch_size} and {self.path} has no list {PSEUDO!r} of cases with a label that "
@@ -193,16 +193,15 @@ class Datalist:
 
     def _refuse_evaluation_on_pseudo_labels(self) -> None:
         """Raises where a label is both a pseudo-label and a true one, or an evaluated image has a pseudo-label."""
-        images = [case["image"] for case in self._pseudo_labeled]
-        labels = [case.get("label") for case in self._pseudo_labeled]
+        images, labels = (_files(self._pseudo_labeled, key) for key in ("image", "label"))
         for name in TRUE:
             for case in getattr(self, name):
-                if "label" in case and case["label"] in labels:
+                if labels & _files([case], "label"):
                     raise DataError(
                         f"{self.path}: {name!r} takes {case['label']} for a true label, and {PSEUDO!r} has it as a "
                         f"pseudo-label: take the case out of {name!r}."
                     )
-                if name in EVALUATED and case["image"] in images:
+                if name in EVALUATED and images & _files([case], "image"):
                     raise DataError(
                         f"{self.path}: {case['image']} of {name!r} is in {PSEUDO!r}, too, where it is trained on: take "
                         "it out there, or make the pseudo-labels again with these splits."
@@ -243,6 +242,11 @@ class Datalist:
         lists = {name: cases[slice(*bounds)] for name, bounds in splits.items()}
         # Cases that were cut for validation or test are never trained on.
         return {"training": [case for i, case in enumerate(cases) if i not in used], **lists}
+
+
+def _files(cases: list[Case], key: str) -> set[str]:
+    """The files of the cases under "image" or "label", whatever the links or paths that lead to them."""
+    return {os.path.realpath(path) for case in cases if key in case for path in np.atleast_1d(case[key])}
 
 
 def drawn(cases: list[Case], draw: int) -> list[Case]:

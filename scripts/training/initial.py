@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 def start_from(network: nn.Module, path: str | Path | None, checkpoints: str | Path | None = None) -> nn.Module:
     """The network, with every tensor of a file of weights that has the name and the shape of one of its own.
 
-    The other run may have had other classes or channels: the layers that depend on them keep the weights they were made with. The
-    log says which tensors were taken, which were not, and why.
+    The other run may have had other classes or channels: the layers that depend on them stay as they were made. The log
+    says which tensors were taken, which were not, and why.
 
     Args:
         network: changed in place. Teachers are copies of it, so they start from the same weights.
@@ -41,7 +41,7 @@ def start_from(network: nn.Module, path: str | Path | None, checkpoints: str | P
     if not taken:
         raise DataError(
             f"none of the {len(given)} tensors of initial_weights {path} fits one of the {len(own)} of the "
-            f"{type(network).__name__}: give weights of the same network and base_filters, or leave initial_weights out."
+            f"{type(network).__name__}: give those of the same network and base_filters, or leave initial_weights out."
         )
     logger.info("initial weights: %d of %d tensors are from %s: %s", len(taken), len(own), path, ", ".join(taken))
     for name in kept:
@@ -58,7 +58,9 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling a damaged or foreign file raises any of several types
-        raise DataError(f"initial_weights {path} is not a file of weights ({type(error).__name__}: {error}).") from error
+        raise DataError(
+            f"initial_weights {path} is not a file of weights ({type(error).__name__}: {error})."
+        ) from error
     tensors = content if isinstance(content, Mapping) else {}
     state = {str(name): value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
     spoilt = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
