@@ -264,10 +264,15 @@ def test_batches_hold_true_labels_and_pseudo_labels_and_the_last_ones_true_label
     assert all(torch.equal(again[3], before[3]) for again, before in zip(seen, whole[2:], strict=True))
 
 
-@pytest.mark.parametrize("changes", [{"pseudo_weight": 0}, {"pseudo_weight": 1.5}, {"true_label_iterations": -1}])
-def test_settings_out_of_range_are_refused(tiny, tmp_path, changes):
+@pytest.mark.parametrize(
+    "changes",
+    [{"pseudo_weight": 0}, {"pseudo_weight": 1.5}, {"true_label_iterations": -1}, {"true_label_iterations": 4}],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused(tiny_copy, tmp_path, changes):
+    with_pseudo_labels(tiny_copy)
     parser = merged(TRAIN)
-    parser.update(small(tiny, tmp_path, **changes))
+    parser.update(small(tiny_copy, tmp_path, pseudo_batch_size=1, **changes))
     with pytest.raises(RuntimeError) as caught:
         parser.get_parsed_content("train#trainer")
     (name,) = changes

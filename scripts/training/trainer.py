@@ -98,8 +98,6 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     ) -> None:
         if not 0 < pseudo_weight <= 1:
             raise ValueError(f"pseudo_weight is {pseudo_weight}; it is above 0 and at most 1, a true label's weight.")
-        if true_label_iterations < 0:
-            raise ValueError(f"true_label_iterations is {true_label_iterations}; it is a number, 0 or more.")
         # The heads are a dictionary of whole-batch tensors, for which there is nothing to decollate.
         kwargs.setdefault("decollate", False)
         # Before all handlers, so that what they see of a gradient is the same in every process.
@@ -113,6 +111,12 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.pseudo_data_loader = pseudo_data_loader
         self.pseudo_weight = pseudo_weight
         self.true_label_iterations = true_label_iterations
+        planned = self.state.max_epochs * self.state.epoch_length
+        if pseudo_data_loader is not None and not 0 <= true_label_iterations < planned:
+            raise ValueError(
+                f"true_label_iterations is {true_label_iterations} of {planned} iterations; it is 0 or more, and fewer "
+                "than all, since pseudo_batch_size asks for pseudo-labels."
+            )
         self._further: dict[str, Iterator[dict]] = {}
         self.add_event_handler(Events.STARTED, self._continue_streams)
         # The last event within an iteration, so that whatever listens to its end finds the method's state complete.
