@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import LABELED, SMALL, merged, real_data, run_bundle, run_process, save, small
+from conftest import LABELED, SMALL, merged, real_data, run_bundle, run_process, small
 from monai.transforms import RandAxisFlipd, RandFlipd, RandRotate90d
 from test_partial_labels import Given
 from test_pseudo_labels import LEVELS, Votes
@@ -162,7 +162,8 @@ def test_mixed_crops_carry_the_weight_voxel_by_voxel(tiny, tmp_path):
     box = views["from_pseudo_label"][0] > 0
     assert 0 < box.sum() < box.numel()
     for n, weight in ((0, 1), (1, 0.5)):
-        assert torch.equal(views["from_label"][n], weight * ~box) and torch.equal(views["from_label"][n + 2], weight * box)
+        assert torch.equal(views["from_label"][n], weight * ~box)
+        assert torch.equal(views["from_label"][n + 2], weight * box)
     pasted = SupervisedObjective(LabelCoding(1), copy_paste=0.5).views(labeled, {}, 0)
     assert pasted["label_weight"].shape == labeled["image"].shape
     assert (pasted["label_weight"][0] == 0.5).sum() == 8**3 == (pasted["label_weight"][1] == 1).sum()
@@ -286,7 +287,8 @@ def write_member(folder: Path, first: float, dataset: Path, *, described: bool =
     """A training whose network votes as :class:`Votes` does, with its first level at ``first``."""
     (folder / "models").mkdir(parents=True)
     names = ("num_classes", "in_channels", "base_filters", "spacing", "patch_size", "stride")
-    config = {**merged(TRAIN).get(), **SMALL, "ckpt_dir": str(folder / "models"), "dataset_dir": str(dataset), **changes}
+    config = {**merged(TRAIN).get(), **SMALL, "ckpt_dir": str(folder / "models"), "dataset_dir": str(dataset)}
+    config |= changes
     settings = {name: config[name] for name in names} | {"regions": None, "network": "@network_def"}
     settings["network_def"] = {"_target_": "test_self_training.Probable", "levels": list(LEVELS[1:])}
     (folder / "models" / "model.json").write_text(json.dumps(settings))
@@ -387,11 +389,11 @@ def test_the_chain_on_hippocampus_crops(tmp_path):
     folder = real_data("hippocampus")
     cases = json.loads((folder / "dataset.json").read_text())["training"]
     absolute = [{key: str(folder / path) for key, path in case.items()} for case in cases[:6]]
-    lists = {"training": absolute[:4], "validation": absolute[4:5], "test": absolute[5:]}
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "dataset.json").write_text(json.dumps(lists))
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"training": absolute}))
     files = [TRAIN, "configs/data/hippocampus.json", "configs/budgets/cpu.json"]
-    options = {"splits": None, "base_filters": 4, "max_iterations": 2, "num_labeled": 2}
+    splits = {"training": [0, 4], "validation": [4, 5], "test": [5, 6]}
+    options = {"splits": splits, "base_filters": 4, "max_iterations": 2, "num_labeled": 2}
 
     def train(data: Path, name: str, **more: object) -> None:
         output = tmp_path / name
@@ -405,7 +407,7 @@ def test_the_chain_on_hippocampus_crops(tmp_path):
     finished = run_process([sys.executable, *command])
     assert finished.returncode == 0, finished.stderr
     assert len(rows_of(tmp_path / "pseudo")) == 2
-    (entry, _) = json.loads((tmp_path / "pseudo" / "dataset.json").read_text())["pseudo_labeled"]
+    entry, _ = json.loads((tmp_path / "pseudo" / "dataset.json").read_text())["pseudo_labeled"]
     assert entry["pseudo_label"]["members"][0]["mirrored_axes"] == [0]
     values = np.unique(np.asarray(nibabel.load(tmp_path / "pseudo" / entry["label"]).dataobj))
     assert set(values.tolist()) <= {0, 1, 2, 255}

@@ -53,9 +53,9 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor, known: torch.Tenso
     Args:
         logits: (B, C, H, W, D) before the sigmoid, or (B, C + 1, H, W, D) before the softmax, background first.
         target: (B, C, H, W, D), 0 or 1; for a softmax head at most one class per voxel.
-        known: (B, C, H, W, D), bool or weights. A voxel of which a softmax head's label is known in part is one of several
-            outcomes, and its cross-entropy is that of their sum: -log(sum of p over the outcomes that are possible).
-            None for all.
+        known: (B, C, H, W, D), bool or weights. A voxel of which a softmax head's label is known in part is one of
+            several outcomes, and its cross-entropy is that of their sum: -log(sum of p over the outcomes that are
+            possible). None for all.
     """
     if logits.shape[1] == target.shape[1]:
         if known is None:

@@ -95,7 +95,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "unlabeled_batch_size": ("integer", "unlabeled crops of an iteration; 0 leaves unlabeled cases out altogether"),
         "pseudo_batch_size": (
             "integer",
-            "crops with pseudo-labels beside the labeled ones of an iteration ([self-training](how_to/self_training.md))",
+            "crops with pseudo-labels in an iteration, beside the labeled ones ([how to](how_to/self_training.md))",
         ),
         "pseudo_weight": ("number", "what a pseudo-label of the data counts beside a true label's 1"),
         "true_label_iterations": ("integer", "the last so many iterations are without pseudo-labels of the data"),
