@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import LABELED, SMALL, merged, real_data, run_bundle, run_process, small
+from conftest import LABELED, ROOT, SMALL, merged, real_data, run_bundle, run_process, small
 from monai.transforms import RandAxisFlipd, RandFlipd, RandRotate90d
 from test_partial_labels import Given
 from test_pseudo_labels import LEVELS, Votes
@@ -118,6 +118,7 @@ def test_losses_are_weighted_means_by_hand():
 
 
 # Mixed crops carry the weight in their views, see below.
+ALL_METHODS = sorted(path.stem for path in (ROOT / "configs" / "methods").glob("*.json"))
 METHODS = ["dbisl", "supervised", "dtc", "dtml", "dual_networks", "cps", "sassnet", "urpc"]
 
 
@@ -150,6 +151,28 @@ def test_weight_one_is_a_true_label_weight_nought_an_unknown_one_and_between_lie
     for name in supervised:
         low, high = sorted([whole[name], unknown[name]])
         assert low <= half[name] <= high, name
+
+
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_weights_go_through_the_views_and_the_loss_of_every_method(method, tiny, tmp_path):
+    parser = merged(TRAIN, f"configs/methods/{method}.json")
+    parser.update(small(tiny, tmp_path, base_filters=1, ignore_value=255))
+    torch.manual_seed(0)
+    network, objective = parser.get_parsed_content("network").train(), parser.get_parsed_content("objective")
+    label = torch.zeros(3, 1, 16, 16, 16)
+    label[:, :, 3:9, 4:12, 4:12] = 1
+    label[2, :, :, :, 13:] = 255
+    unlabeled = {"image": torch.randn(2, 1, 16, 16, 16)}
+
+    def total(weight: float) -> float:
+        labeled = {"image": torch.ones(3, 1, 16, 16, 16) * label, "label": objective.label_coding.mark(label)}
+        labeled["label_weight"] = torch.tensor([1, 1, weight]).view(3, 1, 1, 1, 1)
+        torch.manual_seed(0)
+        views = objective.views(labeled, unlabeled, 3)
+        return objective(objective.predict(network, views["image"]), views, 3).total.item()
+
+    values = [total(weight) for weight in (1.0, 0.5)]
+    assert np.isfinite(values).all() and values[0] != values[1]
 
 
 def test_mixed_crops_carry_the_weight_voxel_by_voxel(tiny, tmp_path):
