@@ -61,9 +61,10 @@ def gap_closed(method: Values, baseline: Values, ceiling: Values) -> dict[str, f
     found |= {"room": float(room), "room_error": float(error)}
     if room <= error:
         return found
-    found["gap_closed"] = float(gain / room)
+    share = float(gain / room)
+    found["gap_closed"] = share
     # (gain - s room)^2 <= quantile^2 (variance of gain - s room), solved for s.
-    quantile = _quantile(parts, [1.0, -gain / room])
+    quantile = _quantile(parts, [1.0, -share])
     a, b, c = (
         room**2 - quantile**2 * covariance[1, 1],
         gain * room - quantile**2 * covariance[0, 1],
@@ -71,7 +72,8 @@ def gap_closed(method: Values, baseline: Values, ceiling: Values) -> dict[str, f
     )
     if a > 0:
         half = max(0.0, b**2 - a * c) ** 0.5
-        found |= {"gap_low": float((b - half) / a), "gap_high": float((b + half) / a)}
+        # The share is within; rounding must not put it out of an interval that is a point.
+        found |= {"gap_low": min(share, float((b - half) / a)), "gap_high": max(share, float((b + half) / a))}
     return found
 
 

@@ -46,7 +46,7 @@ def gap_lines(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[str]:
             f"No share of the gap to all labels is known yet: it takes {plan.baseline} and {plan.ceiling}.",
             "",
         ]
-    columns = [f"{n} labels, {row['draws']} draws, {row['runs']} runs" for n, row in starts.items()]
+    columns = [f"{n} labels (draws: {row['draws']}, runs: {row['runs']})" for n, row in starts.items()]
     lines = [
         f"**Share of the gap in Dice** between {plan.baseline} (0 %) and {plan.ceiling} (100 %) that is closed, with "
         "its 95 % interval over cases and draws of the labeled cases (cases and seeds, where there is one draw; cases "
@@ -94,7 +94,7 @@ def spread_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
         ]
     lines = [
         "**Spread of Dice**: standard deviation between draws of the labeled cases and between seeds of a draw, and "
-        "the share of a run's variance that the draws explain.",
+        "the share of a run's variance that the draws explain. Only two seeds in a draw can tell them apart.",
         "",
         "| method | labels | draws | runs | between draws | between seeds | explained by draws |",
         "|---|---|---|---|---|---|---|",

@@ -118,8 +118,9 @@ def main(
             file=sys.stderr,
         )
     if failed:
-        names = ", ".join(run.name for run in failed)
-        print(f"error: {len(failed)} of {len(chosen)} runs failed: {names}", file=sys.stderr)
+        print(
+            f"error: {len(failed)} of {len(chosen)} runs failed: {', '.join(r.name for r in failed)}", file=sys.stderr
+        )
     if failed or incomplete:
         sys.exit(1)
 
