@@ -9,8 +9,7 @@ from pathlib import Path
 
 from scripts.evaluation import METRIC_NAMES, summarize
 from scripts.evaluation.case_metrics import CASE_COLUMNS, SUMMARY_COLUMNS
-from tools.comparison import Run
-from tools.comparison.planned_run import run_name
+from tools.comparison.planned_run import Run, run_name
 from tools.comparison.processes import Processes
 
 NAN = math.nan

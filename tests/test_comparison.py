@@ -20,9 +20,9 @@ from conftest import ROOT, small
 from scipy.stats import norm
 
 from scripts.evaluation import METRIC_NAMES
-from tools.comparison import PlanError, Run, read_plan
 from tools.comparison.collect import case_values, failed_cases, result_rows
 from tools.comparison.paired import case_differences, paired_test, summary
+from tools.comparison.plan import PlanError, Run, read_plan
 from tools.comparison.processes import last_lines
 from tools.comparison.report import write_report
 from tools.comparison.run import main

@@ -12,9 +12,9 @@ from comparisons import NAN, finished_run, plan_file, rows
 from conftest import ROOT
 from scipy.stats import ttest_1samp
 
-from tools.comparison import PlanError, read_plan
 from tools.comparison.gap import GAP_COLUMNS, gap_closed
 from tools.comparison.paired import components, summary
+from tools.comparison.plan import PlanError, read_plan
 from tools.comparison.report import write_report
 from tools.comparison.run import main
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .job import Job
 from .planned_run import PlanError, Run
 
 EXECUTORS = ("local", "slurm", "print")
@@ -28,28 +28,6 @@ def print_commands(runs: Sequence[Run], options: Mapping[str, Any]) -> None:
     """Prints one command a line, which may be started anywhere and in any order."""
     for run in runs:
         print(f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(run_command(run, options))}")
-
-
-class Job:
-    """A command as submitit takes it: when the job's time is over, the command is ended and the job queued again."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self.command = list(command)
-        self.process: subprocess.Popen | None = None
-
-    def __call__(self) -> None:
-        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL)
-        if status := self.process.wait():
-            raise RuntimeError(f"exit status {status} of {shlex.join(self.command)}")
-
-    def checkpoint(self) -> Any:
-        """Called by submitit before the job is stopped; started again, the command goes on from its checkpoint."""
-        import submitit
-
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait()
-        return submitit.helpers.DelayedSubmission(Job(self.command))
 
 
 def submit(
