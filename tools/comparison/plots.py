@@ -50,6 +50,9 @@ def plot_gap(rows: Sequence[dict[str, Any]], plan: Plan, path: Path) -> None:
     for level, name in ((0, plan.baseline), (100, plan.ceiling)):
         axes.axhline(level, color="black", linewidth=0.8, linestyle="--")
         axes.annotate(f" {name}", (axes.get_xlim()[0], level), fontsize=8, va="bottom")
+    # A wide interval of one method must not flatten all others.
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -100), min(high, 200))
     axes.set_ylabel("share of the gap in Dice that is closed (%)")
     write_png(figure, path)
 
