@@ -49,7 +49,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "normalize_nonzero": ("boolean", "the z-score leaves out voxels that are exactly 0 (skull-stripped MR)"),
         "patch_size": ("3 integers", "voxels of a crop and of a window, multiples of 16 along every axis"),
         "crop_margin": ("number", "crops are taken so many times as large as the patch, for `spatial_augmentation`"),
-        "crop_size": ("expression", "voxels of a crop before it is turned and cut to the patch"),
+        "crop_size": ("object", "voxels of a crop before it is turned and cut to the patch"),
         "foreground_crops": (
             "number",
             "part, 0 to 1, of the labeled crops that are centred on foreground; 0: all random",
@@ -101,7 +101,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "true_label_iterations": ("integer", "the last so many iterations are without pseudo-labels of the data"),
         "initial_weights": ("text or null", "weights of another run to start from, as far as they fit"),
         "learning_rate": ("number", "at the start"),
-        "parameters": ("expression", "what is optimised: those of the network and of the method"),
+        "parameters": ("object", "what is optimised: those of the network and of the method"),
         "optimizer": ("object", "`configs/budgets/cpu.json` replaces it by AdamW"),
         "lr_scheduler": ("object", "polynomial decay over the run, stepped every iteration"),
         "objective": ("object", "what is minimised: terms, and their weights by name; a method overlay replaces it"),
