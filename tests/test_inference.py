@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import sys
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_process
+from conftest import ROOT, blob, run_process, save
 from ignite.engine import Engine, Events
-from monai.data import DataLoader, MetaTensor
+from monai.data import DataLoader, Dataset, MetaTensor
 from monai.inferers import SlidingWindowInferer
+from monai.transforms import LoadImaged
 from torch import nn
 
-from scripts.data import DataError
+from scripts.data import DataError, NiftiReader
 from scripts.inference import (
     TolerantDataset,
     TolerantEvaluator,
@@ -372,3 +376,24 @@ def test_an_error_that_quotes_a_traceback_is_reported_by_its_last_line(tmp_path)
     with pytest.raises(DataError):
         evaluator.run()
     assert failures(tmp_path)[1] == ["/data/a.nii.gz", "OSError: [Errno 28] No space left"]
+
+
+def test_what_is_odd_about_a_header_is_said_before_the_case_is_segmented(tmp_path, caplog):
+    """The preflight's warnings: a unit, a voxel size that no patient has, two places at once."""
+    image = blob((8, 8, 8), seed=0)[0]
+    save(image, np.eye(4), tmp_path / "plain.nii.gz")
+    save(image, np.diag((0.00125, 0.00125, 0.00125, 1)), tmp_path / "metres.nii.gz")
+    save(image, np.diag((1250.0, 1250.0, 1250.0, 1)), tmp_path / "micrometres.nii.gz")
+    two = nibabel.Nifti1Image(image, np.eye(4))
+    two.set_qform(np.eye(4), 1)
+    two.set_sform(np.eye(4) + np.outer((10, 0, 0, 0), (0, 0, 0, 1)), 2)
+    two.header.set_xyzt_units("micron")
+    nibabel.save(two, tmp_path / "two.nii.gz")
+    reader = LoadImaged("image", reader=NiftiReader, ensure_channel_first=True)
+    cases = [{"image": str(path)} for path in sorted(tmp_path.glob("*.nii.gz"))]
+    with caplog.at_level(logging.WARNING):
+        assert all("failure" not in item for item in TolerantDataset(Dataset(cases, reader)))
+    said = {name: [m for m in caplog.messages if name in m] for name in ("plain", "/metres", "/micrometres", "/two")}
+    assert [len(messages) for messages in said.values()] == [0, 1, 1, 2]
+    assert "0.00125" in said["/metres"][0] and "1250" in said["/micrometres"][0]
+    assert "in micrometres" in said["/two"][0] and "10.0 mm apart" in said["/two"][1]

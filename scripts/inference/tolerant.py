@@ -18,6 +18,9 @@ from torch.utils.data import Dataset
 
 from scripts.allocation import keep_freed_memory
 from scripts.data import DataError, images_of
+from scripts.data.checks import header_problems
+from scripts.data.nifti import open_nifti
+from scripts.data.problems import FileError
 from scripts.errors import chain
 from scripts.ranks import gathered, rank
 
@@ -57,6 +60,16 @@ def check_image(image: torch.Tensor, path: Any, *, in_channels: int | None = Non
         )
 
 
+def warn_of_header(path: str) -> None:
+    """Logs what the preflight would say about the header of an image: its units, voxel size, two places at once."""
+    try:
+        header, _ = open_nifti(path)
+    except FileError:  # the reader reports it
+        return
+    for problem in header_problems(header):
+        logging.getLogger(__name__).warning("%s", problem)
+
+
 class TolerantDataset(Dataset):
     """Items of ``dataset``, or ``{"failure": reason, "image": path}`` where making one raises.
 
@@ -82,6 +95,8 @@ class TolerantDataset(Dataset):
         try:
             if self.check is not None:
                 self.check([case])
+            for file in images_of(case):
+                warn_of_header(file)
             item = self.dataset[index]
             check_image(item["image"], path, in_channels=self.in_channels)
             return item
