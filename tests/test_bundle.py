@@ -88,9 +88,9 @@ def assert_mask_in_the_geometry_of(image: str | Path, mask: Path, *, values: set
     return voxels
 
 
-def assert_ends_in_one_line(finished, text: str) -> None:
+def assert_ends_in_one_line(finished, text: str, *, status: int = 1) -> None:
     """Checks that a process failed with ``error: ...`` containing ``text`` as its last words and no traceback."""
-    assert finished.returncode == 1
+    assert finished.returncode == status
     assert "Traceback" not in finished.stderr
     assert "\nerror: " in finished.stderr
     assert text in finished.stderr.rsplit("\nerror: ", 1)[1]
@@ -521,7 +521,9 @@ def test_evaluation_lists_the_test_case_whose_label_does_not_fit_and_measures_th
     nibabel.save(nibabel.Nifti1Image(np.asarray(label.dataobj)[:-1], label.affine), label.get_filename())
     overrides = {**small(tiny_copy, tmp_path), "ckpt_dir": str(trained[0] / "models")}
     finished = run_bundle("evaluation", TRAIN, EVALUATE, **overrides)
-    assert_ends_in_one_line(finished, f"1 of 2 cases failed; the others are complete. The reasons are in {tmp_path}")
+    assert_ends_in_one_line(
+        finished, f"1 of 2 cases failed; the others are complete. The reasons are in {tmp_path}", status=2
+    )
     assert [row["case"] for row in rows(tmp_path / "metrics.csv")] == ["test_1"]
     (failure,) = rows(tmp_path / "failures.csv")
     assert failure["case"].endswith("images/test_0.nii.gz") and "labels/test_0.nii.gz" in failure["reason"]
@@ -533,16 +535,47 @@ def test_evaluation_writes_no_masks_among_the_references(tiny, trained):
     assert_ends_in_one_line(finished, "lies in output_dir, where masks are written: choose another output_dir.")
 
 
-def test_masks_of_another_folder_are_not_taken_for_finished(inferred, tmp_path):
+def test_inference_logs_a_line_for_every_case_with_its_seconds_volume_and_mask(inferred):
+    _, output, finished = inferred
+    for name in ("las", "oblique", "small"):
+        mask = nibabel.load(output / f"{name}_seg.nii.gz")
+        millilitres = np.count_nonzero(mask.dataobj) * np.prod(mask.header.get_zooms()) / 1000
+        line = rf"{name}: ([\d.]+) s; 1 ([\d.e-]+) ml; {re.escape(str(output))}/{name}_seg.nii.gz"
+        ((seconds, volume),) = re.findall(line, finished.stdout)
+        assert float(volume) == pytest.approx(millilitres, rel=1e-3) and float(seconds) >= 0
+    assert "broken: " not in finished.stdout
+
+
+def test_masks_of_another_folder_are_not_taken_for_finished(inferred, trained, tmp_path):
+    _, output, _ = inferred
+    save(blob(SHAPES[2], seed=93)[0], las((1.0, 1.2, 2.0)), tmp_path / "other" / "las.nii.gz")
+    finished = run_bundle(
+        "inference",
+        INFERENCE,
+        str(trained[0] / "models" / "model.json"),
+        input_dir=str(tmp_path / "other"),
+        output_dir=str(output),
+        ckpt_path=str(trained[0] / "models" / "model.pt"),
+        save_probability=True,
+        save_distance=True,
+    )
+    assert_ends_in_one_line(finished, f"las.nii.gz and not of {tmp_path / 'other'}")
+
+
+def test_a_run_of_which_no_case_succeeds_has_status_1_and_one_without_failures_0(inferred, trained, tmp_path):
     new, output, _ = inferred
-    (tmp_path / "other").mkdir()
-    shutil.copy2(new / "las.nii.gz", tmp_path / "other")
-    arguments = json.loads((output / "inference_settings.json").read_text())
-    assert arguments["input_dir"] == str(new)
-    overrides = {name: value for name, value in arguments.items() if value is not None and name != "regions"}
-    overrides |= {"input_dir": str(tmp_path / "other"), "output_dir": str(output)}
-    finished = run_bundle("inference", INFERENCE, **overrides)
-    assert_ends_in_one_line(finished, f"input_dir was {new} and is {tmp_path / 'other'}")
+    model = str(trained[0] / "models" / "model.json")
+    options = {"ckpt_path": str(trained[0] / "models" / "model.pt"), "device": "$torch.device('cpu')"}
+    broken = run_bundle(
+        "inference", INFERENCE, model, input_dir=str(new / "broken.nii.gz"), output_dir=str(tmp_path), **options
+    )
+    assert_ends_in_one_line(broken, "1 of 1 cases failed. The reasons")
+    one = run_bundle(
+        "inference", INFERENCE, model, input_dir=str(new / "small.nii"), output_dir=str(tmp_path), **options
+    )
+    assert one.returncode == 0, one.stderr
+    first, second = (nibabel.load(folder / "small_seg.nii.gz") for folder in (output, tmp_path))
+    assert np.array_equal(first.dataobj, second.dataobj)
 
 
 def test_inference_writes_masks_and_maps_in_the_geometry_of_volumes_however_they_lie(inferred):
@@ -568,7 +601,9 @@ def test_inference_reports_the_broken_volume_and_fails_in_the_end(inferred):
     assert failure["case"] == str(new / "broken.nii.gz")
     assert "broken.nii.gz is not a readable NIfTI file (not a gzip file although" in failure["reason"]
     assert not list(output.glob("broken*"))
-    assert_ends_in_one_line(finished, f"1 of 4 cases failed; the others are complete. The reasons are in {output}")
+    assert_ends_in_one_line(
+        finished, f"1 of 4 cases failed; the others are complete. The reasons are in {output}", status=2
+    )
 
 
 # --- bad input ends before training, as a process ---

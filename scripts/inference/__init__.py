@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from .case_log import CaseLog, exit_with_status
+from .cases import cases_of, root_of
 from .components import LargestComponentd
-from .continuing import unfinished
+from .continuing import InferenceRecord
 from .exported import HalfPrecision, OnnxNetwork, load_torchscript
-from .maps import SplitMapsd, extra_maps, is_on
+from .maps import CheckFinited, SplitMapsd, extra_maps, is_on
 from .outputs import contained_name
 from .predictor import Predictor, one_per_checkpoint, predictor_or_network
+from .state import load_weights
 from .tolerant import TolerantDataset, TolerantEvaluator, case_or_failure
 from .volumes import SaveVolumesd
 from .weights import WeightsCheckpointLoader
@@ -15,7 +18,10 @@ from .windows import window_overlap, windows_at_once
 from .writer import NiftiWriter
 
 __all__ = [
+    "CaseLog",
+    "CheckFinited",
     "HalfPrecision",
+    "InferenceRecord",
     "LargestComponentd",
     "NiftiWriter",
     "OnnxNetwork",
@@ -26,13 +32,16 @@ __all__ = [
     "TolerantEvaluator",
     "WeightsCheckpointLoader",
     "case_or_failure",
+    "cases_of",
     "contained_name",
+    "exit_with_status",
     "extra_maps",
     "is_on",
     "load_torchscript",
+    "load_weights",
     "one_per_checkpoint",
     "predictor_or_network",
-    "unfinished",
+    "root_of",
     "window_overlap",
     "windows_at_once",
 ]

@@ -28,6 +28,10 @@ FAILURE = "failure"
 COLUMNS = ("case", "reason")
 
 
+class SomeCasesFailed(DataError):
+    """Some cases failed, and the others are complete."""
+
+
 def innermost(error: BaseException) -> str:
     """What the user can act on: our own error in a chain if there is one, else the one that started it."""
     causes = list(chain(error))
@@ -113,7 +117,8 @@ class TolerantEvaluator(SupervisedEvaluator):
     """MONAI's evaluator for batches of one case, which survives the failure of a case.
 
     Failed cases are appended to ``<output_dir>/failures.csv`` (columns ``case,reason``). When all cases have been
-    tried and some have failed, the run ends with a :class:`~scripts.data.DataError`, so that the exit status says so.
+    tried and some have failed, the run ends with :class:`SomeCasesFailed`, or if all have with its base class
+    :class:`~scripts.data.DataError`, so that the exit status says so.
     Of several processes with a share of the cases each, the others write to ``failures_rank<r>.csv`` until the end.
 
     Args:
@@ -181,8 +186,8 @@ class TolerantEvaluator(SupervisedEvaluator):
             self._append(of_others)
         if count := len(shares[0][0]) + len(of_others):
             total = sum(cases for _, cases in shares)
-            others = "; the others are complete" if count < total else ""
-            raise DataError(
+            kind, others = (SomeCasesFailed, "; the others are complete") if count < total else (DataError, "")
+            raise kind(
                 f"{count} of {total} cases failed{others}. "
                 f"The reasons are in {self.failures_path.with_name('failures.csv')}."
             )
