@@ -81,7 +81,9 @@ def weights_for(network: nn.Module, tensors: Mapping[str, torch.Tensor], path: s
             "a file of its own."
         )
     if not fitting:
-        closest = max([named, *found.values()], key=lambda state: len(state.keys() & own.keys()))
+        closest = max(found.values(), key=lambda state: len(state.keys() & own.keys()), default=named)
+        if 2 * len(closest.keys() & own.keys()) <= len(own):  # a name or two in common say nothing
+            closest = named
         missing, unknown = own.keys() - closest.keys(), closest.keys() - own.keys()
         what = [f"lacks {listed(sorted(missing))}"] if missing else []
         what += [f"has {listed(sorted(unknown))}, which the network has not"] if unknown else []
