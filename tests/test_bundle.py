@@ -498,7 +498,8 @@ def test_evaluation_writes_a_mask_in_the_geometry_of_every_test_image(tiny, eval
 
 def test_evaluation_writes_the_metrics_of_every_case_which_are_those_of_its_masks(tiny, evaluated):
     header = (evaluated / "metrics.csv").read_text().splitlines()[0]
-    assert header == "case,class,dice,jaccard,hd95_mm,asd_mm,hd95_voxel,asd_voxel,surface_dice,surface_tolerance_mm"
+    metrics = "dice,jaccard,hd95_mm,asd_mm,hd95_voxel,asd_voxel,surface_dice"
+    assert header == f"case,class,{metrics},surface_tolerance_mm,list"
     table = rows(evaluated / "metrics.csv")
     assert [(row["case"], row["class"]) for row in table] == [("test_0", "1"), ("test_1", "1")]
     for row in table:
@@ -510,7 +511,8 @@ def test_evaluation_writes_the_metrics_of_every_case_which_are_those_of_its_mask
 def test_evaluation_writes_the_means_of_the_metrics(evaluated):
     summary = {row["metric"]: row for row in rows(evaluated / "metrics_summary.csv")}
     table = rows(evaluated / "metrics.csv")
-    assert list(summary) == list(table[0])[2:-1]
+    assert list(summary) == list(table[0])[2:-2]
+    assert {row["list"] for row in table} == {row["list"] for row in summary.values()} == {"test"}
     for metric in ("dice", "jaccard"):
         assert summary[metric]["n"] == "2"
         assert float(summary[metric]["mean"]) == pytest.approx(np.mean([float(row[metric]) for row in table]))
@@ -662,6 +664,22 @@ def test_a_client_that_initializes_runs_and_finalizes_trains_the_same_weights(wo
 def test_another_seed_trains_other_weights(workflow, tiny, trained, tmp_path):
     run_in_process(workflow, TRAIN, **small(tiny, tmp_path, seed=1, max_iterations=1))
     assert not same(weights(tmp_path), weights(trained[0]))
+
+
+def test_the_evaluation_of_a_run_refuses_the_weights_of_another_in_its_ckpt_dir(workflow, tiny, tmp_path):
+    runs = [small(tiny, tmp_path / name, max_iterations=1, ckpt_dir=str(tmp_path / "models")) for name in "ab"]
+    for options in runs:
+        run_in_process(workflow, TRAIN, run_id="training", run_preflight=False, mlflow=False, **options)
+    digests = [json.loads((tmp_path / name / "run.json").read_text())["digest"] for name in "ab"]
+    assert digests[0] != digests[1]
+    assert json.loads((tmp_path / "models" / "model.json").read_text())["run_digest"] == digests[1]
+    with pytest.raises(RuntimeError) as caught:
+        run_in_process(workflow, TRAIN, EVALUATE, **runs[0])
+    refused = caught.value.__cause__ or caught.value
+    assert f"is of the run {digests[1]}" in str(refused) and f"the run {digests[0]}" in str(refused)
+    run_in_process(workflow, TRAIN, EVALUATE, **runs[1])
+    run_in_process(workflow, TRAIN, EVALUATE, **{**runs[0], "output_dir": str(tmp_path / "elsewhere")})
+    assert len(rows(tmp_path / "b" / "metrics.csv")) == len(rows(tmp_path / "elsewhere" / "metrics.csv")) == 2
 
 
 def test_deleting_the_label_files_of_unlabeled_cases_changes_no_weight(workflow, tiny_copy, trained, tmp_path):
@@ -861,7 +879,8 @@ def test_evaluation_of_validation_cases_is_in_the_geometry_of_their_labels(workf
     overrides = threshold_network(**small(tiny, tmp_path, spacing=[2.0, 2.0, 2.0], evaluation_list="validation"))
     run_in_process(workflow, TRAIN, EVALUATE, **{**overrides, "validate#handlers#0#_disabled_": True})
     (row,) = rows(tmp_path / "metrics.csv")
-    assert row["case"] == "validation_0"
+    assert (row["case"], row["list"]) == ("validation_0", "validation")
+    assert {line["list"] for line in rows(tmp_path / "metrics_summary.csv")} == {"validation"}
     mask, label = nibabel.load(tmp_path / "validation_0_seg.nii.gz"), nibabel.load(tiny / "labels/validation_0.nii.gz")
     assert mask.shape == label.shape and np.allclose(mask.affine, label.affine)
     a, b = np.asarray(mask.dataobj) == 1, np.asarray(label.dataobj) == 1
@@ -877,5 +896,5 @@ def test_evaluation_of_a_perfect_segmentation_gives_perfect_metrics(workflow, ti
     overrides = threshold_network(**small(tiny_copy, tmp_path))
     run_in_process(workflow, TRAIN, EVALUATE, **{**overrides, "validate#handlers#0#_disabled_": True})
     for row in rows(tmp_path / "metrics.csv"):
-        values = [float(value) for key, value in row.items() if key not in ("case", "class")]
+        values = [float(value) for key, value in row.items() if key not in ("case", "class", "list")]
         assert values == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]

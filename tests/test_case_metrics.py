@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 
 from scripts.evaluation import METRIC_NAMES, CaseMetrics
 
-HEADER = ["case", "class", *METRIC_NAMES, "surface_tolerance_mm"]
+HEADER = ["case", "class", *METRIC_NAMES, "surface_tolerance_mm", "list"]
 SPACING = (3.0, 2.0, 1.0)
 
 
@@ -117,7 +117,8 @@ def test_unusable_tolerance_is_refused_before_the_run(tmp_path, tolerance):
 def test_summary_csv_leaves_nan_distances_out_and_counts_empty_predictions(tmp_path):
     engine = run(CaseMetrics(TwoClasses(), tmp_path), [[case(*GOOD)], [case(*BAD)]])
     lines = read(tmp_path / "metrics_summary.csv")
-    assert list(lines[0]) == [*("class", "metric", "mean", "std", "ci95_low", "ci95_high", "n", "empty_predictions")]
+    columns = ("class", "metric", "mean", "std", "ci95_low", "ci95_high", "n", "empty_predictions", "list")
+    assert tuple(lines[0]) == columns
     assert [(line["class"], line["metric"]) for line in lines] == [
         (name, metric) for name in ("1", "2", "all") for metric in METRIC_NAMES
     ]

@@ -13,9 +13,10 @@ from ignite.engine import Engine, Events
 
 from scripts.data import DataError, images_of
 from scripts.files import replacing, sha256
+from scripts.lock import hold
 
 from .maps import is_on
-from .outputs import output_path
+from .outputs import MASKS, output_path
 
 RECORD = "inference_settings.json"
 Facts = dict[str, Any]
@@ -63,7 +64,7 @@ class InferenceRecord:
         Raises:
             DataError: when an earlier run had other settings and left masks; when the mask of a case is that of an
                 image elsewhere; when two cases would have one mask; when images lie in ``output_dir``, where masks
-                would be taken for images.
+                would be taken for images; when another process writes there.
         """
         for case in cases:
             for path in images_of(case):
@@ -71,6 +72,7 @@ class InferenceRecord:
                     raise DataError(
                         f"output_dir {self.folder} is the folder of the images: choose another, to keep masks apart."
                     )
+        hold(self.folder, MASKS)
         self.content["weights"] = [facts_of(path) for path in self.content["weights"]]
         self.images = {images_of(case)[0]: [facts_of(path) for path in images_of(case)] for case in cases}
         self._check_names()

@@ -12,6 +12,9 @@ from monai.data.utils import create_file_basename
 
 from scripts.data import case_name
 
+# What a folder of masks is locked for.
+MASKS = "masks"
+
 
 def below(path: str | Path, root: str | Path) -> str:
     """The folder of ``path`` relative to ``root``; "" where it lies elsewhere, or there is no root."""

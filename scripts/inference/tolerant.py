@@ -22,7 +22,10 @@ from scripts.data.checks import header_problems
 from scripts.data.nifti import open_nifti
 from scripts.data.problems import FileError
 from scripts.errors import chain
+from scripts.lock import held
 from scripts.ranks import gathered, rank
+
+from .outputs import MASKS
 
 FAILURE = "failure"
 COLUMNS = ("case", "reason")
@@ -137,11 +140,12 @@ class TolerantEvaluator(SupervisedEvaluator):
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Go through all cases; without any, because an earlier run has finished them, do nothing."""
-        if not self.state.epoch_length:
-            return None
-        if self.state.device.type == "cpu":
-            keep_freed_memory()
-        return super().run(*args, **kwargs)
+        with held(self.failures_path.parent, purpose=MASKS):
+            if not self.state.epoch_length:
+                return None
+            if self.state.device.type == "cpu":
+                keep_freed_memory()
+            return super().run(*args, **kwargs)
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> Any:
         if FAILURE in batchdata:

@@ -28,6 +28,8 @@ class WeightsCheckpointLoader(CheckpointLoader):
         settings: config ids and their values, of this run. Where the file that training writes beside its weights,
             ``model.json`` for ``model.pt``, names them too, they must be the same: with another spacing or intensity
             window a network segments without an error, and wrongly.
+        run_dir: output folder of the run that is evaluated. Where both are known, the digest in its ``run.json`` must
+            be that of the weights: another training may have written to the same ``ckpt_dir`` since.
 
     Raises:
         DataError: when there are not as many files as networks; when the engine starts and a file was trained with
@@ -40,6 +42,7 @@ class WeightsCheckpointLoader(CheckpointLoader):
         load_path: str | Sequence[str],
         load_dict: dict[str, Any],
         settings: Mapping[str, Any] | None = None,
+        run_dir: str | Path | None = None,
     ) -> None:
         paths = [load_path] if isinstance(load_path, str) else list(load_path)
         super().__init__(load_path=next(iter(paths), ""), load_dict=load_dict)
@@ -50,27 +53,41 @@ class WeightsCheckpointLoader(CheckpointLoader):
                 f"load_path has {len(paths)} file(s) and load_dict {len(networks)} network(s): give as many."
             )
         self.settings = dict(settings or {})
+        self.run_file = None if run_dir is None else Path(run_dir) / "run.json"
         self.pairs = list(zip(paths, networks))
 
     def __call__(self, engine: Engine) -> None:
         for path, network in self.pairs:
-            self._compare_settings(Path(path))
+            self._compare(Path(path))
             try:
                 load_weights(path, network)
             except OtherNetwork as error:
                 raise DataError(f"{error} Its settings may be others than these: {_remedy(Path(path))}") from error
             self.logger.info("weights: %s", path)
 
-    def _compare_settings(self, path: Path) -> None:
-        """Raises where the weights' own settings are known and others than those of this run."""
-        try:
-            trained = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # weights may come without, and then nothing is known
-            return
+    def _compare(self, path: Path) -> None:
+        """Raises where the weights' own settings or run are known and others than these."""
+        trained = _read(path.with_suffix(".json"))  # weights may come without, and then nothing is known
         here = {name: plain(value) for name, value in self.settings.items() if name in trained}
         differ = [f"{name} {trained[name]}, and {value} here" for name, value in here.items() if value != trained[name]]
         if differ:
             raise DataError(f"{path} was trained with {'; with '.join(differ)}: {_remedy(path)}")
+        run = None if self.run_file is None else _read(self.run_file).get("digest")
+        of_weights = trained.get("run_digest")
+        if run and of_weights and run != of_weights:
+            raise DataError(
+                f"{path} is of the run {of_weights} and {self.run_file} describes the run {run}: another training has "
+                "written there since. Give the weights of this run as --ckpt_path, or another --output_dir to evaluate "
+                "those."
+            )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _remedy(path: Path) -> str:
