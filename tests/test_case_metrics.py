@@ -98,7 +98,16 @@ def test_metrics_csv_has_a_row_per_case_and_class_with_the_spacing_of_the_affine
     ]
     good, missed = [1, 1, 0, 0, 0, 0, 1, 1], [0, 0] + [math.nan] * 4 + [0, 1]
     for line, expected in zip(lines[1:], [good, good, [0, 0, 5, 5, off, off, 0, 1], missed]):
-        assert [float(cell) for cell in line[2:]] == pytest.approx(expected, nan_ok=True)
+        assert [float(cell) for cell in line[2:-1]] == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", ["test", "validation", None])
+def test_both_tables_and_the_log_say_of_which_list_the_cases_are(tmp_path, caplog, name):
+    with caplog.at_level(logging.INFO):
+        run(CaseMetrics(OneClass(), tmp_path, case_list=name), [[case({A: 1}, {A: 1})]])
+    for table in ("metrics.csv", "metrics_summary.csv"):
+        assert {line["list"] for line in read(tmp_path / table)} == {name or ""}
+    assert f"metrics of 1 {name} cases" in caplog.text if name else "metrics of 1 cases" in caplog.text
 
 
 @pytest.mark.parametrize("tolerance, expected", [(4.9, 0), (5.0, 1)])

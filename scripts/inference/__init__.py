@@ -6,10 +6,13 @@ from .case_log import CaseLog, exit_with_status
 from .cases import cases_of, root_of
 from .components import LargestComponentd
 from .continuing import InferenceRecord
+from .decoding import OriginalValuesd, Thresholdd
 from .exported import HalfPrecision, OnnxNetwork, load_torchscript
 from .maps import CheckFinited, SplitMapsd, extra_maps, is_on
 from .outputs import contained_name
 from .predictor import Predictor, one_per_checkpoint, predictor_or_network
+from .preview import SavePreviewd
+from .segmenter import Segmenter
 from .state import load_weights
 from .tolerant import TolerantDataset, TolerantEvaluator, case_or_failure
 from .volumes import SaveVolumesd
@@ -25,9 +28,13 @@ __all__ = [
     "LargestComponentd",
     "NiftiWriter",
     "OnnxNetwork",
+    "OriginalValuesd",
     "Predictor",
+    "SavePreviewd",
     "SaveVolumesd",
+    "Segmenter",
     "SplitMapsd",
+    "Thresholdd",
     "TolerantDataset",
     "TolerantEvaluator",
     "WeightsCheckpointLoader",

@@ -12,6 +12,7 @@ from types import TracebackType
 from ignite.engine import Engine, Events
 
 from scripts.data import LabelCoding
+from scripts.data.colours import write_colour_table
 from scripts.errors import chain
 
 from .outputs import name_of, output_path
@@ -24,10 +25,11 @@ SOME_FAILED = 2
 class CaseLog:
     """Logs of every case its name, the seconds it took with reading and writing, the volumes of its classes, its mask.
 
-    Attach it to the evaluator.
+    Attach it to the evaluator. Names and colours of the label values go to ``<output_dir>/classes.ctbl``, for viewers.
 
     Args:
         label_coding, class_names: as in :class:`~scripts.inference.SaveVolumesd`.
+        label_values: see :class:`~scripts.inference.OriginalValuesd`.
         output_dir, root: see :func:`~scripts.inference.outputs.output_path`.
     """
 
@@ -37,16 +39,23 @@ class CaseLog:
         output_dir: str | Path,
         *,
         class_names: Sequence[str] | None = None,
+        label_values: Sequence[int] | None = None,
         root: str | Path = "",
     ) -> None:
         self.label_coding = label_coding
         self.class_names = checked_names(class_names, label_coding)
+        self.label_values = label_values
         self.output_dir = output_dir
         self.root = root
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._write_colours)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._log)
+
+    def _write_colours(self, engine: Engine) -> None:
+        if self.label_coding.regions is None:  # overlapping regions are channels of 0 and 1
+            write_colour_table(Path(self.output_dir) / "classes.ctbl", self.class_names, self.label_values)
 
     def _start(self, engine: Engine) -> None:
         self.started = time.monotonic()

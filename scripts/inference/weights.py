@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,17 @@ class WeightsCheckpointLoader(CheckpointLoader):
         self.pairs = list(zip(paths, networks))
 
     def __call__(self, engine: Engine) -> None:
+        self.load()
+
+    def load(self) -> None:
+        """Loads every file into its network."""
         for path, network in self.pairs:
             self._compare(Path(path))
             try:
                 load_weights(path, network)
             except OtherNetwork as error:
                 raise DataError(f"{error} Its settings may be others than these: {_remedy(Path(path))}") from error
-            self.logger.info("weights: %s", path)
+            logging.getLogger(__name__).info("weights: %s", path)
 
     def _compare(self, path: Path) -> None:
         """Raises where the weights' own settings or run are known and others than these."""
