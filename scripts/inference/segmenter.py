@@ -78,6 +78,6 @@ class Segmenter:
         check_image(prepared, "the image", in_channels=self.in_channels)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=self.amp):
             probability = self.inferer(prepared.as_tensor()[None].to(self.device), self.network)[0]
-        item["pred"] = MetaTensor(probability, affine=prepared.affine, meta=prepared.meta)
+        item["pred"] = MetaTensor(probability, meta=prepared.meta)
         mask = self.postprocessing(item)["mask"].as_tensor().cpu().numpy()
         return mask[0] if mask.shape[0] == 1 else np.moveaxis(mask, 0, -1)
