@@ -55,7 +55,7 @@ def hold(folder: str | Path, purpose: str) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(
-                f"{folder} is in use by {_holder(file)}: wait until it ends, or choose another folder for this {purpose}."
+                f"{folder} is in use by {_holder(file)}: wait until it ends, or choose another folder for {purpose}."
             ) from None
         except OSError as error:
             logger.warning("%s cannot be locked (%s): see to it that one process at a time writes there", folder, error)

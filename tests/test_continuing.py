@@ -1,4 +1,4 @@
-"""Tests of scripts/inference/continuing.py: what counts as finished, by the content of files and whatever their dates."""
+"""Tests of scripts/inference/continuing.py: what counts as finished, by content and whatever the dates."""
 
 from __future__ import annotations
 

@@ -39,9 +39,9 @@ class CaseMetrics:
 
     1. engine started: ``metrics.csv`` begins anew and an old ``metrics_summary.csv`` is removed;
     2. iteration completed: one row per case and class is appended to ``metrics.csv``, with the columns ``case, class``,
-       those of ``segmentation_metrics``, ``surface_tolerance_mm`` and ``list``. ``case`` is the file name in the prediction's
-       ``meta["filename_or_obj"]`` without its suffix, or "image" where there is none; a name that comes again gets
-       "-2", "-3", ...;
+       those of ``segmentation_metrics``, ``surface_tolerance_mm`` and ``list``. ``case`` is the file name in the
+       prediction's ``meta["filename_or_obj"]`` without its suffix, or "image" where there is none; a repeated name
+       gets "-2", "-3", ...;
     3. engine completed: ``metrics_summary.csv`` is written (see ``summarize``), logged as a table, and the mean Dice,
        over the classes if there are several, becomes ``engine.state.metrics["test_mean_dice"]``.
 

@@ -16,7 +16,7 @@ from scripts.data.colours import write_colour_table
 from scripts.errors import chain
 
 from .outputs import name_of, output_path
-from .tolerant import SomeCasesFailed
+from .tolerant import SomeCasesFailedError
 from .volumes import checked_names, class_volumes
 
 SOME_FAILED = 2
@@ -74,7 +74,7 @@ class CaseLog:
 
 
 def exit_with_status() -> None:
-    """Makes a process that ends with :class:`SomeCasesFailed` end with status 2, where other errors have 1.
+    """Makes a process that ends with :class:`SomeCasesFailedError` end with status 2, where other errors have 1.
 
     Behind ``scripts.errors.print_briefly`` in a run list; who calls the evaluator gets the error as it is.
     """
@@ -82,7 +82,7 @@ def exit_with_status() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         former(kind, error, trace)
-        if any(isinstance(cause, SomeCasesFailed) for cause in chain(error)):
+        if any(isinstance(cause, SomeCasesFailedError) for cause in chain(error)):
             raise SystemExit(SOME_FAILED)
 
     sys.excepthook = hook

@@ -1,4 +1,4 @@
-"""Continuing: a run leaves out the cases that an earlier run with the same settings, weights and images has finished."""
+"""Continuing: a run leaves out what an earlier one with the same settings, weights and images has finished."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ class Predictor(nn.Module):
         flip_axes: spatial axes to mirror, 0 to 2, in the orientation of the preprocessing (right, anterior, superior).
 
     Raises:
-        ValueError: when ``decoders``, ``heads``, ``maps`` or ``flip_axes`` is none of these; on the first call, when a network
-            lacks the heads that they need.
+        ValueError: when ``decoders``, ``heads``, ``maps`` or ``flip_axes`` is none of these; on the first call, when a
+            network lacks the heads that they need.
 
     Example:
         >>> Predictor([nn.Sigmoid()], flip_axes=[0, 1])(torch.zeros(1, 1, 4, 4, 4)).unique()
@@ -123,8 +123,8 @@ class Predictor(nn.Module):
             return network.forward_decoder(x, self.decoders, bool(self.maps) or self.heads != "segmentation")
         if not hasattr(network, "forward_heads"):
             raise ValueError(
-                f"maps, single decoders and distance heads need the heads, which a {type(network).__name__} does not have: "
-                "use model.pt or TorchScript, or leave save_distance, save_uncertainty, decoders and heads as they are."
+                f"maps, single decoders and distance heads need the heads, which a {type(network).__name__} lacks: use "
+                " model.pt or TorchScript, or leave save_distance, save_uncertainty, decoders and heads as they are."
             )
         return network.forward_heads(x)
 

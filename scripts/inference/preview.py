@@ -110,7 +110,7 @@ class SavePreviewd(MapTransform):
         colours = zip(self.class_names, class_colours(len(self.class_names)))
         legend = " ".join(f'<b style="color:{colour}">&#9632;</b> {escape(name)}' for name, colour in colours)
         body = [
-            f'<h2>{escape(path.removesuffix(ENDING))}</h2>\n<img src="{quote(path)}" alt="{escape(path)}" loading="lazy">'
+            f'<h2>{escape(path.removesuffix(ENDING))}</h2>\n<img src="{quote(path)}" alt="" loading="lazy">'
             for path in pictures
         ]
         with replacing(self.output_dir / PAGE) as temporary:

@@ -21,7 +21,7 @@ SHOWN = 3
 State = dict[str, torch.Tensor]
 
 
-class OtherNetwork(DataError):
+class OtherNetworkError(DataError):
     """The weights are those of a network of other parts or sizes."""
 
 
@@ -87,11 +87,13 @@ def weights_for(network: nn.Module, tensors: Mapping[str, torch.Tensor], path: s
         missing, unknown = own.keys() - closest.keys(), closest.keys() - own.keys()
         what = [f"lacks {listed(sorted(missing))}"] if missing else []
         what += [f"has {listed(sorted(unknown))}, which the network has not"] if unknown else []
-        raise OtherNetwork(f"{path} does not fit the {type(network).__name__}: it {' and '.join(what) or 'is empty'}.")
+        raise OtherNetworkError(
+            f"{path} does not fit the {type(network).__name__}: it {' and '.join(what) or 'is empty'}."
+        )
     state = fitting.get(OWN_CHECKPOINT) or next(iter(fitting.values()))
     for name, value in own.items():
         if value.shape != state[name].shape:
-            raise OtherNetwork(
+            raise OtherNetworkError(
                 f"{path} does not fit the {type(network).__name__}: {name} has the shape {tuple(state[name].shape)}, "
                 f"and {tuple(value.shape)} in the network."
             )

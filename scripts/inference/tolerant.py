@@ -31,7 +31,7 @@ FAILURE = "failure"
 COLUMNS = ("case", "reason")
 
 
-class SomeCasesFailed(DataError):
+class SomeCasesFailedError(DataError):
     """Some cases failed, and the others are complete."""
 
 
@@ -120,7 +120,7 @@ class TolerantEvaluator(SupervisedEvaluator):
     """MONAI's evaluator for batches of one case, which survives the failure of a case.
 
     Failed cases are appended to ``<output_dir>/failures.csv`` (columns ``case,reason``). When all cases have been
-    tried and some have failed, the run ends with :class:`SomeCasesFailed`, or if all have with its base class
+    tried and some have failed, the run ends with :class:`SomeCasesFailedError`, or if all have with its base class
     :class:`~scripts.data.DataError`, so that the exit status says so.
     Of several processes with a share of the cases each, the others write to ``failures_rank<r>.csv`` until the end.
 
@@ -190,7 +190,7 @@ class TolerantEvaluator(SupervisedEvaluator):
             self._append(of_others)
         if count := len(shares[0][0]) + len(of_others):
             total = sum(cases for _, cases in shares)
-            kind, others = (SomeCasesFailed, "; the others are complete") if count < total else (DataError, "")
+            kind, others = (SomeCasesFailedError, "; the others are complete") if count < total else (DataError, "")
             raise kind(
                 f"{count} of {total} cases failed{others}. "
                 f"The reasons are in {self.failures_path.with_name('failures.csv')}."

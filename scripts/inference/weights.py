@@ -14,7 +14,7 @@ from monai.handlers import CheckpointLoader
 from scripts.data import DataError
 
 from .continuing import plain
-from .state import OtherNetwork, load_weights
+from .state import OtherNetworkError, load_weights
 
 
 class WeightsCheckpointLoader(CheckpointLoader):
@@ -66,7 +66,7 @@ class WeightsCheckpointLoader(CheckpointLoader):
             self._compare(Path(path))
             try:
                 load_weights(path, network)
-            except OtherNetwork as error:
+            except OtherNetworkError as error:
                 raise DataError(f"{error} Its settings may be others than these: {_remedy(Path(path))}") from error
             logging.getLogger(__name__).info("weights: %s", path)
 
