@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from ignite.engine import Engine, Events
 
@@ -60,7 +61,7 @@ class CaseLog:
     def _start(self, engine: Engine) -> None:
         self.started = time.monotonic()
 
-    def _log(self, engine: Engine) -> None:
+    def _log(self, engine: Any) -> None:
         for item in engine.state.output:
             image = item["pred"].meta["filename_or_obj"]
             volumes = zip(self.class_names, class_volumes(item["pred"], self.label_coding))

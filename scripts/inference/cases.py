@@ -12,7 +12,7 @@ from scripts.data import DataError, images_in, images_of
 from scripts.data.folder import NIFTI_SUFFIXES
 
 Case = dict[str, Any]
-Source = str | Path | Sequence[Any]
+Source = str | Path | list[Any] | tuple[Any, ...]
 LIST_SUFFIXES = (".txt", ".json")
 
 

@@ -133,7 +133,7 @@ class InferenceRecord:
         logger.warning("%s has changed since its mask was made, which is made anew", image)
         return False
 
-    def _enter(self, engine: Engine) -> None:
+    def _enter(self, engine: Any) -> None:
         for item in engine.state.output:
             image = item["pred"].meta["filename_or_obj"]
             if image in self.images:

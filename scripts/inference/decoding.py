@@ -31,7 +31,7 @@ class Thresholdd(MapTransform):
 
     def __init__(self, keys: KeysCollection, threshold: float | Sequence[float], num_classes: int) -> None:
         super().__init__(keys)
-        values = list(threshold) if isinstance(threshold, (list, tuple)) else [threshold] * num_classes
+        values: list[Any] = list(threshold) if isinstance(threshold, (list, tuple)) else [threshold] * num_classes
         numbers = all(isinstance(value, (int, float)) and 0 < value < 1 for value in values)
         if len(values) != num_classes or not numbers:
             raise DataError(

@@ -62,7 +62,7 @@ class CheckFinited(MapTransform):
         DataError: naming the image.
     """
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         for key in self.key_iterator(data):
             if not torch.isfinite(data[key].sum(dtype=torch.float32)):  # takes no memory, unlike isfinite of the whole
                 raise DataError(

@@ -74,7 +74,8 @@ class SavePreviewd(MapTransform):
         return dict(data)
 
     def _draw(self, path: str, mask: MetaTensor, *, title: str) -> bytes:
-        panels, upright = self.panels, Orientation("RAS", labels=None)
+        panels = self.panels
+        upright: Any = Orientation("RAS", labels=None)
         # The voxels that the network saw are normalized and resampled; the file's own are shown.
         image = Compose([LoadImage(reader=NiftiReader), EnsureChannelFirst(), upright])(path)[0].numpy()
         classes = self._classes(upright(mask).as_tensor().cpu().numpy())
