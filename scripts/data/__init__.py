@@ -18,6 +18,7 @@ from .transforms import (
     KnownOnlyd,
     MarkUnknownd,
     PreGeneratedMapd,
+    SpacingOfKeysd,
     crop_size,
 )
 
@@ -34,6 +35,7 @@ __all__ = [
     "PreGeneratedMapd",
     "Problem",
     "RandomIntensity",
+    "SpacingOfKeysd",
     "case_name",
     "check_cases",
     "crop_size",

@@ -41,7 +41,11 @@ def case_name(path: str | Path) -> str:
 
 
 def images_in(
-    directory: str | Path, *, in_channels: int = 1, modalities: Sequence[str] | str | None = None
+    directory: str | Path,
+    *,
+    in_channels: int = 1,
+    modalities: Sequence[str] | str | None = None,
+    subfolders: bool = False,
 ) -> list[Case]:
     """The NIfTI files of a folder as a list of ``{"image": path}``, sorted by name; hidden ones are left out.
 
@@ -55,6 +59,7 @@ def images_in(
             case ``a``, as in nnU-Net.
         modalities: instead of these numbers, what the channels' files end in behind ``_`` or ``-``:
             ``["flair", "t1"]``, in upper or lower case.
+        subfolders: whether the caller looks into subfolders itself, so that none needs to be named.
 
     Raises:
         DataError: when the folder is missing or holds no .nii.gz or .nii file, there are not as many modalities as
@@ -66,7 +71,11 @@ def images_in(
     # Not only regular files: a broken link or a folder of that name is to be reported as a case that failed.
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     files = [path for path in entries if path.name.lower().endswith(NIFTI_SUFFIXES)]
-    others = [p.name for p in entries if p not in files and (p.suffix.lower() in OTHER_SUFFIXES or p.is_dir())]
+    others = [
+        p.name
+        for p in entries
+        if p not in files and (p.is_dir() and not subfolders or p.is_file() and p.suffix.lower() in OTHER_SUFFIXES)
+    ]
     left_out = f"{', '.join(others[:5])}{', ...' if len(others) > 5 else ''}"
     convert = "convert volumes to NIfTI, and move those of subfolders up"
     if not files:

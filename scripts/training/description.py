@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import logging
@@ -54,7 +55,7 @@ def without_credentials(value: Any) -> Any:
 
 
 class RunDescription:
-    """``<output_dir>/run.json``: the starts of a run and its merged config.
+    """``<output_dir>/run.json``: the starts of a run, its merged config, and its digest, which its weights carry, too.
 
     A start is the time (UTC), the command line, the :func:`~scripts.training.record.environment` and the
     :func:`~scripts.data.digest.data_digest`. A run that continues adds its start to those before; the config is that of
@@ -83,13 +84,16 @@ class RunDescription:
             **environment(torch.device(device)),
             "data": data_digest(data or {}),
         }
+        # Of the first start and the config then: tells the weights of this run from those of others.
+        self.digest = hashlib.sha256(json.dumps([self.start, self.config]).encode()).hexdigest()[:16]
 
     def write(self, *, continued: bool) -> None:
         """Adds the start to those of the run that is continued, or makes it the first. Rank 0 alone writes."""
         if rank() > 0:
             return
-        starts = self._former()["starts"] if continued else []
-        content = {"starts": [*starts, self.start], "config": self.config}
+        former = self._former() if continued else {}
+        self.digest = former.get("digest", self.digest)
+        content = {"digest": self.digest, "starts": [*former.get("starts", []), self.start], "config": self.config}
         with replacing(self.path) as temporary:
             temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from scripts.data import DataError, Datalist, case_name, images_of
 from scripts.errors import print_briefly
+from scripts.inference import load_weights
 from scripts.methods import DBiSLObjective, Objective
 from scripts.methods.dbisl import unanimity_mask
 from scripts.networks import Network
@@ -173,7 +174,7 @@ def trained_network(parser: ConfigParser) -> Network:
             f"{path} does not exist: let the training come to its end, or give its ckpt_dir as --model_dir."
         )
     network = parser.get_parsed_content("network").eval()
-    network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    load_weights(path, network)
     return network
 
 
