@@ -7,6 +7,7 @@ from .checks import check_cases, images_of, kept_apart
 from .datalist import Datalist
 from .folder import case_name, images_in
 from .label_coding import LabelCoding
+from .laterality import side_kept
 from .nifti import NiftiReader
 from .problems import DataError, Problem
 from .stream import crop_stream
@@ -38,4 +39,5 @@ __all__ = [
     "images_in",
     "images_of",
     "kept_apart",
+    "side_kept",
 ]

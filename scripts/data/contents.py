@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from .laterality import Moments, moments_of
 from .nifti import Header, open_nifti, stored_voxels, unreadable
 from .problems import FileError, Problem
 
@@ -29,6 +30,7 @@ class Contents:
         minimum, maximum: of the finite voxels; NaN if there is none.
         digest: the same for two files if and only if they have the same shape and, as float32, the same voxels.
         values: distinct values of a label in ascending order, cut off behind :data:`MOST_VALUES`; () for an image.
+        moments: size and place of every class of a label; empty for an image.
     """
 
     header: Header
@@ -37,6 +39,7 @@ class Contents:
     maximum: float
     digest: str
     values: tuple[float, ...]
+    moments: dict[int, Moments] = field(default_factory=dict, compare=False)
 
 
 File = tuple[str, bool]  # a path, and whether it is a label
@@ -114,6 +117,11 @@ def _contents(header: Header, stored: np.ndarray, scaling: tuple[float, float], 
             np.not_equal(numbers[1:], numbers[:-1], out=first[1:])
             values.update(np.unique(numbers[first]).tolist())
     none = minimum > maximum
+    moments = {}
+    if is_label and not not_finite and len(values) <= MOST_VALUES:
+        # nibabel's voxels are (H, W, D) or (H, W, D, 1).
+        whole = stored.reshape(header.shape[:3], order="F") if header.channels == 1 else stored[..., 0]
+        moments = moments_of(whole * slope + intercept if scaled else whole, header.affine)
     return Contents(
         header=header,
         not_finite=not_finite,
@@ -121,4 +129,5 @@ def _contents(header: Header, stored: np.ndarray, scaling: tuple[float, float], 
         maximum=np.nan if none else maximum,
         digest=digest.hexdigest(),
         values=tuple(sorted(v for v in values if np.isfinite(v))[:MOST_VALUES]),
+        moments=moments,
     )

@@ -47,7 +47,8 @@ class Preflight:
         label_coding: defines the label values that may occur.
         patch_size: in voxels.
         spacing: mm, to which the volumes are resampled.
-        augmentation: random transforms of whole volumes, of which quarter turns are judged by the voxel size.
+        augmentation: random transforms of whole volumes, of which quarter turns are judged by the voxel size, and
+            mirror images by whether classes differ by their side alone.
         cache_rate: share of the volumes that the data sets cache, for the memory they take.
         workers: processes that read; None for one per core, fewer for few files.
         start_method: of the processes, as in ``multiprocessing.get_context``; None for the system's own.
@@ -118,6 +119,7 @@ class Preflight:
             *across.patch_problems(self.lists, found, self.patch_size, self.spacing),
             *across.spacing_problems(self.lists, found, self.spacing),
             *across.turn_problems(self.lists, found, self.spacing, self.augmentation),
+            *across.side_problems(self.lists, found, self.label_coding, self.augmentation),
             *across.unlabeled_problems(self.lists, self.unlabeled_batch_size),
         ):
             problems.setdefault(problem)

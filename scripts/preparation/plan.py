@@ -164,7 +164,9 @@ def plan(
     if len(channels) > 1:
         raise DataError(f"volumes have {channels} channels; all need the same number.")
     num_classes = len(regions) if regions else count_classes(cases)
-    names = class_names(header, num_classes) if not regions else None
+    names, sides = None, None
+    if not regions:
+        names, sides = choices.choose_names(cases, class_names(header, num_classes), num_classes)
     reasons.append(f"num_classes {num_classes}: label values of the labeled cases.")
     if spacing is None:
         spacing, reason = choices.choose_spacing(cases)
@@ -191,7 +193,7 @@ def plan(
     reasons.append(f"stride {stride}: half the patch, so that every voxel is seen eight times.")
     share, reason = choices.choose_foreground_crops(volume, network.patch_size)
     reasons.append(f"foreground_crops {share}: {reason}.")
-    augmentation = choices.choose_augmentation(cases, spacing)
+    augmentation = choices.choose_augmentation(cases, spacing, sides)
     if augmentation is not None:
         reasons.append(f"augmentation: {augmentation[1]}.")
     reasons.append(
