@@ -98,7 +98,7 @@ def test_nrrd_in_a_space_that_is_not_understood_is_refused(tmp_path):
 
 def test_missing_package_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
     write_nrrd(tmp_path / "a.nrrd", np.zeros((4, 4, 4), np.uint8))
-    monkeypatch.setattr("scripts.preparation.volumes.find_spec", lambda name: None)
+    monkeypatch.setattr("scripts.preparation.packages.find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"a.nrrd needs the Python package pynrrd: pip install pynrrd"):
         load_volume(tmp_path / "a.nrrd")
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from scripts.data import DataError
 from scripts.data.folder import cut_ending
 
-from .volumes import NoVolumeError, is_dicom, volume_name, volumes_in
+from .dicom import is_dicom
+from .volumes import NoVolumeError, volume_name, volumes_in
 
 # What people append to a case's name for its label, or for its image.
 LABEL_SUFFIX = re.compile(r"[_\-.](seg|segmentation|label|labels|labelmap|mask|gt|manual)$", re.IGNORECASE)

@@ -19,8 +19,9 @@ from scripts.data import DataError
 from scripts.errors import print_briefly
 
 from .benchmark import available, case_list, check_choice, check_output, cut, padded_box, write_benchmark
+from .dicom import dicom_folders
 from .orientation import FLIPS, contrasts, flip, to_axes_of
-from .volumes import check_label, dicom_folders, load_volume
+from .volumes import check_label, load_volume
 
 WINDOW = (-125, 275)  # HU
 SPACING = 1.0  # mm

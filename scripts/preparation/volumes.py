@@ -1,24 +1,22 @@
-"""Volumes: finds NIfTI, NRRD and DICOM volumes in a folder, reads them with MONAI's readers and writes NIfTI."""
+"""Volumes: finds NIfTI, NRRD and DICOM volumes in a folder, reads them and writes NIfTI."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib.util import find_spec
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
-from monai.data import ImageReader, NrrdReader, PydicomReader
+from monai.data import NrrdReader
 
 from scripts.data import DataError
 from scripts.data.folder import NIFTI_SUFFIXES
 from scripts.data.nifti import open_nifti
 
+from .dicom import dicom_folders, load_series
+from .packages import need_package
+
 NRRD_SUFFIXES = (".seg.nrrd", ".nrrd")  # the longer first: it is a part of the name, too
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-# Slices of one series may be this fraction of their distance off a regular grid, for rounding in their headers.
-SLICE_TOLERANCE = 0.1
 SPACES = ("left-posterior-superior", "right-anterior-superior", "lps", "ras")
 
 
@@ -76,21 +74,6 @@ def volumes_in(folder: str | Path, *, argument: str) -> list[Path]:
     return found
 
 
-def dicom_folders(folder: Path) -> list[Path]:
-    """The folders at and below ``folder`` that hold DICOM files, sorted."""
-    return sorted({path.parent for path in folder.rglob("*") if is_dicom(path)})
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, by its suffix or, where it has none, by the mark behind its preamble of 128 bytes."""
-    if path.name.startswith(".") or not path.is_file() or path.name == "DICOMDIR":
-        return False
-    if path.suffix and not path.suffix[1:].isdigit():
-        return path.suffix.lower() in DICOM_SUFFIXES
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
 def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Reads a NIfTI or NRRD file, or the folder of a DICOM series.
 
@@ -105,20 +88,14 @@ def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     path = Path(path)
     if path.is_dir() and not is_nifti(path):
         (folder,) = dicom_folders(path)
-        check_series(folder)
-        # None: whatever is DICOM, which MONAI allows and does not annotate.
-        options: dict[str, Any] = {"fname_regex": None}
-        reader: Callable[[], ImageReader] = lambda: PydicomReader(**options)  # noqa: E731
-        source = folder
-    elif path.name.lower().endswith(NRRD_SUFFIXES):
-        need_package("nrrd", "pynrrd", path)
-        reader, source = lambda: NrrdReader(), path
-    else:
+        return load_series(folder)
+    if not path.name.lower().endswith(NRRD_SUFFIXES):
         return _load_nifti(path)
+    need_package("nrrd", "pynrrd", path)
     try:
-        opened = reader()
-        array, meta = opened.get_data(opened.read(source))
-    except Exception as error:  # the readers raise any of several types
+        opened = NrrdReader()
+        array, meta = opened.get_data(opened.read(path))
+    except Exception as error:  # the reader raises any of several types
         raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}): export it again.") from error
     if array.ndim != 3:
         raise DataError(f"{path} has shape {array.shape}; expected is one volume of three dimensions.")
@@ -139,46 +116,6 @@ def _load_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
     return array, np.asarray(volume.affine)
-
-
-def need_package(module: str, package: str, path: Path) -> None:
-    """Raises DataError unless an optional ``module`` can be imported."""
-    if find_spec(module) is None:
-        raise DataError(f"{path} needs the Python package {package}: pip install {package}.")
-
-
-def check_series(folder: Path) -> None:
-    """Raises DataError unless the DICOM files of a folder are one series of evenly spaced slices of one size."""
-    need_package("pydicom", "pydicom", folder)
-    import pydicom
-
-    tags = ["SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns", "InstanceNumber"]
-    files = [path for path in sorted(folder.iterdir()) if is_dicom(path)]
-    try:
-        slices = [pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags) for path in files]
-    except Exception as error:
-        raise DataError(
-            f"{folder} has a damaged DICOM file ({type(error).__name__}: {error}): export it again."
-        ) from None
-    series = {str(s.get("SeriesInstanceUID")) for s in slices}
-    if len(series) > 1:
-        raise DataError(f"{folder} holds {len(series)} DICOM series: keep one of them, or move each to its own folder.")
-    missing = [tag for tag in tags[1:] if any(tag not in s for s in slices)]
-    if missing:
-        raise DataError(f"{folder} has slices without {', '.join(missing)}: export it as a CT or MR series.")
-    if len({(s.Rows, s.Columns, *map(float, s.ImageOrientationPatient)) for s in slices}) > 1:
-        raise DataError(f"{folder} has slices of several sizes or orientations: remove the localizers.")
-    row, column = np.reshape([float(v) for v in slices[0].ImageOrientationPatient], (2, 3))
-    normal = np.cross(row, column)
-    ordered = sorted(slices, key=lambda s: int(s.InstanceNumber))
-    steps = np.diff([np.dot(normal, [float(v) for v in s.ImagePositionPatient]) for s in ordered])
-    if len(steps) == 0:
-        raise DataError(f"{folder} holds a single slice; expected is a series of at least two.")
-    if np.abs(steps - np.median(steps)).max() > SLICE_TOLERANCE * abs(np.median(steps)):
-        raise DataError(
-            f"{folder} has slices {np.abs(steps).min():.2f} to {np.abs(steps).max():.2f} mm apart in the order of "
-            "their InstanceNumber: some are missing or belong to another series; export it again."
-        )
 
 
 def check_label(label: np.ndarray, path: Path) -> np.ndarray:
