@@ -18,6 +18,10 @@ from .problems import FileError, Problem
 CHUNK = 1 << 22
 # A file with more distinct values than this is not a label.
 MOST_VALUES = 1000
+# An image is taken for a mask if it has at most this many values, all of them whole numbers, and, going along the first
+# axis, changes its value at most at this part of the voxels that do not have its commonest value: regions have long
+# runs of one value, and what a scanner has measured does not.
+MASK_VALUES, MASK_CHANGES = 256, 0.3
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Contents:
         digest: the same for two files if and only if they have the same shape and, as float32, the same voxels.
         values: distinct values of a label in ascending order, cut off behind :data:`MOST_VALUES`; () for an image.
         moments: size and place of every class of a label; empty for an image.
+        mask_values: those of an image that looks like a mask, in ascending order; () for any other.
     """
 
     header: Header
@@ -40,6 +45,7 @@ class Contents:
     digest: str
     values: tuple[float, ...]
     moments: dict[int, Moments] = field(default_factory=dict, compare=False)
+    mask_values: tuple[int, ...] = ()
 
 
 File = tuple[str, bool]  # a path, and whether it is a label
@@ -101,6 +107,7 @@ def _contents(header: Header, stored: np.ndarray, scaling: tuple[float, float], 
     digest = hashlib.blake2b(repr(header.shape).encode(), digest_size=16)
     not_finite, minimum, maximum = 0, np.inf, -np.inf
     values: set[float] = set()
+    runs = None if is_label else _Runs()
     flat = stored.reshape(-1, order="F")
     for start in range(0, flat.size, CHUNK):
         part = flat[start : start + CHUNK]
@@ -111,6 +118,8 @@ def _contents(header: Header, stored: np.ndarray, scaling: tuple[float, float], 
         not_finite += int(numbers.size - finite.sum())
         minimum = min(minimum, float(numbers.min(where=finite, initial=np.inf)))
         maximum = max(maximum, float(numbers.max(where=finite, initial=-np.inf)))
+        if runs is not None:
+            runs = runs.add(numbers)
         if is_label and len(values) <= MOST_VALUES:
             # Labels come in long runs of one value, whose first voxels are few to sort.
             first = np.ones(numbers.size, bool)
@@ -130,4 +139,33 @@ def _contents(header: Header, stored: np.ndarray, scaling: tuple[float, float], 
         digest=digest.hexdigest(),
         values=tuple(sorted(v for v in values if np.isfinite(v))[:MOST_VALUES]),
         moments=moments,
+        mask_values=() if runs is None else runs.mask_values(),
     )
+
+
+class _Runs:
+    """Voxels and runs of every value of an image, as long as it may be a mask."""
+
+    def __init__(self) -> None:
+        self.found: dict[float, list[int]] = {}  # value -> voxels, runs
+
+    def add(self, numbers: np.ndarray) -> _Runs | None:
+        """Counts a part of the image; None as soon as it is no mask."""
+        # What no mask has is seen in a few voxels already, without sorting all.
+        for part in (numbers[:: max(1, numbers.size // 4096)], numbers):
+            if not np.array_equal(part, np.rint(part)) or len(np.unique(part[:65536])) > MASK_VALUES:
+                return None
+        starts = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]])
+        lengths = np.diff(np.r_[starts, numbers.size])
+        values, which = np.unique(numbers[starts], return_inverse=True)
+        voxels, runs = np.bincount(which, lengths), np.bincount(which)
+        for value, *counts in zip(values.tolist(), voxels.tolist(), runs.tolist()):
+            before = self.found.get(value, [0, 0])
+            self.found[value] = [before[0] + int(counts[0]), before[1] + counts[1]]
+        return self if len(self.found) <= MASK_VALUES else None
+
+    def mask_values(self) -> tuple[int, ...]:
+        """The values, if it is one."""
+        counts = sorted(self.found.values())[:-1]  # without the commonest
+        voxels, runs = (sum(count[n] for count in counts) for n in range(2))
+        return tuple(sorted(map(int, self.found))) if 0 < runs <= MASK_CHANGES * voxels else ()

@@ -157,7 +157,7 @@ def _difference(first: Moments, second: Moments) -> float | None:
     mirror[SIDE_AXIS] *= -1
     mirror[:, SIDE_AXIS] *= -1
     mirrored, other = mirror * first.covariance, second.covariance
-    difference = 2 * np.linalg.norm(mirrored - other) / max(np.linalg.norm(mirrored + other), 1e-9)
+    difference = 2 * np.linalg.norm(mirrored - other) / max(float(np.linalg.norm(mirrored + other)), 1e-9)
     return float(difference + offset / apart[SIDE_AXIS]) if difference <= MOST_DIFFERENCE else None
 
 

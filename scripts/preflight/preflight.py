@@ -19,7 +19,9 @@ from scripts.data.machine import free_memory, processors, total_memory
 
 from . import across
 from .machine import disk_problems, memory_problems
+from .masks import mask_problems
 from .report import SHOWN, Report
+from .sides import side_problems
 
 # A process is started for this many files; for fewer its start would take longer than they do.
 FILES_PER_PROCESS = 24
@@ -119,7 +121,8 @@ class Preflight:
             *across.patch_problems(self.lists, found, self.patch_size, self.spacing),
             *across.spacing_problems(self.lists, found, self.spacing),
             *across.turn_problems(self.lists, found, self.spacing, self.augmentation),
-            *across.side_problems(self.lists, found, self.label_coding, self.augmentation),
+            *side_problems(self.lists, found, self.label_coding, self.augmentation),
+            *mask_problems(self.lists, found),
             *across.unlabeled_problems(self.lists, self.unlabeled_batch_size),
         ):
             problems.setdefault(problem)

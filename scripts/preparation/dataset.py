@@ -24,6 +24,7 @@ from .every_case import for_every_case
 from .orientation import to_axes_of
 from .pairing import CaseFiles, are_numbered, find_case_folders, find_cases
 from .splits import Split, fold_splits, split_cases
+from .summary import classes, counts, separated
 from .volumes import check_label, is_nifti, load_volume, renumber, save_volume, volume_name
 
 # Image and label of another format than NIfTI may differ by this fraction of a voxel to count as one grid.
@@ -44,9 +45,12 @@ def make_dataset(
     seed: int = 0,
     folds: int | None = None,
     patient_pattern: str | None = None,
+    image_pattern: str | None = None,
+    label_pattern: str | None = None,
     modalities: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
     label_map: Mapping[int, int] | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Pairs images and labels, splits them by patient and writes ``output_dir/dataset.json``.
 
@@ -70,9 +74,12 @@ def make_dataset(
             another for validation; labeled, unlabeled and test cases are the same in all.
         patient_pattern: regular expression that finds the patient in a case's name, for several scans of one patient,
             such as ``"^(P[0-9]+)_"``; the whole name is the patient by default.
+        image_pattern: names of the images, with ``*`` for what image and label have in common: ``"IMG_*"``.
+        label_pattern: names of the labels: ``"SEG_*"``.
         modalities: suffixes (with case_dir also names) of a case's image files, in the order of the channels:
             ``[flair,t1]``. Without, the channels' names are those of a dataset.json beside image_dir, if there is one.
         class_names: of the label values 1, 2, ...; by default those of a dataset.json beside image_dir.
+        overwrite: replaces the data set that output_dir holds; files of cases that are no longer there stay.
         label_map: replaces label values: ``"{255: 1}"``; the labels are rewritten into ``output_dir/labels``.
 
     Returns:
@@ -82,8 +89,10 @@ def make_dataset(
         DataError: when files cannot be paired, split or read; naming the file or argument and the remedy.
     """
     root = Path(str(output_dir))
-    if (root / "dataset.json").exists() or (root / "fold_0").exists():
-        raise DataError(f"output_dir {root} already holds a data set: delete it, or give another folder.")
+    if not overwrite and ((root / "dataset.json").exists() or (root / "fold_0").exists()):
+        raise DataError(
+            f"output_dir {root} already holds a data set: give another folder, or --overwrite true to write it anew."
+        )
     if isinstance(modalities, str):
         modalities = modalities.split(",")
     if case_dir is not None:
@@ -93,11 +102,20 @@ def make_dataset(
     elif image_dir is None or label_dir is None or label_name is not None:
         raise DataError("give --image_dir and --label_dir; or --case_dir, to which --label_name belongs.")
     else:
-        cases = find_cases(image_dir, label_dir, modalities=modalities)
+        cases = find_cases(
+            image_dir, label_dir, modalities=modalities, image_pattern=image_pattern, label_pattern=label_pattern
+        )
+    if not any(case.label for case in cases):
+        raise DataError(
+            f"none of {len(cases)} cases has a label (images are called {', '.join(c.name for c in cases[:3])}, ...): "
+            "name the labels by --label_dir and --label_pattern, or with --case_dir by --label_name."
+        )
     numbered = None if case_dir is not None or modalities else are_numbered(cases)
     for further in [unlabeled_dir] if isinstance(unlabeled_dir, str) else unlabeled_dir or []:
         # By the layout of the labeled ones: without labels a number may be a channel's or the case's own.
-        cases += find_cases(further, modalities=modalities, numbered=numbered, argument="--unlabeled_dir")
+        cases += find_cases(
+            further, modalities=modalities, numbered=numbered, argument="--unlabeled_dir", image_pattern=image_pattern
+        )
     check_names(cases)
     if validation is None:
         validation = 0 if folds else 0.1
@@ -125,7 +143,9 @@ def make_dataset(
     for number, part in enumerate(splits):
         folder = root / f"fold_{number}" if folds else root
         written.append(write_datalist(part, entries, folder, header))
-        print(f"{written[-1]}: {summary(part)}")
+        print(f"{written[-1]}: {counts(part, patient_pattern)}")
+        for line in (*classes(part, entries, header), *separated(part, patient_pattern)):
+            print(f"  {line}")
     return written[0]
 
 
@@ -168,7 +188,7 @@ def convert(case: CaseFiles, root: Path, *, with_label: bool, label_map: Mapping
     images = []
     for path in case.images:
         # In a folder per case many are called alike; outputs are named after the image and must not be.
-        own_name = volume_name(path).startswith(case.name)
+        own_name = not case.of_folder or volume_name(path).startswith(case.name)
         name = (
             case.name
             if len(case.images) == 1
@@ -270,22 +290,6 @@ def _relative(path: Path, folder: Path) -> str:
         return Path(os.path.relpath(path, folder.resolve())).as_posix()
     except ValueError:  # another drive
         return path.as_posix()
-
-
-def summary(split: Split) -> str:
-    """The counts of a split, in words."""
-    text = ", ".join(
-        f"{len(getattr(split, name))} {word}"
-        for name, word in (
-            ("labeled", "labeled"),
-            ("unlabeled", "unlabeled"),
-            ("validation", "validation"),
-            ("test", "test"),
-        )
-    )
-    if split.left_out:
-        text += f"; {len(split.left_out)} unlabeled scans of validation or test patients are left out"
-    return text
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -93,7 +94,7 @@ def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         return _load_nifti(path)
     need_package("nrrd", "pynrrd", path)
     try:
-        opened = NrrdReader()
+        opened: Any = NrrdReader()  # MONAI annotates its two halves differently
         array, meta = opened.get_data(opened.read(path))
     except Exception as error:  # the reader raises any of several types
         raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}): export it again.") from error
