@@ -17,7 +17,7 @@ ROLES = ("labeled", "unlabeled", "validation", "test")
 LISTED = 3
 # Ends of names that tell scans of one patient apart: _t1, -visit2, _ses-01, _baseline, _followup, _pre, ...
 TIME = re.compile(
-    r"[_\-. ]?(?:(?:t|tp|time|timepoint|visit|v|ses|session|scan|fu|follow[_\-]?up|week|wk|month|year|day)[_\-]?\d+"
+    r"(?:[_\-. ]|(?<=\d))(?:(?:t|tp|time|timepoint|visit|v|ses|session|scan|fu|follow[_\-]?up|week|wk|month|year|day)[_\-]?\d+"
     r"|baseline|bl|pre|post|preop|postop|follow[_\-]?up|(?:19|20)\d{6})$",
     re.IGNORECASE,
 )
@@ -91,8 +91,8 @@ def separated(split: Split, patient_pattern: str | None) -> list[str]:
             first, second = next((a, b) for a in apart[0] for b in apart[0] if sides[a] != sides[b])
             remedy = pattern or _pattern_of(list(groups.values()))
             return [
-                f"warning: {first} ({sides[first]}) and {second} ({sides[second]}) look like one patient, as do "
-                f"{len(apart)} groups of scans in all; if so, results on them say nothing: keep them together by "
+                f"warning: {first} ({sides[first]}) and {second} ({sides[second]}) look like scans of "
+                f"one patient ({len(apart)} such groups); if they are, results on them say nothing: keep them together by "
                 f'--patient_pattern, such as "{remedy}"'
             ]
     return []
