@@ -445,7 +445,7 @@ def test_dicom_and_nrrd_become_nifti_on_one_grid_that_passes_the_checks(tmp_path
     with pytest.raises(DataError, match=r"b.nii.gz has label values \[255\]"):  # a value of 255 is no class
         checked(make_dataset(**folders(tmp_path), output_dir=str(tmp_path / "raw"), labeled=2, test=1, validation=1))
     path = make_dataset(
-        **folders(tmp_path), output_dir=str(tmp_path / "set"), labeled=2, test=1, validation=1, label_map={255: 1}
+        **folders(tmp_path), output_dir=str(tmp_path / "set"), labeled=2, test=1, validation=1, label_map={1: 1, 255: 1}
     )
     datalist = checked(path)
     for case in (*datalist.training, *datalist.validation, *datalist.test):

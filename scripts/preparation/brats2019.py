@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fire
 import numpy as np
 
+from scripts.command_line import run_command
 from scripts.data import DataError
 from scripts.data.folder import NIFTI_SUFFIXES
-from scripts.errors import print_briefly
 
 from .benchmark import available, bounding_box, case_list, check_choice, check_output, cut, write_benchmark
-from .volumes import check_label, load_volume, renumber
+from .volumes import check_label, load_volume
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 PERCENTILE = 99.9
@@ -81,7 +80,7 @@ def prepare_case(
     if unknown:
         raise DataError(f"{paths[-1]} has label values {unknown}; those of BraTS are {LABELS}.")
     if task == "whole_tumour":
-        label = renumber(label, dict.fromkeys(LABELS[1:], 1))
+        label = (label > 0).astype(np.uint8)
     images = [clip_at_percentile(array.astype(np.float32)) for array, _ in volumes]
     if crop_to_brain:
         brain = np.any([image != 0 for image in images], axis=0)
@@ -113,5 +112,4 @@ def clip_at_percentile(image: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(make_brats2019)
+    run_command(make_brats2019)

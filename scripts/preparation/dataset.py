@@ -13,19 +13,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import fire
 import numpy as np
 
+from scripts.command_line import run_command
 from scripts.data import DataError
-from scripts.errors import print_briefly
 
 from .declared import CHANNELS, CLASSES, declared_beside
 from .every_case import for_every_case
 from .orientation import to_axes_of
 from .pairing import CaseFiles, are_numbered, find_case_folders, find_cases
 from .splits import Split, fold_splits, split_cases
-from .summary import classes, counts, separated
-from .volumes import check_label, is_nifti, load_volume, renumber, save_volume, volume_name
+from .summary import check_class_names, classes, counts, separated
+from .volumes import check_label, check_label_map, is_nifti, load_volume, renumber, save_volume, volume_name
 
 # Image and label of another format than NIfTI may differ by this fraction of a voxel to count as one grid.
 GRID_TOLERANCE = 0.1
@@ -49,7 +48,7 @@ def make_dataset(
     label_pattern: str | None = None,
     modalities: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
-    label_map: Mapping[int, int] | None = None,
+    label_map: Mapping[int | str, int] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Pairs images and labels, splits them by patient and writes ``output_dir/dataset.json``.
@@ -80,7 +79,8 @@ def make_dataset(
             ``[flair,t1]``. Without, the channels' names are those of a dataset.json beside image_dir, if there is one.
         class_names: of the label values 1, 2, ...; by default those of a dataset.json beside image_dir.
         overwrite: replaces the data set that output_dir holds; files of cases that are no longer there stay.
-        label_map: replaces label values: ``"{255: 1}"``; the labels are rewritten into ``output_dir/labels``.
+        label_map: replaces label values: ``"{420: 1, 500: 2, others: 0}"``, where ``others`` are all that it does not
+            name but 0; the labels are rewritten into ``output_dir/labels``.
 
     Returns:
         Path of dataset.json; with folds, of that of the first fold.
@@ -93,8 +93,7 @@ def make_dataset(
         raise DataError(
             f"output_dir {root} already holds a data set: give another folder, or --overwrite true to write it anew."
         )
-    if isinstance(modalities, str):
-        modalities = modalities.split(",")
+    check_label_map(label_map)
     if case_dir is not None:
         if image_dir is not None or label_dir is not None:
             raise DataError("give either --case_dir, or --image_dir and --label_dir.")
@@ -139,6 +138,8 @@ def make_dataset(
     if class_names:
         header["labels"] = {str(i): str(name) for i, name in enumerate(["background", *class_names])}
     entries = convert_all(split, root, label_map=label_map or {})
+    if class_names:
+        check_class_names(class_names, entries)
     written = []
     for number, part in enumerate(splits):
         folder = root / f"fold_{number}" if folds else root
@@ -163,7 +164,7 @@ def check_names(cases: Sequence[CaseFiles]) -> None:
             )
 
 
-def convert_all(split: Split, root: Path, *, label_map: Mapping[int, int]) -> dict[str, dict[str, Any]]:
+def convert_all(split: Split, root: Path, *, label_map: Mapping[int | str, int]) -> dict[str, dict[str, Any]]:
     """Converts the files of all cases that are used, several at a time; labels only of cases that keep theirs.
 
     Returns:
@@ -178,7 +179,7 @@ def convert_all(split: Split, root: Path, *, label_map: Mapping[int, int]) -> di
     return {case.name: entry for (case, _), entry in zip(jobs, entries, strict=True)}
 
 
-def convert(case: CaseFiles, root: Path, *, with_label: bool, label_map: Mapping[int, int]) -> dict[str, Any]:
+def convert(case: CaseFiles, root: Path, *, with_label: bool, label_map: Mapping[int | str, int]) -> dict[str, Any]:
     """NIfTI paths of a case; writes those that are no NIfTI files, or whose label values change, below ``root``.
 
     Raises:
@@ -210,7 +211,7 @@ def convert(case: CaseFiles, root: Path, *, with_label: bool, label_map: Mapping
     if target.resolve() == case.label.resolve():
         raise DataError(f"{case.label} would be overwritten by its changed copy: give another output_dir.")
     label, own_affine = load_volume(case.label)
-    label = renumber(check_label(label, case.label), label_map)
+    label = renumber(label, label_map, case.label) if label_map else check_label(label, case.label)
     if grid is not None:
         # A label that was drawn on another program's conversion of the series has other axes on the same grid.
         label, own_affine = to_axes_of(label, own_affine, grid[1])
@@ -293,5 +294,4 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(make_dataset)
+    run_command(make_dataset)

@@ -8,15 +8,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import fire
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientation, Spacing
 from tqdm import tqdm
 
+from scripts.command_line import run_command
 from scripts.data import DataError
-from scripts.errors import print_briefly
 
 from .benchmark import available, case_list, check_choice, check_output, cut, padded_box, write_benchmark
 from .dicom import dicom_folders
@@ -168,5 +167,4 @@ def resample(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> tuple[
 
 
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(make_pancreas_ct)
+    run_command(make_pancreas_ct)

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fire
 import numpy as np
 import torch
 
+from scripts.command_line import run_command
 from scripts.data import DataError, Datalist, LabelCoding
 from scripts.data.machine import total_memory
-from scripts.errors import print_briefly
 
 from . import choices
 from .declared import class_names, declared_ignore_value, declared_modalities
@@ -290,5 +289,4 @@ def _at_least_a_tenth(value: float) -> str:
 
 
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(make_plan)
+    run_command(make_plan)

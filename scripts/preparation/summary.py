@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from scripts.data import DataError
 from scripts.data.contents import Contents, inspect, inspect_once
 
 from .declared import class_names
@@ -17,7 +19,8 @@ ROLES = ("labeled", "unlabeled", "validation", "test")
 LISTED = 3
 # Ends of names that tell scans of one patient apart: _t1, -visit2, _ses-01, _baseline, _followup, _pre, ...
 TIME = re.compile(
-    r"(?:[_\-. ]|(?<=\d))(?:(?:t|tp|time|timepoint|visit|v|ses|session|scan|fu|follow[_\-]?up|week|wk|month|year|day)[_\-]?\d+"
+    r"(?:[_\-. ]|(?<=\d))"
+    r"(?:(?:t|tp|time|timepoint|visit|v|ses|session|scan|fu|follow[_\-]?up|week|wk|month|year|day)[_\-]?\d+"
     r"|baseline|bl|pre|post|preop|postop|follow[_\-]?up|(?:19|20)\d{6})$",
     re.IGNORECASE,
 )
@@ -50,9 +53,8 @@ def classes(split: Split, entries: Mapping[str, Mapping[str, Any]], header: dict
 
     lines = []
     for role in ("labeled", "validation", "test"):
-        labels = [(str(entries[case.name]["label"]), True) for case in getattr(split, role)]
-        found = inspect_once(labels, inspect_all=lambda files: for_every_case(inspect, files)).values()
-        values = Counter(int(v) for label in found if isinstance(label, Contents) for v in label.values if v > 0)
+        labels = [entries[case.name]["label"] for case in getattr(split, role)]
+        values = Counter(value for own in label_values(labels) for value in own)
         if values:
             names = class_names(header, max(values)) or []
             called = [
@@ -60,6 +62,29 @@ def classes(split: Split, entries: Mapping[str, Mapping[str, Any]], header: dict
             ]
             lines.append(f"{role} cases that have a class: {', '.join(called)}")
     return lines
+
+
+def label_values(labels: Sequence[Path]) -> list[list[int]]:
+    """The values above 0 of every label file that can be read; none is read twice in one process."""
+    files = [(str(path), True) for path in labels]
+    found = inspect_once(files, inspect_all=lambda new: for_every_case(inspect, new))
+    usable = [found[file] for file in files if isinstance(found[file], Contents)]
+    return [[int(value) for value in label.values if value > 0] for label in usable if isinstance(label, Contents)]
+
+
+def check_class_names(names: Sequence[str], entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises DataError unless there is a name for every label value.
+
+    Args:
+        names: of the values 1, 2, ...
+        entries: files of every case.
+    """
+    values = {v for own in label_values([e["label"] for e in entries.values() if "label" in e]) for v in own}
+    if values and max(values) > len(names):
+        raise DataError(
+            f"class_names has {len(names)} names ({', '.join(names)}) and the labels have the values {sorted(values)}: "
+            "name the values 1, 2, ..., or renumber them with --label_map."
+        )
 
 
 def separated(split: Split, patient_pattern: str | None) -> list[str]:
@@ -92,8 +117,8 @@ def separated(split: Split, patient_pattern: str | None) -> list[str]:
             remedy = pattern or _pattern_of(list(groups.values()))
             return [
                 f"warning: {first} ({sides[first]}) and {second} ({sides[second]}) look like scans of "
-                f"one patient ({len(apart)} such groups); if they are, results on them say nothing: keep them together by "
-                f'--patient_pattern, such as "{remedy}"'
+                f"one patient ({len(apart)} such groups); if they are, results on them say nothing: keep them together "
+                f'by --patient_pattern, such as "{remedy}"'
             ]
     return []
 

@@ -18,6 +18,9 @@ from .dicom import dicom_folders, load_series
 from .packages import need_package
 
 NRRD_SUFFIXES = (".seg.nrrd", ".nrrd")  # the longer first: it is a part of the name, too
+# The largest value of a label that is written, and the name of all values that a label_map does not name.
+MOST_LABEL, OTHERS = 255, "others"
+LISTED = 5
 SPACES = ("left-posterior-superior", "right-anterior-superior", "lps", "ras")
 
 
@@ -125,21 +128,60 @@ def check_label(label: np.ndarray, path: Path) -> np.ndarray:
     Raises:
         DataError: when it is not 3D, or has values that are no integers from 0 to 255.
     """
-    if label.ndim != 3:
-        raise DataError(f"{path} has shape {label.shape}; a label is one volume of three dimensions.")
-    values = np.unique(label)
-    if not np.isin(values, np.arange(256)).all():
-        odd = values[~np.isin(values, np.arange(256))][:5].tolist()
-        raise DataError(f"{path} has label values {odd}; expected are integers from 0 to 255.")
+    values = _values(label, path)
+    if odd := [value for value in values if not 0 <= value <= MOST_LABEL]:
+        raise DataError(
+            f"{path} has label values {odd[:LISTED]}; expected are integers from 0 to {MOST_LABEL}: renumber them with "
+            '--label_map, such as "{420: 1, others: 0}".'
+        )
     return label.astype(np.uint8)
 
 
-def renumber(label: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:
-    """``label`` (H, W, D), uint8, with every value that ``mapping`` names replaced."""
-    table = np.arange(256, dtype=np.uint8)
-    for value, new in mapping.items():
-        table[int(value)] = int(new)
-    return table[label]
+def check_label_map(label_map: Mapping[int | str, int] | None) -> None:
+    """Raises DataError unless a map gives a value from 0 to 255 to label values, and perhaps to "others"."""
+    for value, new in (label_map or {}).items():
+        if not (value == OTHERS or type(value) is int) or type(new) is not int or not 0 <= new <= MOST_LABEL:
+            raise DataError(
+                f"label_map has {value!r}: {new!r}; it gives whole numbers, and {OTHERS!r} for all that it does not "
+                f'name, a value from 0 to {MOST_LABEL}: "{{420: 1, others: 0}}".'
+            )
+
+
+def renumber(label: np.ndarray, label_map: Mapping[int | str, int], path: Path) -> np.ndarray:
+    """``label`` (H, W, D) with every value replaced as ``label_map`` says, uint8; 0 stays 0 if it is not named.
+
+    Raises:
+        DataError: when the label is not 3D, or has a value that is no whole number, or that the map does not name.
+    """
+    values = _values(label, path)
+    unnamed = [value for value in values if value not in label_map and value != 0]
+    if unnamed and OTHERS not in label_map:
+        raise DataError(
+            f"{path} has label values {unnamed[:LISTED]}, which --label_map does not name: name them, or add "
+            f"{OTHERS}: 0 to make them background."
+        )
+    renumbered = np.full(label.shape, label_map.get(OTHERS, 0), np.uint8)
+    for value in values:
+        if value in label_map or value == 0:
+            renumbered[label == value] = label_map.get(value, 0)
+    return renumbered
+
+
+def _values(label: np.ndarray, path: Path) -> list[int]:
+    """The values of a label, in ascending order.
+
+    Raises:
+        DataError: when it is not 3D, or a value is no whole number.
+    """
+    if label.ndim != 3:
+        raise DataError(f"{path} has shape {label.shape}; a label is one volume of three dimensions.")
+    values = np.unique(label).tolist()
+    if broken := [value for value in values if value != value or value != np.rint(value)]:
+        raise DataError(
+            f"{path} has label values {broken[:LISTED]}; expected are whole numbers: check that it is a label and not "
+            "an image, and resample labels by nearest neighbour."
+        )
+    return [int(value) for value in values]
 
 
 def save_volume(array: np.ndarray, affine: np.ndarray, path: Path) -> Path:
