@@ -20,13 +20,13 @@ $(VENV)/installed: requirements.txt requirements-dev.txt
 	touch $@
 
 demo: install
-	$(PY) -m scripts.demo.dataset --output_dir $(DEMO)/data
+	$(PY) -m tools.demo.dataset --output_dir $(DEMO)/data
 	$(RUN) --args_file configs/presets/demo_dbisl.json --max_iterations $(DEMO_ITERATIONS)
 	$(RUN) --args_file configs/presets/demo_supervised.json --max_iterations $(DEMO_ITERATIONS)
 	$(RUN) --args_file configs/presets/demo_dbisl_evaluate.json
 	$(RUN) --args_file configs/presets/demo_supervised_evaluate.json
 	$(RUN) --args_file configs/presets/demo_inference.json
-	$(PY) -m scripts.demo.report --demo_dir $(DEMO) --iterations $(DEMO_ITERATIONS)
+	$(PY) -m tools.demo.report --demo_dir $(DEMO) --iterations $(DEMO_ITERATIONS)
 
 test: install
 	$(PY) -m pytest -q -n 2 --dist loadfile -m "not long" tests
@@ -35,8 +35,8 @@ test-all: install
 	$(PY) -m pytest -q -n 2 --dist loadfile tests
 
 lint: install
-	$(PY) -m black --check --line-length 120 scripts tests benchmarks
-	$(PY) -m ruff check scripts tests benchmarks
+	$(PY) -m black --check --line-length 120 scripts tools tests benchmarks
+	$(PY) -m ruff check scripts tools tests benchmarks
 	$(PY) -m mypy
 
 coverage: install
@@ -46,7 +46,7 @@ bench: install
 	$(PY) -m benchmarks.run
 
 bundle: install
-	$(PY) -m scripts.release.bundle
+	$(PY) -m tools.release.bundle
 
 mlflow: install
 	MLFLOW_DISABLE_TELEMETRY=true $(PY) -m mlflow ui --backend-store-uri $(MLFLOW_TRACKING_URI)

@@ -19,10 +19,10 @@ from benchmarks.dynamics import parse
 from benchmarks.measure import peak_megabytes, row, seconds
 from scripts.data import Datalist
 from scripts.data.machine import processors
-from scripts.demo.dataset import make_dataset
 from scripts.preflight import Preflight
-from scripts.preparation.benchmark import write_benchmark
-from scripts.preparation.volumes import save_volume
+from tools.demo.dataset import make_dataset
+from tools.preparation.benchmark import write_benchmark
+from tools.preparation.volumes import save_volume
 
 SHAPE = (24, 22, 20)
 

@@ -1,17 +1,22 @@
-"""Dynamics: trains the arms of a plan from paired seeds and records the validation Dice on the way.
+"""Dynamics: trains the arms of a plan on paired seeds and draws of the labeled cases, and evaluates each at its end.
 
-    python -m benchmarks.dynamics --plan benchmarks/dynamics_stages.json --dataset_dir DIR --output_dir DIR
+    python -m benchmarks.dynamics --plan benchmarks/mixing.json --dataset_dir DIR --output_dir DIR [--workers 8]
 
-An arm is a set of overrides of the merged configs; all arms of a plan share the data, which is cached once. What is
-already in ``<output_dir>/dynamics.csv`` is not run again.
+An arm is a list of overlays and a set of overrides. Every run has a cache of its own, so arms may change what is
+cached and the augmentation. Several processes may share an ``output_dir``: each run is done by one of them, and what is
+finished is not run again.
 """
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import logging
+import multiprocessing
 import time
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +25,13 @@ import monai
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
+from monai.data import CacheDataset
 
-COLUMNS = ["arm", "seed", "iteration", "val_dice", "seconds"]
-# Instantiated once: the caches that every arm reads.
-SHARED = ("train#dataset", "train#unlabeled_dataset", "validate#dataset")
+from scripts.evaluation.metrics import segmentation_metrics
+
+RUN = ("arm", "num_labeled", "draw", "seed")
+HISTORY = (*RUN, "iteration", "val_dice", "seconds")
+CASES = (*RUN, "list", "case", "class", "masks", "dice", "hd95_mm", "asd_mm")
 
 
 def parse(configs: list[str], overrides: dict[str, Any]) -> ConfigParser:
@@ -34,66 +42,147 @@ def parse(configs: list[str], overrides: dict[str, Any]) -> ConfigParser:
     return parser
 
 
-def run_arm(configs: list[str], overrides: dict[str, Any], shared: dict[str, Any]) -> list[dict[str, Any]]:
-    """Trains one arm and returns its rows (iteration, val_dice, seconds)."""
-    parser = parse(configs, overrides)
-    for name, dataset in shared.items():
-        parser[name] = dataset
-    monai.utils.set_determinism(seed=overrides["seed"])
+def runs(plan: dict[str, Any]) -> Iterator[tuple[dict[str, Any], list[str], dict[str, Any]]]:
+    """Every run of the plan: its row's first columns, its configs and its overrides."""
+    for num_labeled in plan.get("num_labeled", [None]):
+        for draw in plan.get("draws", [0]):
+            for seed in plan["seeds"]:
+                for name, arm in plan["arms"].items():
+                    whole = arm if "overrides" in arm or "configs" in arm else {"overrides": arm}
+                    own = dict(whole.get("overrides", {}))
+                    labels = own.get("num_labeled", num_labeled)
+                    row = {"arm": name, "num_labeled": labels, "draw": draw, "seed": seed}
+                    given = {} if num_labeled is None else {"num_labeled": num_labeled}
+                    overrides = {**plan["common"], **given, "labeled_draw": draw, "seed": seed, **own}
+                    yield row, [*plan["configs"], *whole.get("configs", [])], overrides
+
+
+@torch.no_grad()
+def evaluate(parser: ConfigParser, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of ``CASES``: validation and test cases by the network's mean and by its distance heads, where it has them.
+
+    On the grid on which the network works, so neither resampled back nor with the largest part kept.
+    """
+    network = parser.get_parsed_content("network").eval()
+    coding = parser.get_parsed_content("label_coding")
+    inferer = parser.get_parsed_content("validate#inferer")
+    device = parser.get_parsed_content("device")
+    to_mask = parser.get_parsed_content("distance_to_segmentation")
+    test = CacheDataset(
+        parser.get_parsed_content("datalist").test, parser.get_parsed_content("validate#preprocessing"), progress=False
+    )
+    names = parser.get_parsed_content("class_names") or [str(c + 1) for c in range(coding.num_classes)]
+    spacing = parser.get_parsed_content("spacing") or (1.0, 1.0, 1.0)
+
+    def probabilities(image: torch.Tensor) -> torch.Tensor:
+        heads = network.forward_heads(image)
+        distances = [to_mask(head.float()) for name, head in heads.items() if name.startswith("distance")]
+        parts = [network.probability(image).float()]
+        if distances and "logits" not in heads or len(distances) > 1:
+            parts.append(torch.stack(distances).mean(0))
+        return torch.cat(parts, 1)
+
+    rows = []
+    for name, dataset in (("validation", parser.get_parsed_content("validate#dataset")), ("test", test)):
+        for number, item in enumerate(dataset):
+            found = inferer(item["image"][None].as_subclass(torch.Tensor).to(device), probabilities)
+            label = coding.encode(item["label"][None].as_subclass(torch.Tensor).to(device))[0] > 0.5
+            parts = found.split(coding.num_classes, 1)
+            kinds = {"network": parts[0]}
+            if len(parts) > 1:
+                kinds |= {"distance": parts[1], "all_heads": (parts[0] + parts[1]) / 2}
+            for kind, probability in kinds.items():
+                mask = coding.harden(probability)[0] > 0.5
+                for c, class_name in enumerate(names):
+                    values = segmentation_metrics(mask[c], label[c], spacing=spacing)
+                    kept = {metric: round(values[metric], 4) for metric in ("dice", "hd95_mm", "asd_mm")}
+                    rows.append({**row, "list": name, "case": number, "class": class_name, "masks": kind, **kept})
+    return rows
+
+
+def train(parser: ConfigParser, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Trains a run and returns its rows of ``HISTORY``."""
+    monai.utils.set_determinism(seed=row["seed"])
     trainer = parser.get_parsed_content("train#trainer")
     evaluator = parser.get_parsed_content("validate#evaluator")
     start, rows = time.monotonic(), []
 
     def record(_: Engine) -> None:
-        rows.append(
-            {
-                "iteration": trainer.state.iteration,
-                "val_dice": round(evaluator.state.metrics["val_mean_dice"], 4),
-                "seconds": round(time.monotonic() - start, 1),
-            }
-        )
+        value = round(evaluator.state.metrics["val_mean_dice"], 4)
+        seconds = round(time.monotonic() - start, 1)
+        rows.append({**row, "iteration": trainer.state.iteration, "val_dice": value, "seconds": seconds})
 
     evaluator.add_event_handler(Events.COMPLETED, record)
     trainer.run()
     return rows
 
 
-def main(plan: str, dataset_dir: str, output_dir: str, seeds: Any = None, threads: int | None = None) -> None:
-    """Runs every arm of ``plan`` from every seed.
+def append(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    """Adds rows to a table that other processes write, too."""
+    with path.open("a", newline="", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writer = csv.DictWriter(file, columns)
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerows(rows)
 
-    Args:
-        plan: JSON file with "configs" (list), "common" (overrides of all arms), "seeds" and "arms" (name -> overrides).
-        dataset_dir: folder of the data set's dataset.json.
-        output_dir: receives dynamics.csv and the runs.
-        seeds: instead of the plan's, so that two processes can share the work.
-        threads: CPU threads.
-    """
+
+def work(plan: dict[str, Any], where: dict[str, Any], output: Path, threads: int | None) -> None:
+    """Does one run after the other that is neither done nor being done."""
     logging.disable(logging.INFO)
     if threads:
         torch.set_num_threads(threads)
-    content = json.loads(Path(plan).read_text())
-    results = Path(output_dir) / "dynamics.csv"
-    results.parent.mkdir(parents=True, exist_ok=True)
-    # From the plan's common settings: an arm may switch the unlabeled stream off, which would leave its cache empty.
-    common = parse(content["configs"], {**content["common"], "dataset_dir": dataset_dir})
-    shared = {name: common.get_parsed_content(name) for name in SHARED}
-    for seed in content["seeds"] if seeds is None else seeds:
-        for arm, overrides in content["arms"].items():
-            done = results.exists() and any(
-                row["arm"] == arm and int(row["seed"]) == seed for row in csv.DictReader(results.open())
-            )
-            if done:
+    for row, configs, overrides in runs(plan):
+        folder = output / "_".join(str(value) for value in row.values())
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "claim").open("w") as claim:
+            try:
+                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
                 continue
-            run_dir = f"{output_dir}/{arm}_{seed}"
-            where = {"dataset_dir": dataset_dir, "output_dir": run_dir, "ckpt_dir": f"{run_dir}/models", "seed": seed}
-            rows = run_arm(content["configs"], {**content["common"], **overrides, **where}, shared)
-            new = not results.exists()
-            with results.open("a", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                if new:
-                    writer.writeheader()
-                writer.writerows({"arm": arm, "seed": seed, **row} for row in rows)
-            print(arm, seed, [row["val_dice"] for row in rows], flush=True)
+            if (folder / "done").exists():
+                continue
+            own = {"output_dir": str(folder), "ckpt_dir": str(folder / "models"), "run_page": False, "mlflow": False}
+            try:
+                parser = parse(configs, {**overrides, **where, **own})
+                append(output / "dynamics.csv", HISTORY, history := train(parser, row))
+                append(output / "cases.csv", CASES, evaluate(parser, row))
+            except Exception:
+                (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+                print(f"failed: {folder}/error.txt", flush=True)
+                continue
+            (folder / "done").touch()
+            print(*row.values(), *(f"{one['val_dice']} ({one['seconds']} s)" for one in history[-1:]), flush=True)
+
+
+def main(
+    plan: str, dataset_dir: str, output_dir: str, workers: int = 1, device: str | None = None, threads: int | None = None
+) -> None:
+    """Runs every arm of ``plan`` for every number of labels, draw and seed.
+
+    Args:
+        plan: JSON file with "configs" (list), "common" (overrides of all arms), "seeds", optionally "num_labeled" and
+            "draws", and "arms": name -> {"configs": [...], "overrides": {...}}, or the overrides alone.
+        dataset_dir: folder of the data set's dataset.json.
+        output_dir: receives dynamics.csv (validation on the way), cases.csv (at the end) and the runs.
+        workers: processes that share the runs.
+        device: "cpu" or "cuda"; a GPU if there is one by default.
+        threads: CPU threads of each process.
+    """
+    content = json.loads(Path(plan).read_text(encoding="utf-8"))
+    where: dict[str, Any] = {"dataset_dir": dataset_dir}
+    if device:
+        where["device"] = f"$torch.device('{device}')"
+    arguments = (content, where, Path(output_dir), threads)
+    if workers == 1:
+        work(*arguments)
+        return
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=work, args=arguments) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
 
 
 if __name__ == "__main__":

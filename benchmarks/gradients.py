@@ -20,7 +20,7 @@ import torch
 from ignite.engine import Events
 
 from benchmarks.dynamics import parse
-from scripts.objectives.losses import segmentation_loss
+from scripts.methods.losses import segmentation_loss
 
 LEFT_ATRIUM = {
     "spacing": [2.5, 2.5, 2.5],

@@ -22,9 +22,9 @@ from benchmarks.dynamics import parse
 from benchmarks.measure import clock, medians, row, status_megabytes
 from benchmarks.scale import SCALES, Scale
 from benchmarks.transform import blobs
-from scripts.demo.dataset import make_dataset
 from scripts.networks import VNet
 from scripts.networks.layers import GroupNorm, PointwiseConv3d
+from tools.demo.dataset import make_dataset
 
 LABELED = 2
 

@@ -21,8 +21,8 @@ from benchmarks.dynamics import parse
 from benchmarks.measure import row
 from benchmarks.scale import SCALES
 from benchmarks.share import CPU_CONFIGS, WARM_UP
-from scripts.demo.dataset import make_dataset
 from scripts.ranks import end_processes, gathered, rank, start_processes, world_size
+from tools.demo.dataset import make_dataset
 
 BATCH = 2  # of each stream, over all processes
 ROOT = Path(__file__).resolve().parents[1]

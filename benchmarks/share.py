@@ -16,7 +16,7 @@ from benchmarks.dynamics import parse
 from benchmarks.iteration import flops_of
 from benchmarks.measure import clock, row, seconds
 from benchmarks.scale import Scale
-from scripts.demo.dataset import make_dataset
+from tools.demo.dataset import make_dataset
 
 # Of the first iterations nothing is counted.
 WARM_UP = 3

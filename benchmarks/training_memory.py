@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from scripts.preparation.memory import BASE_BYTES, training_bytes
+from tools.preparation.memory import BASE_BYTES, training_bytes
 
 CONFIGURATIONS: tuple[dict[str, Any], ...] = (
     {"patch_size": [48, 48, 48], "base_filters": 8, "num_classes": 1},
@@ -23,7 +23,7 @@ CONFIGURATIONS: tuple[dict[str, Any], ...] = (
 def added_bytes(configuration: Mapping[str, Any]) -> float:
     """What two training iterations with 2 + 2 crops add to a fresh process at their peak, weights included."""
     code = (
-        "import json, sys, torch; from pathlib import Path; from scripts.preparation.memory import TrainingStep;"
+        "import json, sys, torch; from pathlib import Path; from tools.preparation.memory import TrainingStep;"
         "torch.set_num_threads(1); settings = json.loads(sys.argv[1]);"
         "status = lambda key: int(Path('/proc/self/status').read_text().split(key)[1].split()[0]) * 1024;"
         # A first small step loads the libraries; writing 5 then resets the high-water mark.

@@ -43,7 +43,7 @@ def compact(shape: tuple[int, ...] = SHAPE) -> torch.Tensor:
 def forward_backward(operator: SegmentationToDistance, masks: torch.Tensor) -> None:
     """The map of a confident prediction, and the gradient of a loss on it."""
     probability = (0.9 * masks + 0.05).requires_grad_()
-    operator(probability).square().mean().backward()
+    operator.to(masks.device)(probability).square().mean().backward()
 
 
 def scipy_maps(masks: torch.Tensor) -> list[np.ndarray]:

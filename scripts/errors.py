@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-PACKAGE = str(Path(__file__).resolve().parent)
+PACKAGES = tuple(str(Path(__file__).resolve().parents[1] / name) for name in ("scripts", "tools"))
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -30,7 +30,7 @@ def users_error(error: BaseException) -> BaseException | None:
             return cause
         if isinstance(cause, ValueError) and cause.__traceback__ is not None:
             raised_in = traceback.extract_tb(cause.__traceback__)[-1].filename
-            if str(Path(raised_in).resolve()).startswith(PACKAGE):
+            if str(Path(raised_in).resolve()).startswith(PACKAGES):
                 return cause
     return None
 

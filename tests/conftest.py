@@ -33,7 +33,6 @@ SMALL = {
     "max_iterations": 4,
     "num_labeled": LABELED,
     "log_interval": 1,
-    "run_page": False,
     "device": "$torch.device('cpu')",
 }
 

@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
 from scripts.distance import DistanceToSegmentation, ExactDistance, SegmentationToDistance
-from scripts.objectives import Loss
+from scripts.methods import Loss
 
 SHAPE = (4, 2, 8, 7, 6)
 LABELED = 2

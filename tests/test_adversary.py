@@ -14,9 +14,9 @@ from torch import nn
 
 from scripts.data import LabelCoding
 from scripts.distance import ExactDistance, SegmentationToDistance
+from scripts.methods.dan import DANObjective
+from scripts.methods.sassnet import SASSNetObjective
 from scripts.networks import Discriminator, VNet
-from scripts.objectives.dan import DANObjective
-from scripts.objectives.sassnet import SASSNetObjective
 
 METHODS = ["sassnet", "dan"]
 LABELED, UNLABELED = 2, 1

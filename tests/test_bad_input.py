@@ -21,7 +21,7 @@ from conftest import ROOT, blob, las, run_bundle, save, small, write_dataset
 
 from scripts.data import DataError, LabelCoding
 from scripts.preflight import Preflight
-from scripts.preparation.fingerprint import read_fingerprints
+from tools.preparation.fingerprint import read_fingerprints
 
 INFERENCE, TRAIN = "configs/inference.json", "configs/train.json"
 SHAPE = (20, 18, 17)

@@ -111,7 +111,7 @@ def test_step_of_the_network_alone_leaves_the_weights_and_the_learning_rate():
 def test_arms_of_a_dynamics_plan_share_their_data_and_are_not_run_twice(tiny, tmp_path, capsys):
     """An arm without unlabeled crops and the default, both from the caches that are made once."""
     plan = tmp_path / "plan.json"
-    objective = {"_target_": "scripts.objectives.SupervisedObjective", "label_coding": "@label_coding"}
+    objective = {"_target_": "scripts.methods.SupervisedObjective", "label_coding": "@label_coding"}
     content = {
         "configs": [str(ROOT / "configs/train.json")],
         "common": small(tiny, tmp_path, val_interval=1),

@@ -9,10 +9,10 @@ from scipy.special import softmax
 from torch import nn
 
 from scripts.data import LabelCoding
+from scripts.methods import CCTObjective
+from scripts.methods.losses import segmentation_loss
 from scripts.networks import CrossConsistencyVNet, VNet
 from scripts.networks.perturbations import FeatureDrop, FeatureNoise
-from scripts.objectives import CCTObjective
-from scripts.objectives.losses import segmentation_loss
 
 AUXILIARY = ("noise", "dropout", "feature_drop")
 HEADS = ("logits", *(f"logits_{name}" for name in AUXILIARY))

@@ -26,7 +26,7 @@ from monai.fl.utils.constants import ExtraItems, FlStatistics
 from monai.utils import set_determinism
 
 from scripts.networks import DualTaskVNet
-from scripts.release.bundle import NAME, contents, make_bundle
+from tools.release.bundle import NAME, contents, make_bundle
 
 CLIENTS_PAGE = ROOT / "docs" / "clients.md"
 AFFINE = las((1.0, 1.2, 2.0))

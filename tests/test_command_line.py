@@ -1,4 +1,4 @@
-"""Tests of scripts/command_line.py: what people type becomes what a function takes, or an error before it starts."""
+"""Tests of tools/command_line.py: what people type becomes what a function takes, or an error before it starts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from conftest import SHAPES, blob, las, run_process, save
 
-from scripts.command_line import OptionError, options_of, parsed
 from scripts.data import DataError
-from scripts.preparation.dataset import make_dataset
-from scripts.preparation.volumes import renumber
+from tools.command_line import OptionError, options_of, parsed
+from tools.preparation.dataset import make_dataset
+from tools.preparation.volumes import renumber
 
 NAMES, NUMBERS, MAP = Sequence[str] | None, Sequence[float] | None, Mapping[int | str, int] | None
 SIDES = ["left kidney", "right kidney"]

@@ -1,4 +1,4 @@
-"""Tests of scripts/comparison: plans, statistics against hand-computed values, processes, and a real comparison."""
+"""Tests of tools/comparison: plans, statistics against hand-computed values, processes, and a real comparison."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ import pytest
 from conftest import ROOT, small
 from scipy.stats import norm
 
-from scripts.comparison import PlanError, Run, read_plan
-from scripts.comparison.collect import case_values, failed_cases, result_rows
-from scripts.comparison.paired import case_differences, paired_test, summary
-from scripts.comparison.processes import Processes, last_lines
-from scripts.comparison.report import write_report
-from scripts.comparison.run import main
 from scripts.evaluation import METRIC_NAMES, summarize
 from scripts.evaluation.case_metrics import CASE_COLUMNS, SUMMARY_COLUMNS
+from tools.comparison import PlanError, Run, read_plan
+from tools.comparison.collect import case_values, failed_cases, result_rows
+from tools.comparison.paired import case_differences, paired_test, summary
+from tools.comparison.processes import Processes, last_lines
+from tools.comparison.report import write_report
+from tools.comparison.run import main
 
 NAN = math.nan
 PLANS = sorted((ROOT / "configs" / "plans").glob("*.json"))
@@ -565,7 +565,7 @@ def test_collecting_alone_needs_no_data_and_runs_nothing(tmp_path, capsys):
 def test_command_skips_a_run_that_lacks_a_case_names_it_and_ends_with_an_error(tmp_path, capsys, monkeypatch):
     carried_out = []
     monkeypatch.setattr(
-        "scripts.comparison.run.Processes", lambda *_, **__: lambda runs: carried_out.append(runs) or runs[2:]
+        "tools.comparison.run.Processes", lambda *_, **__: lambda runs: carried_out.append(runs) or runs[2:]
     )
     plan = plan_file(tmp_path, num_labeled=[5], seeds=[0])
     for method in ("supervised", "dbisl"):

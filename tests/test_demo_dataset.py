@@ -1,4 +1,4 @@
-"""Tests of scripts/demo/{phantom,dataset}.py: the synthetic scans and the files they are written to."""
+"""Tests of tools/demo/{phantom,dataset}.py: the synthetic scans and the files they are written to."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scripts.demo import dataset, phantom
-from scripts.demo.dataset import make_dataset
-from scripts.demo.phantom import simulate_volume
+from tools.demo import dataset, phantom
+from tools.demo.dataset import make_dataset
+from tools.demo.phantom import simulate_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNTS = {"num_labeled": 1, "num_unlabeled": 2, "num_validation": 1, "num_test": 1}
@@ -197,7 +197,7 @@ def test_wrong_arguments_are_named_with_their_value_and_nothing_is_written(tmp_p
 
 def test_the_command_line_writes_a_data_set_and_prints_where(tmp_path):
     counts = "--num_labeled 1 --num_unlabeled 0 --num_validation 0 --num_test 0".split()
-    command = [sys.executable, "-m", "scripts.demo.dataset", "--output_dir", str(tmp_path / "set"), *counts]
+    command = [sys.executable, "-m", "tools.demo.dataset", "--output_dir", str(tmp_path / "set"), *counts]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == str(tmp_path / "set" / "dataset.json")
     assert len(json.loads((tmp_path / "set" / "dataset.json").read_text())["training"]) == 1

@@ -25,9 +25,9 @@ from torch import nn
 
 from scripts import ranks
 from scripts.data.stream import DrawBatches
+from scripts.methods.losses import dice_loss, masked_mean
+from scripts.methods.reduction import mean_over_ranks, sum_over_ranks
 from scripts.networks import synchronize_batch_norm
-from scripts.objectives.losses import dice_loss, masked_mean
-from scripts.objectives.reduction import mean_over_ranks, sum_over_ranks
 from scripts.training import FiniteLoss, RunState, SeededIterations
 
 TRAIN, EVALUATE = "configs/train.json", "configs/evaluate.json"
@@ -305,7 +305,6 @@ FIRST_PROCESS_ONLY = {
     "ProgressBar",
     "ValidationLog",
     "TrainingPictures",
-    "RunPage",
     "MLflowTracking",
     "TensorBoardTracking",
 }

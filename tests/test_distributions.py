@@ -1,4 +1,4 @@
-"""Tests of scripts/objectives/distributions.py: hand-computed probabilities and entropies, saturated heads."""
+"""Tests of scripts/methods/distributions.py: hand-computed probabilities and entropies, saturated heads."""
 
 import math
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.stats import entropy
 
+from scripts.methods.distributions import log_distributions, normalized_entropy, squared_difference
 from scripts.networks.heads import segmentation_heads
-from scripts.objectives.distributions import log_distributions, normalized_entropy, squared_difference
 
 
 def voxel(*values):

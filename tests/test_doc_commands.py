@@ -30,7 +30,7 @@ def shrunk(words: list[str], *, dataset: Path | None) -> list[str]:
     if arguments[:2] in (["run", "training"], ["run", "evaluation"], ["run", "preflight"]):
         # A patch that is thin on the page, as one of a sagittal overlay, becomes a cube: the test is about the command.
         options |= TINY
-    if module == "scripts.preparation.plan":
+    if module == "tools.preparation.plan":
         options["max_iterations"] = TINY["max_iterations"]
     if options.get("dataset_dir") == "/data/mine":
         options["dataset_dir"] = str(dataset)
@@ -54,7 +54,7 @@ def execute(page: Path, root: Path, *, dataset: Path | None = None) -> list[str]
 def project(tmp_path_factory) -> Path:
     """A copy of what the commands need, so that nothing is written into the repository."""
     root = tmp_path_factory.mktemp("project")
-    for folder in ("scripts", "configs"):
+    for folder in ("scripts", "tools", "configs"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return root
 

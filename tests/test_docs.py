@@ -81,7 +81,9 @@ def test_every_method_is_in_the_table_to_choose_from():
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_files_that_a_page_names_exist(page):
-    named = set(re.findall(r"(?<![\w/.<>-])((?:configs|scripts|tests|docs|benchmarks)/[\w/.]+\.\w+)", text_of(page)))
+    named = set(
+        re.findall(r"(?<![\w/.<>-])((?:configs|scripts|tools|tests|docs|benchmarks)/[\w/.]+\.\w+)", text_of(page))
+    )
     shown = {*files_shown(page), "scripts/networks/mine.py"}  # the reader's own
     pattern = {"configs/methods/<name>.json"}
     assert sorted(n for n in named - shown - pattern if not (ROOT / n).exists() and n not in COMING) == []
@@ -133,7 +135,7 @@ def unknown_options(words: list[str]) -> list[str]:
     """The options of a command that its program does not have, and a run id that its configs do not have."""
     module, *arguments = words
     options = options_of(arguments)
-    if not module.startswith(("scripts", "benchmarks", "monai.bundle")):
+    if not module.startswith(("scripts", "tools", "benchmarks", "monai.bundle")):
         return []
     if module != "monai.bundle":
         return sorted(set(options) - arguments_of(module) - {"help"})
@@ -170,7 +172,7 @@ def test_options_in_the_text_exist(page):
     named = {name for code in re.findall(r"`([^`]+)`", text) for name in re.findall(r"(?<!\S)--([\w#-]+)", code)}
     modules = {
         name_of(path)[:-3].replace("/", ".")
-        for folder in ("scripts", "benchmarks")
+        for folder in ("scripts", "tools", "benchmarks")
         for path in (ROOT / folder).rglob("*.py")
         if re.search(r"(fire\.Fire|run_command)\(\w+\)", path.read_text())
     }
@@ -184,7 +186,7 @@ def test_options_in_the_text_exist(page):
 
 def test_wrong_options_ids_and_programs_are_found():
     """The checks above can fail."""
-    assert unknown_options(words_of("python -m scripts.demo.dataset --output_dir a --num_labelled 4")[0][2:]) == [
+    assert unknown_options(words_of("python -m tools.demo.dataset --output_dir a --num_labelled 4")[0][2:]) == [
         "num_labelled"
     ]
     command = (
@@ -193,7 +195,7 @@ def test_wrong_options_ids_and_programs_are_found():
     assert unknown_options(words_of(command)[0][2:]) == ["patchsize", "train_it"]
     assert "optimizer#momentun" in unknown_options(words_of(command.replace("momentum", "momentun"))[0][2:])
     with pytest.raises(AttributeError):
-        unknown_options(["scripts.demo.report_it", "--x", "1"])
+        unknown_options(["tools.demo.report_it", "--x", "1"])
 
 
 @pytest.mark.parametrize("name", ["architecture", "data_flow"])

@@ -1,4 +1,4 @@
-"""Tests of scripts/objectives/dtc.py and its overlays: terms, gradients, the network's size; see test_dual_task.py."""
+"""Tests of scripts/methods/dtc.py and its overlays: terms, gradients, the network's size; see test_dual_task.py."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from dual_task import (
 )
 
 from scripts.data import LabelCoding
+from scripts.methods import DTCObjective
 from scripts.networks import VNet
-from scripts.objectives import DTCObjective
 
 DTC = "configs/methods/dtc.json"
 

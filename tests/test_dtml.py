@@ -1,4 +1,4 @@
-"""Tests of scripts/objectives/dtml.py, scripts/networks/paired_vnet.py and their overlays; see test_dual_task.py."""
+"""Tests of scripts/methods/dtml.py, scripts/networks/paired_vnet.py and their overlays; see test_dual_task.py."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from dual_task import (
 )
 
 from scripts.data import LabelCoding
+from scripts.methods import DTMLObjective, SupervisedObjective
 from scripts.networks import PairedVNet, VNet
-from scripts.objectives import DTMLObjective, SupervisedObjective
 
 DTML = "configs/methods/dtml.json"
 TERMS = set(DTMLObjective.TERMS)

@@ -11,9 +11,9 @@ from conftest import ROOT, small, write_dataset
 from torch import nn
 
 from scripts.data import LabelCoding
+from scripts.methods import DualNetworksObjective
+from scripts.methods.dual_networks import above_percentile, contrastive_loss, joint_label
 from scripts.networks import DualNetworks, VNet
-from scripts.objectives import DualNetworksObjective
-from scripts.objectives.dual_networks import above_percentile, contrastive_loss, joint_label
 
 TRAIN, METHOD = "configs/train.json", "configs/methods/dual_networks.json"
 TERMS = DualNetworksObjective.TERMS

@@ -1,4 +1,4 @@
-"""Tests of scripts/objectives/dual_task.py, and of what DTC and DTML have in common: switches, gradients, overlays."""
+"""Tests of scripts/methods/dual_task.py, and of what DTC and DTML have in common: switches, gradients, overlays."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from dual_task import (
 from monai.bundle import ConfigParser
 
 from scripts.data import LabelCoding
-from scripts.objectives import DTCObjective, DTMLObjective
-from scripts.objectives.reference_map import reference_map
+from scripts.methods import DTCObjective, DTMLObjective
+from scripts.methods.reference_map import reference_map
 
 OBJECTIVES = {"dtc": DTCObjective, "dtml": DTMLObjective}
 LABELED_CROPS, ALL_CROPS, NO_CROPS = [True, True, False, False], [True] * 4, [False] * 4

@@ -1,4 +1,4 @@
-"""Tests of scripts/objectives/entropy_minimization.py: values against scipy, and which crops receive gradient."""
+"""Tests of scripts/methods/entropy_minimization.py: values against scipy, and which crops receive gradient."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from scripts.data import LabelCoding
-from scripts.objectives import EntropyMinimizationObjective
-from scripts.objectives.losses import segmentation_loss
+from scripts.methods import EntropyMinimizationObjective
+from scripts.methods.losses import segmentation_loss
 
 
 def make(num_classes=2, *, maps, seed=0):

@@ -17,7 +17,7 @@ from monai.engines.utils import IterationEvents
 from torch import nn
 
 from scripts.data import LabelCoding
-from scripts.objectives import Objective
+from scripts.methods import Objective
 from scripts.training import (
     CollapseWarning,
     FiniteLoss,

@@ -14,8 +14,8 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from scripts.data import LabelCoding
+from scripts.methods import GaussianRampUp, Objective
 from scripts.networks import VNet
-from scripts.objectives import GaussianRampUp, Objective
 from scripts.training import (
     FinalWeights,
     GradientNorms,

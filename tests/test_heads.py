@@ -1,4 +1,4 @@
-"""Tests of scripts/pictures/heads.py: every head of saved weights, drawn with a reference on the network's grid."""
+"""Tests of tools/reports/heads.py: every head of saved weights, drawn with a reference on the network's grid."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from conftest import blob, las, save
 
 from scripts.data import DataError
 from scripts.networks import DualTaskVNet, Network, VNet
-from scripts.pictures import heads
-from scripts.pictures.heads import heads_figure, predict_heads
 from scripts.training.overlay import definition
+from tools.reports import heads
+from tools.reports.heads import heads_figure, predict_heads
 
 SETTINGS = {
     "in_channels": 1,

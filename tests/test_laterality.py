@@ -14,7 +14,7 @@ from monai.transforms import RandAxisFlipd, RandFlipd, RandRotate90d
 from scripts.data import DataError, LabelCoding
 from scripts.data.laterality import Moments, moments_of, paired_by_name, paired_by_place, side_kept
 from scripts.preflight import Preflight
-from scripts.preparation.plan import make_plan
+from tools.preparation.plan import make_plan
 
 TRAIN, SIDES, PREFLIGHT = "configs/train.json", "configs/augmentations/keep_sides.json", "configs/preflight.json"
 SHAPE = (28, 20, 12)
@@ -182,7 +182,7 @@ def test_defaults_are_warned_of_and_the_overlay_keeps_the_sides(tmp_path):
     ],
 )
 def test_plan_mirrors_from_back_to_front_alone_and_names_what_has_no_name(tmp_path, monkeypatch, labels, names):
-    monkeypatch.setattr("scripts.preparation.plan.seconds_per_iteration", lambda **_: 2.0)
+    monkeypatch.setattr("tools.preparation.plan.seconds_per_iteration", lambda **_: 2.0)
     folder = write(tmp_path, affine=las((1, 1, 1)), labels=labels)  # the first axis runs to the left
     path = make_plan(dataset_dir=str(folder), output=str(tmp_path / "plan.json"), device="cpu", memory_gb=8)
     planned = json.loads(path.read_text())

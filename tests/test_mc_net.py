@@ -1,12 +1,12 @@
-"""Tests of scripts/objectives/mc_net.py: sharpening and terms by the paper's formula, gradient through both sides."""
+"""Tests of scripts/methods/mc_net.py: sharpening and terms by the paper's formula, gradient through both sides."""
 
 import numpy as np
 import pytest
 import torch
 
 from scripts.data import LabelCoding
-from scripts.objectives import MCNetObjective
-from scripts.objectives.losses import dice_loss
+from scripts.methods import MCNetObjective
+from scripts.methods.losses import dice_loss
 
 SHAPE = (4, 3, 2)
 

@@ -1,4 +1,4 @@
-"""Tests of scripts/objectives/{teacher,mean_teacher}.py: the moving average, what the teacher shares, the terms."""
+"""Tests of scripts/methods/{teacher,mean_teacher}.py: the moving average, what the teacher shares, the terms."""
 
 import copy
 
@@ -10,9 +10,9 @@ from scipy.stats import norm
 from torch import nn
 
 from scripts.data import LabelCoding
+from scripts.methods import MeanTeacherObjective, UAMTObjective
+from scripts.methods.losses import segmentation_loss
 from scripts.networks import DualTaskVNet, VNet
-from scripts.objectives import MeanTeacherObjective, UAMTObjective
-from scripts.objectives.losses import segmentation_loss
 
 SHAPE = (3, 4, 2)
 

@@ -17,7 +17,7 @@ from conftest import ROOT, run_process, small
 from monai.bundle import ConfigParser
 
 from scripts.data import LabelCoding
-from scripts.objectives.losses import segmentation_loss
+from scripts.methods.losses import segmentation_loss
 
 EXAMPLE = (ROOT / "docs" / "add_a_method.md").read_text(encoding="utf-8")
 PAGES = [
@@ -101,7 +101,7 @@ def test_example_trains_with_its_terms_and_its_ramp(trained_example):
 
 
 def test_example_computes_what_it_says():
-    namespace = {"__name__": "scripts.objectives.pseudo_label", "__package__": "scripts.objectives"}
+    namespace = {"__name__": "scripts.methods.pseudo_label", "__package__": "scripts.methods"}
     exec(compile(blocks("python")[0], "pseudo_label.py", "exec"), namespace)
     probability = torch.tensor([0.3, 0.8, 0.99, 0.96, 0.5, 0.01, 0.04, 0.94]).reshape(4, 1, 2, 1, 1)
     label = torch.tensor([0.0, 1.0]).reshape(1, 1, 2, 1, 1)

@@ -1,4 +1,4 @@
-"""Tests of scripts/objectives: every term against float64 numpy, what receives gradient and what must not, errors."""
+"""Tests of scripts/methods: every term against float64 numpy, what receives gradient and what must not, errors."""
 
 import math
 
@@ -15,9 +15,9 @@ from scripts.distance import (
     GeneralizedDistance,
     SegmentationToDistance,
 )
-from scripts.objectives import DBiSLObjective, GaussianRampUp, Objective, SupervisedObjective
-from scripts.objectives.dbisl import unanimity_mask
-from scripts.objectives.losses import dice_loss, masked_mean, segmentation_loss
+from scripts.methods import DBiSLObjective, GaussianRampUp, Objective, SupervisedObjective
+from scripts.methods.dbisl import unanimity_mask
+from scripts.methods.losses import dice_loss, masked_mean, segmentation_loss
 
 TERMS = DBiSLObjective.TERMS
 K = 10  # Far below the papers' 1500: float32 and float64 then agree on the cross-entropy behind the steep sigmoid.

@@ -20,9 +20,9 @@ from scripts.distance import CascadedDistance, ExactDistance, GeneralizedDistanc
 from scripts.errors import users_error
 from scripts.evaluation.case_metrics import CaseMetrics
 from scripts.evaluation.metrics import METRIC_NAMES, segmentation_metrics
-from scripts.evaluation.results import EvaluationResults
-from scripts.objectives.losses import cross_entropy, dice_loss, segmentation_loss, squared_error
+from scripts.methods.losses import cross_entropy, dice_loss, segmentation_loss, squared_error
 from scripts.preflight import Preflight
+from tools.reports.results import EvaluationResults
 
 TRAIN, EVALUATE = "configs/train.json", "configs/evaluate.json"
 METHODS = sorted(path.stem for path in (ROOT / "configs" / "methods").glob("*.json"))

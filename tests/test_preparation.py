@@ -1,4 +1,4 @@
-"""Tests of scripts/preparation/{volumes,pairing,splits,dataset}.py: from folders of originals to a checked data set."""
+"""Tests of tools/preparation/{volumes,pairing,splits,dataset}.py: from folders of originals to a checked data set."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from doc_pages import module_commands, options_of
 from originals import write_dicom, write_nrrd
 
 from scripts.data import DataError, Datalist, LabelCoding, check_cases
-from scripts.preparation.dataset import make_dataset
-from scripts.preparation.pairing import CaseFiles, find_case_folders, find_cases
-from scripts.preparation.splits import fold_splits, patient_of, split_cases
-from scripts.preparation.volumes import load_volume, volumes_in
+from tools.preparation.dataset import make_dataset
+from tools.preparation.pairing import CaseFiles, find_case_folders, find_cases
+from tools.preparation.splits import fold_splits, patient_of, split_cases
+from tools.preparation.volumes import load_volume, volumes_in
 
-MODULE = "scripts.preparation.dataset"
+MODULE = "tools.preparation.dataset"
 SPACING = (1.0, 1.2, 2.0)
 ROLES = ("training", "unlabeled", "validation", "test")
 
@@ -98,7 +98,7 @@ def test_nrrd_in_a_space_that_is_not_understood_is_refused(tmp_path):
 
 def test_missing_package_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
     write_nrrd(tmp_path / "a.nrrd", np.zeros((4, 4, 4), np.uint8))
-    monkeypatch.setattr("scripts.preparation.packages.find_spec", lambda name: None)
+    monkeypatch.setattr("tools.preparation.packages.find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"a.nrrd needs the Python package pynrrd: pip install pynrrd"):
         load_volume(tmp_path / "a.nrrd")
 
@@ -602,7 +602,7 @@ def test_the_command_makes_a_data_set_that_a_training_process_takes(tmp_path):
         voxels, mask = blob((20, 18, 16), seed=seed)
         write_dicom(tmp_path / "images" / name, voxels.astype(int))
         write_nrrd(tmp_path / "labels" / f"{name}.nrrd", mask, spacing=(0.8, 0.9, 2.5), origin=(-11.0, 7.0, 30.0))
-    command = [sys.executable, "-m", "scripts.preparation.dataset", "--output_dir", str(tmp_path / "set")]
+    command = [sys.executable, "-m", "tools.preparation.dataset", "--output_dir", str(tmp_path / "set")]
     command += ["--image_dir", str(tmp_path / "images"), "--label_dir", str(tmp_path / "labels")]
     finished = run_process([*command, "--labeled", "2", "--validation", "1", "--test", "1"])
     assert finished.returncode == 0, finished.stderr

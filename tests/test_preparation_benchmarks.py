@@ -1,4 +1,4 @@
-"""Tests of scripts/preparation/{left_atrium,pancreas_ct,brats2019,benchmark,orientation}.py on miniature originals."""
+"""Tests of tools/preparation/{left_atrium,pancreas_ct,brats2019,benchmark,orientation}.py on miniature originals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from originals import write_dicom, write_nrrd
 from scipy import ndimage
 
 from scripts.data import DataError, Datalist, LabelCoding, check_cases
-from scripts.preparation import benchmark, brats2019, left_atrium, orientation, pancreas_ct
+from tools.preparation import benchmark, brats2019, left_atrium, orientation, pancreas_ct
 
 TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))
 

@@ -1,4 +1,4 @@
-"""Tests of scripts/preparation/dicom.py: series as scanners and archives leave them, against ITK and by hand."""
+"""Tests of tools/preparation/dicom.py: series as scanners and archives leave them, against ITK and by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import SimpleITK
 from originals import write_dicom, write_frames
 
 from scripts.data import DataError
-from scripts.preparation.volumes import load_volume
+from tools.preparation.volumes import load_volume
 
 SHAPE = (9, 8, 7)
 ANGLE = np.deg2rad(7)

@@ -16,10 +16,10 @@ from scripts.data import DataError, LabelCoding, images_in
 from scripts.data.contents import inspect
 from scripts.data.folder import masks_among
 from scripts.preflight import Preflight
-from scripts.preparation.dataset import make_dataset
-from scripts.preparation.pairing import CaseFiles, find_cases
-from scripts.preparation.splits import split_cases
-from scripts.preparation.summary import separated
+from tools.preparation.dataset import make_dataset
+from tools.preparation.pairing import CaseFiles, find_cases
+from tools.preparation.splits import split_cases
+from tools.preparation.summary import separated
 
 SPACING = (1.0, 1.2, 2.0)
 

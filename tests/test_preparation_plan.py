@@ -1,4 +1,4 @@
-"""Tests of scripts/preparation/{fingerprint,choices,memory,plan}.py and of the crops that a plan asks for."""
+"""Tests of tools/preparation/{fingerprint,choices,memory,plan}.py and of the crops that a plan asks for."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from monai.bundle import ConfigParser
 from benchmarks.training_memory import CONFIGURATIONS, added_bytes
 from scripts.data import DataError, crop_stream
 from scripts.networks import DualTaskVNet
-from scripts.preparation import choices
-from scripts.preparation.declared import class_names
-from scripts.preparation.fingerprint import Fingerprint, read_fingerprint
-from scripts.preparation.memory import BASE_BYTES, stored_maps, training_bytes
-from scripts.preparation.plan import count_classes, make_plan, plan, resources
+from tools.preparation import choices
+from tools.preparation.declared import class_names
+from tools.preparation.fingerprint import Fingerprint, read_fingerprint
+from tools.preparation.memory import BASE_BYTES, stored_maps, training_bytes
+from tools.preparation.plan import count_classes, make_plan, plan, resources
 
 TRAIN = str(ROOT / "configs" / "train.json")
 
@@ -43,7 +43,7 @@ def fingerprint(**changes: object) -> Fingerprint:
 @pytest.fixture
 def no_timing(monkeypatch):
     """The prediction of hours without running any iteration."""
-    monkeypatch.setattr("scripts.preparation.plan.seconds_per_iteration", lambda **_: 2.0)
+    monkeypatch.setattr("tools.preparation.plan.seconds_per_iteration", lambda **_: 2.0)
 
 
 # --- fingerprints ---

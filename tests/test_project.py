@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
+from pathlib import Path
 
 import pytest
 import test_previous_monai
 import yaml
 from conftest import ROOT
+from monai.bundle import ConfigParser
 
 DOCUMENTS = ("CONTRIBUTING.md", "docs/export.md", "docs/clients.md", "docs/several_devices.md")
 
@@ -55,7 +58,32 @@ def test_contributing_names_the_release_that_is_smoke_tested():
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_files_and_modules_that_a_document_names_exist(name):
     text = read(name)
-    files = set(re.findall(r"\b((?:configs|scripts|tests|docs)/[\w./]+\.(?:json|py|md))\b", text))
+    files = set(re.findall(r"\b((?:configs|scripts|tools|tests|docs)/[\w./]+\.(?:json|py|md))\b", text))
     assert files and [file for file in files if not (ROOT / file).is_file()] == []
-    modules = set(re.findall(r"-m (scripts[\w.]+)", text))
+    modules = set(re.findall(r"-m ((?:scripts|tools)[\w.]+)", text))
     assert [module for module in modules if importlib.util.find_spec(module) is None] == []
+
+
+def imports_of(path: Path) -> set[str]:
+    """The packages that a file imports, anywhere in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.split(".")[0] for name in names}
+
+
+def test_the_bundle_never_imports_the_tools_beside_it():
+    files = sorted((ROOT / "scripts").rglob("*.py"))
+    assert [path for path in files if imports_of(path) & {"tools", "benchmarks", "tests"}] == []
+    configs = [path for path in (ROOT / "configs").rglob("*.json") if '"tools.' in path.read_text(encoding="utf-8")]
+    assert len(files) > 50 and configs == []
+    assert "scripts" in imports_of(ROOT / "tools" / "reports" / "training.py")
+
+
+def test_old_names_of_the_methods_classes_still_work():
+    assert (
+        ConfigParser({"ramp": {"_target_": "scripts.objectives.GaussianRampUp", "length": 10}})
+        .get_parsed_content("ramp")
+        .length
+        == 10
+    )

@@ -1,4 +1,4 @@
-"""Tests of scripts/evaluation/pseudo_labels.py: hand-computed scores, a network whose votes are known, a real run."""
+"""Tests of tools/reports/pseudo_labels.py: hand-computed scores, a network whose votes are known, a real run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from conftest import LABELED, SMALL, delete_unlabeled_labels, merged, save, small
 
 from scripts.data import DataError
-from scripts.evaluation.pseudo_labels import COLUMNS, SCORES, class_row, main, overlap_scores, spread
 from scripts.networks import Network, VNet
+from tools.reports.pseudo_labels import COLUMNS, SCORES, class_row, main, overlap_scores, spread
 
 
 class Votes(Network):
@@ -191,7 +191,7 @@ def test_classes_that_were_not_annotated_are_not_measured(tiny, tmp_path, tiny_c
 
 
 def test_methods_without_pseudo_labels_of_their_own_are_judged_by_their_segmentation_heads(tiny, tmp_path):
-    objective = {"_target_": "scripts.objectives.SupervisedObjective", "label_coding": "@label_coding"}
+    objective = {"_target_": "scripts.methods.SupervisedObjective", "label_coding": "@label_coding"}
     run = write_run(tmp_path / "run", tiny, objective=objective)
     main(str(run), str(tiny), cases=1)
     (row,) = rows_of(run)

@@ -1,4 +1,4 @@
-"""Tests of scripts/release/{reference,config_ids}.py: every id has a type and a meaning; the page is current."""
+"""Tests of tools/release/{reference,config_ids}.py: every id has a type and a meaning; the page is current."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import shutil
 import pytest
 from conftest import ROOT
 
-from scripts.release.config_ids import IDS, PARTS
-from scripts.release.reference import FILES, main, page, parts_of, read_configs, shown, top_level
+from tools.release.config_ids import IDS, PARTS
+from tools.release.reference import FILES, main, page, parts_of, read_configs, shown, top_level
 
 CONFIGS = read_configs()
 MEANINGS = {key: entry for section in IDS.values() for key, entry in section.items()}
@@ -50,7 +50,7 @@ CHECKS = {
 
 def test_every_id_has_a_meaning_and_every_meaning_an_id():
     ids = set().union(*(top_level(config) for config in CONFIGS.values()))
-    assert sorted(ids - set(MEANINGS)) == [], "describe it in scripts/release/config_ids.py"
+    assert sorted(ids - set(MEANINGS)) == [], "describe it in tools/release/config_ids.py"
     assert sorted(set(MEANINGS) - ids) == [], "no config has it any more"
     assert sum(map(len, IDS.values())) == len(MEANINGS)  # none stands in two sections
 
@@ -73,7 +73,7 @@ def test_type_is_that_of_the_defaults(key):
 def test_page_is_up_to_date(tmp_path):
     main(tmp_path / "reference.md")
     current = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
-    assert current == (tmp_path / "reference.md").read_text(encoding="utf-8"), "run python -m scripts.release.reference"
+    assert current == (tmp_path / "reference.md").read_text(encoding="utf-8"), "run python -m tools.release.reference"
 
 
 def test_page_has_one_row_per_id_with_the_defaults_of_the_files():

@@ -1,4 +1,4 @@
-"""Tests of scripts/release: the zip has what a user needs and nothing else, is reproducible, and runs anywhere."""
+"""Tests of tools/release: the zip has what a user needs and nothing else, is reproducible, and runs anywhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import yaml
 from conftest import ROOT, SHAPES, blob, las, run_process, save
 from monai.apps.utils import HashCheckError
 
-from scripts.release.bundle import NAME, WEIGHTS, contents, large_files, make_bundle, sha256
+from tools.release.bundle import NAME, WEIGHTS, contents, large_files, make_bundle, sha256
 
 VERSION = json.loads((ROOT / "configs" / "metadata.json").read_text())["version"]
 ZOO_LIMIT = 25 * 1024 * 1024

@@ -1,4 +1,4 @@
-"""Tests of scripts/release/{model,card}.py: a run becomes the bundle's model, and what is said of it is true."""
+"""Tests of tools/release/{model,card}.py: a run becomes the bundle's model, and what is said of it is true."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from scipy import ndimage
 
 from scripts.data import DataError
 from scripts.files import sha256
-from scripts.release.bundle import contents
-from scripts.release.card import arguments_of_run, commands, fill, quoted, training_rows
-from scripts.release.model import half_precision, release_model
+from tools.release.bundle import contents
+from tools.release.card import arguments_of_run, commands, fill, quoted, training_rows
+from tools.release.model import half_precision, release_model
 
 TRAIN, RECORD, EVALUATE = "configs/train.json", "configs/record.json", "configs/evaluate.json"
 

@@ -1,4 +1,4 @@
-"""Tests of scripts/evaluation/{results,figures,report}.py and scripts/pictures on a small finished evaluation."""
+"""Tests of tools/reports/{results,figures,evaluation}.py and their pictures on a small finished evaluation."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from PIL import Image
 
 from scripts.data import DataError, LabelCoding
 from scripts.evaluation import CaseMetrics
-from scripts.evaluation.figures import draw_figures
-from scripts.evaluation.figures import main as write_figures
-from scripts.evaluation.report import html_report
-from scripts.evaluation.report import main as write_report
-from scripts.evaluation.results import EvaluationResults
-from scripts.pictures.cases import slices_figure, surfaces_figure
-from scripts.pictures.distribution import distribution_figure
+from tools.reports.cases import slices_figure, surfaces_figure
+from tools.reports.distribution import distribution_figure
+from tools.reports.evaluation import html_report
+from tools.reports.evaluation import main as write_report
+from tools.reports.figures import draw_figures
+from tools.reports.figures import main as write_figures
+from tools.reports.results import EvaluationResults
 
 # How far each prediction is shifted, in voxels: the last case is the best.
 SHIFTS = {"far": 5, "near": 2, "middle": 3, "exact": 0}
@@ -282,7 +282,7 @@ def test_figures_differ_between_cases_and_show_reference_and_prediction(figures)
 def test_unknown_voxels_are_an_area_and_their_prediction_has_no_surface(run, results, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(
-        "scripts.pictures.cases.render_surfaces", lambda masks, *_, **__: shown.append(masks) or np.ones((2, 2, 3))
+        "tools.reports.cases.render_surfaces", lambda masks, *_, **__: shown.append(masks) or np.ones((2, 2, 3))
     )
     data, output = partial_evaluation(tmp_path, annotated=False)
     partial = EvaluationResults(output, data, ignore_value=255)
@@ -314,8 +314,8 @@ def test_distribution_says_how_many_values_are_missing():
 
 
 def test_commands_write_the_figures_and_the_report_and_say_where(run, figures, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("scripts.evaluation.figures.draw_figures", lambda results: figures)
-    monkeypatch.setattr("scripts.evaluation.report.draw_figures", lambda results: figures)
+    monkeypatch.setattr("tools.reports.figures.draw_figures", lambda results: figures)
+    monkeypatch.setattr("tools.reports.evaluation.draw_figures", lambda results: figures)
     write_figures(str(run[1]), str(run[0]), figures_dir=str(tmp_path / "new"))
     assert {path.stem: path.read_bytes() for path in (tmp_path / "new").iterdir()} == figures
     write_report(str(run[1]), str(run[0]), title="of a run")
@@ -327,9 +327,9 @@ def test_commands_write_the_figures_and_the_report_and_say_where(run, figures, t
 
 def test_pictures_of_the_heads_are_called_after_case_and_class(tmp_path, monkeypatch):
     data, output = evaluate(tmp_path, names=["left / atrium", "2"])
-    monkeypatch.setattr("scripts.evaluation.figures.draw_figures", lambda results: {})
+    monkeypatch.setattr("tools.reports.figures.draw_figures", lambda results: {})
     drawn = []
-    monkeypatch.setattr("scripts.evaluation.figures.heads_figure", lambda *_, path, **rest: drawn.append(path.name))
+    monkeypatch.setattr("tools.reports.figures.heads_figure", lambda *_, path, **rest: drawn.append(path.name))
     write_figures(str(output), str(data), model_dir="models")
     names = [f"heads_{which}_{name}.png" for which in ("worst", "median", "best") for name in ("1_left_atrium", "2")]
     assert drawn == names
@@ -338,7 +338,7 @@ def test_pictures_of_the_heads_are_called_after_case_and_class(tmp_path, monkeyp
 @pytest.mark.long
 def test_command_draws_the_figures_of_a_run_as_a_process(run, tmp_path):
     arguments = ["--output_dir", str(run[1]), "--dataset_dir", str(run[0]), "--figures_dir", str(tmp_path)]
-    finished = run_process([sys.executable, "-m", "scripts.evaluation.figures", *arguments])
+    finished = run_process([sys.executable, "-m", "tools.reports.figures", *arguments])
     assert finished.returncode == 0, finished.stderr
     assert "surfaces.png" in [path.name for path in tmp_path.iterdir()]
 
@@ -346,7 +346,7 @@ def test_command_draws_the_figures_of_a_run_as_a_process(run, tmp_path):
 @pytest.mark.long
 def test_command_for_a_folder_without_an_evaluation_ends_in_one_line(tmp_path):
     arguments = ["--output_dir", str(tmp_path), "--dataset_dir", str(tmp_path)]
-    finished = run_process([sys.executable, "-m", "scripts.evaluation.report", *arguments])
+    finished = run_process([sys.executable, "-m", "tools.reports.evaluation", *arguments])
     assert finished.returncode == 1 and "Traceback" not in finished.stderr
     assert re.search(r"\nerror: .*metrics\.csv does not exist", finished.stderr)
 

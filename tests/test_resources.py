@@ -21,7 +21,7 @@ from torch import nn
 
 from scripts.data import LabelCoding, crop_stream
 from scripts.errors import Advice
-from scripts.objectives import Objective
+from scripts.methods import Objective
 from scripts.training import SemiSupervisedTrainer, resources
 from scripts.training.resources import advise_on_resources, out_of_memory
 

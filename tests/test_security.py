@@ -59,7 +59,7 @@ def test_a_pickle_in_a_file_of_weights_is_refused_and_not_run(tmp_path):
 def test_code_loads_weights_as_weights_only():
     sources = {
         path: path.read_text(encoding="utf-8")
-        for folder in ("scripts", "benchmarks")
+        for folder in ("scripts", "tools", "benchmarks")
         for path in (ROOT / folder).rglob("*.py")
     }
     calls = [(path.name, call) for path, text in sources.items() for call in re.findall(r"torch\.load\([^\n]*", text)]

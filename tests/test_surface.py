@@ -1,11 +1,11 @@
-"""Tests of scripts/pictures/surface.py: where things appear, how large, in which colour, and what covers what."""
+"""Tests of tools/reports/surface.py: where things appear, how large, in which colour, and what covers what."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from scripts.pictures.surface import bounding_box, render_surfaces, view_axes
+from tools.reports.surface import bounding_box, render_surfaces, view_axes
 
 ORANGE, BLUE = np.array([0xE6, 0x9F, 0x00]) / 255, np.array([0x56, 0xB4, 0xE9]) / 255
 FRONT = {"azimuth": 0.0, "elevation": 0.0, "pixels": 60}

@@ -19,8 +19,8 @@ from torch import nn
 
 from scripts.data import LabelCoding, crop_stream
 from scripts.distance import DistanceToSegmentation, ExactDistance, SegmentationToDistance
+from scripts.methods import DBiSLObjective, GaussianRampUp, Objective
 from scripts.networks import DualTaskVNet
-from scripts.objectives import DBiSLObjective, GaussianRampUp, Objective
 from scripts.training import RunEvents, SemiSupervisedTrainer
 
 EXTENT = 4

@@ -17,13 +17,13 @@ from matplotlib.image import imread
 from monai.bundle import ConfigParser
 
 from scripts.data import DataError, LabelCoding
-from scripts.objectives.dbisl import unanimity_mask
+from scripts.methods.dbisl import unanimity_mask
 from scripts.pictures.crops import crops_figure
-from scripts.pictures.curves import column, curves_figure, panels_of
 from scripts.training import RunDescription, RunState, run_or_resume
 from scripts.training.description import running_config
 from scripts.training.pictures import crops_of, drawn_heads
-from scripts.training.report import write_page
+from tools.reports.curves import column, curves_figure, panels_of
+from tools.reports.training import write_page
 
 TRAIN = "configs/train.json"
 SETTINGS = {"max_iterations": 5, "epoch_length": 1, "num_epochs": 5, "val_interval": 2, "checkpoint_interval": 2}
@@ -43,7 +43,7 @@ def run(tiny, tmp_path_factory):
     output = tmp_path_factory.mktemp("run")
     (output / "pictures").mkdir()
     (output / "pictures" / "iteration_00000900.png").write_bytes(b"of a former run")
-    overrides = small(tiny, output, **SETTINGS, picture_interval=2, run_page=True)
+    overrides = small(tiny, output, **SETTINGS, picture_interval=2)
     bundle = ConfigWorkflow([str(ROOT / TRAIN)], run_id="steps", logging_file=False, bundle_root=str(ROOT), **overrides)
     # As the id "training", without what changes the whole process.
     bundle.parser["steps"] = bundle.parser["training"][2:]
@@ -211,7 +211,8 @@ class Page(HTMLParser):
             self.headings.append(data)
 
 
-def test_page_of_the_run_was_written_at_its_end(run):
+def test_page_of_the_run_has_its_curves_tables_pictures_and_config(run):
+    write_page(run.output)
     page = Page(run.output / "run.html")
     assert page.pictures == 3
     expected = ["Curves", "Last row of the log", "Last validation", "Pictures", "Command and environment", "Config"]
@@ -255,7 +256,7 @@ def test_description_holds_the_merged_config_and_the_environment(run):
         "validation": 1,
     }
     assert about["config"]["max_iterations"] == 5 and about["config"]["num_epochs"] == 5
-    assert about["config"]["objective"]["_target_"] == "scripts.objectives.DBiSLObjective"
+    assert about["config"]["objective"]["_target_"] == "scripts.methods.DBiSLObjective"
     assert about["config"]["lr_scheduler"]["optimizer"] == "@optimizer"
     parser = ConfigParser(about["config"])  # it is a config itself
     assert parser.get_parsed_content("checkpoint_interval") == 2

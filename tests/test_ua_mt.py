@@ -1,4 +1,4 @@
-"""Tests of scripts/objectives/ua_mt.py: the threshold, the mask and the masked consistency against scipy."""
+"""Tests of scripts/methods/ua_mt.py: the threshold, the mask and the masked consistency against scipy."""
 
 import math
 
@@ -10,7 +10,7 @@ from scipy.stats import entropy
 from torch import nn
 
 from scripts.data import LabelCoding
-from scripts.objectives import UAMTObjective
+from scripts.methods import UAMTObjective
 
 SHAPE = (6, 5, 4)
 T = 1000

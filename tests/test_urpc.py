@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from scipy.special import rel_entr, softmax
 
 from scripts.data import LabelCoding
+from scripts.methods import URPCObjective
+from scripts.methods.losses import segmentation_loss
 from scripts.networks import PyramidVNet, VNet
-from scripts.objectives import URPCObjective
-from scripts.objectives.losses import segmentation_loss
 
 SCALES = {"logits": 3, "logits_2": 2, "logits_4": 1, "logits_8": 0}
 SHAPE = (4, 3, 2)

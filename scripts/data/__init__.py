@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .batch_augmentation import RandomIntensity
 from .box import foreground_box
 from .checks import check_cases, images_of, kept_apart
 from .datalist import Datalist
@@ -18,6 +19,7 @@ from .transforms import (
     KnownOnlyd,
     MarkUnknownd,
     PreGeneratedMapd,
+    crop_size,
 )
 
 __all__ = [
@@ -32,8 +34,10 @@ __all__ = [
     "NiftiReader",
     "PreGeneratedMapd",
     "Problem",
+    "RandomIntensity",
     "case_name",
     "check_cases",
+    "crop_size",
     "crop_stream",
     "foreground_box",
     "images_in",

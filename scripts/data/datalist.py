@@ -14,6 +14,8 @@ from .folder import Case, case_name
 from .problems import DataError
 
 LISTS = ("training", "unlabeled", "validation", "test")
+# Tells the random numbers of draws of labeled cases from others of the same seed.
+LABELED_DRAW = 3
 # Those of whole cases that no training has seen.
 EVALUATED = ("test", "validation")
 
@@ -30,6 +32,8 @@ class Datalist:
         dataset_dir: folder of dataset.json.
         splits: cuts a training list that holds all cases, for data sets that come without the other lists:
             ``{"training": [0, 56], "validation": [56, 64], "test": [64, 80]}`` with half-open ranges of positions.
+        labeled_draw: which training cases are the labeled ones: 0, the first in the list; any other number, a random
+            order of those that have a label, the same for the same number.
         optional: without a dataset.json the lists are empty, and only asking for labeled or required cases is an
             error: clients such as MONAI Label bring the labeled cases of a training themselves.
 
@@ -43,6 +47,7 @@ class Datalist:
         dataset_dir: str | Path,
         *,
         splits: Mapping[str, Sequence[int]] | None = None,
+        labeled_draw: int = 0,
         optional: bool = False,
     ) -> None:
         self.folder = Path(dataset_dir)
@@ -52,7 +57,7 @@ class Datalist:
         lists = {name: self._cases(content, name) for name in LISTS}
         if splits and not self.missing:
             lists.update(self._cut(lists["training"], splits))
-        self.training = lists["training"]
+        self.training = drawn(lists["training"], labeled_draw)
         self.validation = lists["validation"]
         self.test = lists["test"]
         self._unlabeled = lists["unlabeled"]
@@ -183,3 +188,12 @@ class Datalist:
         lists = {name: cases[slice(*bounds)] for name, bounds in splits.items()}
         # Cases that were cut for validation or test are never trained on.
         return {"training": [case for i, case in enumerate(cases) if i not in used], **lists}
+
+
+def drawn(cases: list[Case], draw: int) -> list[Case]:
+    """``cases`` with those that have a label in a random order and in front of the others; as they are for draw 0."""
+    if draw == 0:
+        return cases
+    order = np.random.default_rng([draw, LABELED_DRAW]).permutation(len(cases))
+    shuffled = [cases[i] for i in order]
+    return sorted(shuffled, key=lambda case: "label" not in case)

@@ -132,6 +132,16 @@ class LabelCoding:
         values = [torch.tensor(values, device=label.device, dtype=label.dtype) for values in self._channels]
         return torch.cat([torch.isin(label, value) for value in values], dim=1).float()
 
+    def harden(self, probability: torch.Tensor) -> torch.Tensor:
+        """Probabilities (B, C, H, W, D), [0, 1], as foreground channels of 0 and 1, same shape and dtype, as decoded.
+
+        Of exclusive labels only the most probable class stays, where it is above 1/2.
+        """
+        present = probability > 0.5
+        if self.regions is None and self.num_classes > 1:
+            present &= probability == probability.amax(1, keepdim=True)
+        return present.to(probability.dtype)
+
     def decode(self, probability: torch.Tensor) -> torch.Tensor:
         """Probabilities (B, C, H, W, D), [0, 1], as uint8.
 

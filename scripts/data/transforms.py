@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, RandCropByPosNegLabeld
+from monai.transforms import MapTransform, RandCropByPosNegLabeld, RandRotate90d
 from torch import nn
 
 from .label_coding import LabelCoding
+
+
+def crop_size(patch_size: Sequence[int], augmentation: Sequence[Any], margin: float = 1.0) -> list[int]:
+    """Extents of the crop from which augmentation makes a patch.
+
+    Crops are taken before they are turned, which costs a fraction of turning whole volumes. A quarter turn swaps two
+    axes, so the crop is as long along both as the patch is along either.
+
+    Args:
+        patch_size: extents of the patch, in voxels.
+        augmentation: MONAI's transforms of the crop; those that are ``RandRotate90d`` count.
+        margin: factor, 1 or more, for transforms that bring in what lies beyond the patch.
+
+    Raises:
+        ValueError: when ``margin`` is below 1.
+    """
+    if margin < 1:
+        raise ValueError(f"crop_margin is {margin}; it is a factor of the patch's extents, 1 or more.")
+    extents = [round(extent * margin) for extent in patch_size]
+    for transform in augmentation:
+        if isinstance(transform, RandRotate90d):
+            first, second = transform.spatial_axes
+            extents[first] = extents[second] = max(extents[first], extents[second])
+    return extents
 
 
 class _LabelCodingd(MapTransform):

@@ -7,10 +7,14 @@ is the least cost together with its source, so that a pass is made of additions 
 A pass visits the offsets 1, 2, 3, ... and stops where the offset alone costs more than any minimum found so far: its
 work follows the distances that occur and not the extent of the volume. Where f is 0 on the seeds and infinite
 elsewhere, the first pass is two sweeps from neighbour to neighbour.
+
+On a GPU, where every one of these many small operations would cost a launch, and every look a wait, a pass compares all
+pairs of positions along its axis at once.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -135,6 +139,17 @@ def _minimise_in_pieces(columns: torch.Tensor, costs: Sequence[torch.Tensor], pi
         part.copy_(best)
 
 
+def _all_pairs(axis: int, packed: torch.Tensor, coding: Coding) -> torch.Tensor:
+    """What :func:`_along` returns, from all pairs of positions at once: n times the memory, and no look at a value."""
+    columns = coding.unpositioned(packed).movedim(axis + 1, -1)
+    n = columns.shape[-1]
+    position = torch.arange(n, dtype=coding.dtype, device=packed.device)
+    cost = ((position[:, None] - position).square() * coding.steps[axis] << coding.bits) + position
+    flat = columns.reshape(-1, 1, n)
+    parts = [(part + cost).amin(-1) for part in flat.split(max(1, OTHER_PIECE // n**2))]
+    return torch.cat(parts).reshape(columns.shape).clamp_(max=coding.infinity).movedim(-1, axis + 1).contiguous()
+
+
 def _flat_source(packed: Sequence[torch.Tensor], coding: Coding) -> torch.Tensor:
     """The flat index (N, H, W, D), int64, of the source, from the integers after the passes along H, W and D."""
     count, height, width, depth = packed[0].shape
@@ -179,6 +194,8 @@ def nearest_seed(
         the H*W*D voxels of the seed, that of the voxel itself on seeds and in volumes without any, or None.
     """
     coding = Coding(seeds.shape[1:], spacing)
+    if seeds.device.type != "cpu":
+        return _nearest_seed_of_all_pairs(seeds, coding, with_source=with_source)
     distance = torch.empty(seeds.shape, device=seeds.device)
     source = torch.empty(seeds.shape, dtype=torch.int32, device=seeds.device) if with_source else None
     parts, piece = _pieces(seeds)
@@ -207,6 +224,21 @@ def nearest_seed(
     return distance, source
 
 
+def _nearest_seed_of_all_pairs(
+    seeds: torch.Tensor, coding: Coding, *, with_source: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """:func:`nearest_seed` without a look at any value."""
+    packed = [torch.where(seeds, 0, coding.infinity).to(coding.dtype)]
+    for axis in (0, 1, 2):
+        packed.append(_all_pairs(axis, packed[-1], coding))
+    seeded = seeds.flatten(1).any(1)[:, None, None, None]
+    distance = torch.where(seeded, ((packed[-1] >> coding.bits) * coding.unit).sqrt(), 0.0)
+    if not with_source:
+        return distance, None
+    own = torch.arange(seeds[0].numel(), device=seeds.device).view_as(seeds[0])
+    return distance, torch.where(seeded, _flat_source(packed[1:], coding), own).to(torch.int32)
+
+
 def cheapest_source(price: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
     """Where min_y (||x - y||^2 + price(y)) is attained, for every voxel x.
 
@@ -219,11 +251,12 @@ def cheapest_source(price: torch.Tensor, spacing: Sequence[float]) -> torch.Tens
     """
     coding = Coding(price.shape[1:], spacing, largest_price=float(price.amax()))
     parts, piece = _pieces(price)
+    along = functools.partial(_along, piece=piece) if price.device.type == "cpu" else _all_pairs
     sources = []
     for part in parts:
         start = (part.double() / coding.unit).round_().to(coding.dtype) << coding.bits
         packed: list[torch.Tensor] = []
         for axis in (0, 1, 2):
-            packed.append(_along(axis, packed[-1] if packed else start, coding, piece))
+            packed.append(along(axis, packed[-1] if packed else start, coding))
         sources.append(_flat_source(packed, coding))
     return torch.cat(sources)

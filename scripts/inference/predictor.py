@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from scripts.methods.dbisl import DECODERS
 from scripts.networks.heads import foreground_probability
-from scripts.objectives.dbisl import DECODERS
 
 MAPS = ("distance", "uncertainty")
 

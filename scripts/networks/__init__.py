@@ -13,6 +13,7 @@ from .network import Network
 from .normalization import synchronize_batch_norm
 from .paired_vnet import PairedVNet
 from .pyramid_vnet import PyramidVNet
+from .twin_vnet import TwinVNet
 from .vnet import VNet
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Network",
     "PairedVNet",
     "PyramidVNet",
+    "TwinVNet",
     "VNet",
     "synchronize_batch_norm",
 ]

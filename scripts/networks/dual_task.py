@@ -64,10 +64,19 @@ class DualTaskNetwork(Network):
 
         Extents are multiples of ``factor``; see :class:`Network`.
         """
+        return self.decode(self.encode(x))
+
+    @torch.jit.export
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The encoder's features of an image, finest first."""
         check_input(x, self.in_channels, self.factor)
-        features = self.encoder(x)
-        phi = self.decoder_phi(features)
-        psi = self.decoder_psi(features)
+        return self.encoder(x)
+
+    @torch.jit.export
+    def decode(self, encoded: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The heads from what :meth:`encode` returned."""
+        phi = self.decoder_phi(encoded)
+        psi = self.decoder_psi(encoded)
         heads: dict[str, torch.Tensor] = {
             "logits_phi": self.segmentation_head_phi(phi),
             "logits_psi": self.segmentation_head_psi(psi),

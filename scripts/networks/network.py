@@ -56,6 +56,14 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Features of an image, for methods that perturb them; :meth:`decode` makes the heads of them."""
+        raise NotImplementedError(f"{type(self).__name__} gives no features away; VNet and DualTaskVNet do.")
+
+    def decode(self, encoded: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The heads from what :meth:`encode` returned."""
+        raise NotImplementedError(f"{type(self).__name__} takes no features; VNet and DualTaskVNet do.")
+
     def forward(self, x: torch.Tensor) -> Union[torch.Tensor, dict[str, torch.Tensor]]:
         """:meth:`forward_heads` in training mode, :meth:`probability` in evaluation mode."""
         if self.training:

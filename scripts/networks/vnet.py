@@ -63,8 +63,18 @@ class VNet(Network):
     @torch.jit.export
     def forward_heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """``logits``, ``distance`` or both, of extents that are multiples of 16, see :class:`Network`."""
+        return self.decode(self.encode(x))
+
+    @torch.jit.export
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The encoder's features of an image, finest first."""
         check_input(x, self.in_channels)
-        features = self.decoder(self.encoder(x))
+        return self.encoder(x)
+
+    @torch.jit.export
+    def decode(self, encoded: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The heads from what :meth:`encode` returned."""
+        features = self.decoder(encoded)
         heads: dict[str, torch.Tensor] = {}
         if self.segmentation_head is not None:
             heads["logits"] = self.segmentation_head(features)

@@ -154,7 +154,7 @@ def unlabeled_problems(lists: Lists, unlabeled_batch_size: int) -> list[Problem]
         "and those for all crops, such as DBiSL's consistency and pseudo-labels, see the labeled ones only"
     )
     remedy = (
-        "add images to the list 'unlabeled' (--unlabeled_dir of scripts.preparation.dataset), or train with "
+        "add images to the list 'unlabeled' (--unlabeled_dir of tools.preparation.dataset), or train with "
         "configs/methods/supervised.json for labels alone"
     )
     return [Problem("unlabeled", f"unlabeled_batch_size {unlabeled_batch_size}", what, remedy, level="warning")]

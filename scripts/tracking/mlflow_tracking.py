@@ -25,7 +25,7 @@ from .sender import Sender
 URI = "MLFLOW_TRACKING_URI"
 # Seconds to wait at the end, for a run that is complete and for one that is stopped, which may be killed soon after.
 WAIT, SHORT_WAIT = 120, 15
-AT_THE_END = ("training_log.csv", "validation_log.csv", "curves.png", "run.html", "run.json")
+AT_THE_END = ("training_log.csv", "validation_log.csv", "run.json")
 
 
 class MLflowTracking(Follower):

@@ -45,7 +45,7 @@ class Sender:
         self.waiting.put(None)
         self.thread.join(timeout)
         if self.thread.is_alive() or self.lost:
-            logger.warning("%s did not take everything; training_log.csv and run.html have it.", self.name)
+            logger.warning("%s did not take everything; training_log.csv has it.", self.name)
 
     def _work(self) -> None:
         unsent: list[Any] = []

@@ -29,7 +29,7 @@ class TensorBoardTracking(Follower):
         if importlib.util.find_spec("tensorboard") is None:
             raise ValueError(
                 "tensorboard is true and the package tensorboard is not installed: pip install tensorboard, or leave "
-                "it out; training_log.csv and run.html have the same figures."
+                "it out; training_log.csv has the same figures."
             )
         self.config = running_config()
 

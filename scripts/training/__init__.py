@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from .checkpoints import BestWeights, FinalWeights
 from .description import RunDescription
+from .graphs import GraphedForward
 from .guards import CollapseWarning, FiniteLoss
 from .handlers import GradientNorms, ProgressBar, TermsLog
 from .overlay import InferenceOverlay
-from .page import RunPage
 from .pictures import TrainingPictures
 from .record import RunRecord
 from .resume import RunState, SaveRun, SeededIterations, run_or_resume
 from .schedules import iterations_per_epoch, polynomial_decay
-from .trainer import RunEvents, SemiSupervisedTrainer
+from .trainer import RunEvents, SemiSupervisedTrainer, trainable_parameters
 from .validation_log import ValidationLog
 
 __all__ = [
+    "GraphedForward",
+    "trainable_parameters",
     "BestWeights",
     "CollapseWarning",
     "FinalWeights",
@@ -25,7 +27,6 @@ __all__ = [
     "ProgressBar",
     "RunDescription",
     "RunEvents",
-    "RunPage",
     "RunRecord",
     "RunState",
     "SaveRun",

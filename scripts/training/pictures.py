@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Engine, Events
 
-from scripts.objectives import Objective
-from scripts.objectives.dbisl import DECODERS
+from scripts.methods import Objective
+from scripts.methods.dbisl import DECODERS
 
 if TYPE_CHECKING:
     from scripts.pictures.crops import Crop
@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 class TrainingPictures:
     """Draws ``<output_dir>/pictures/iteration_<n>.png`` every ``interval`` iterations.
 
-    A picture shows the first labeled and the first unlabeled crop of the iteration with the heads that the step itself
+    A picture shows the first labeled and the first unlabeled crop of the iteration, or the mixed crops of a method that
+    mixes them (:meth:`~scripts.methods.Objective.pictured`), with the heads that the step itself
     computed (dropout on, augmented), for each class: every segmentation and distance map, and, for methods that have
     them, where the votes are unanimous and the pseudo-label. A picture costs a second or so, and no random number.
 
@@ -64,26 +65,23 @@ class TrainingPictures:
 
 
 def crops_of(engine: Any, class_names: Sequence[str] | None = None) -> list[Crop]:
-    """The first labeled and the first unlabeled crop of the step just done, once for each class."""
+    """The views that the objective shows of the step just done, once for each class."""
     from scripts.pictures.crops import Crop
 
     (output,), objective = engine.state.output, engine.objective
     images, heads = output["image"], output["pred"]
-    labels = objective.label_coding.encode(output["label"]["label"])
-    first = {"labeled": 0, "unlabeled": len(labels)}
+    classes = objective.label_coding.num_classes
     crops = []
-    for stream, index in first.items():
-        if index >= len(images):
-            continue
+    for title, (index, reference) in objective.pictured(output["label"]).items():
         probabilities, distances = drawn_heads(heads, index, objective)
         pseudo_label, unanimous = pseudo_labels(heads, index, objective)
-        for channel in range(labels.shape[1]):
+        for channel in range(classes):
             name = class_names[channel] if class_names else f"class {channel + 1}"
             crops.append(
                 Crop(
-                    title=f"{stream}, {name}" if labels.shape[1] > 1 else stream,
+                    title=f"{title}, {name}" if classes > 1 else title,
                     image=_array(images[index, 0]),
-                    reference=_array(labels[index, channel]) > 0.5 if stream == "labeled" else None,
+                    reference=None if reference is None else _array(reference[channel]) > 0.5,
                     probabilities={head: _array(value[channel]) for head, value in probabilities.items()},
                     distances={head: _array(value[channel]) for head, value in distances.items()},
                     unanimous=None if unanimous is None else _array(unanimous[channel]) > 0.5,

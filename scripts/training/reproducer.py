@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from scripts.objectives import Loss, Objective
+from scripts.methods import Loss, Objective
 from scripts.ranks import rank
 
 from .checkpoints import save_atomically
@@ -19,9 +19,8 @@ def save_reproducer(trainer: Any, path: str | Path, *, seed: int) -> None:
     """Writes the step that ``trainer`` is in the middle of, before its optimiser has changed anything.
 
     The file loads with ``weights_only`` and holds: iteration (counted from 1), seed, process (its rank, whose crops the
-    file has), files (stream -> images of the crops), targets (image (B, channels, H, W, D) labeled first, label
-    (L, 1, H, W, D)), terms and weights of the loss, network and objective (state dicts; running averages of BatchNorm
-    are those after the step's forward pass).
+    file has), files (stream -> images of the crops), targets (what the objective's ``views`` returned), terms and weights of the loss, network and objective
+    (state dicts; running averages of BatchNorm are those after the step's forward pass).
 
     Args:
         trainer: a :class:`~scripts.training.SemiSupervisedTrainer`, from an event within an iteration.
@@ -71,4 +70,4 @@ def replay(path: str | Path, network: nn.Module, objective: Objective) -> Loss:
     device = next(network.parameters()).device
     targets = {key: value.to(device) for key, value in step["targets"].items()}
     seed_iteration(step["seed"], step["iteration"], process=step["process"])
-    return objective(network.train()(targets["image"]), targets, step["iteration"] - 1)
+    return objective(objective.predict(network.train(), targets["image"]), targets, step["iteration"] - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -9,11 +10,12 @@ import torch
 from ignite.engine import Engine, EventEnum, Events
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer
 from monai.utils.enums import CommonKeys as Keys
 
 from scripts.allocation import keep_freed_memory
 from scripts.data.stream import FILE, DrawBatches
-from scripts.objectives import Loss, Objective
+from scripts.methods import Loss, Objective
 from scripts.ranks import average, broadcast, world_size
 
 from .resources import advise_on_resources
@@ -55,14 +57,15 @@ class Replicas:
 class SemiSupervisedTrainer(SupervisedTrainer):
     """MONAI's supervised trainer with a second stream and an objective that knows the iteration.
 
-    The labeled batch comes from ``train_data_loader``, the unlabeled one from ``unlabeled_data_loader``; the images are
-    concatenated, labeled first, and go through the network together. Mixed precision, gradient accumulation and the
+    The labeled batch comes from ``train_data_loader``, the unlabeled one from ``unlabeled_data_loader``. The objective
+    makes of both what the network sees (:meth:`~scripts.methods.Objective.views`; by default the images one after
+    the other, labeled first), which goes through the network together. Mixed precision, gradient accumulation and the
     iteration events are those of MONAI's trainer.
 
     After an iteration ``engine.state.output`` is, as after MONAI's decollation, a list of dictionaries, here of a
     single one with "image" (B, channels, H, W, D), "label" (the targets), "pred" (the heads by name) and "loss", so
     that ``from_engine(["loss"], first=True)`` of experiment tracking finds the loss. ``engine.state.loss`` is the whole
-    :class:`~scripts.objectives.Loss`, whose terms still carry their graph when ``IterationEvents.LOSS_COMPLETED``
+    :class:`~scripts.methods.Loss`, whose terms still carry their graph when ``IterationEvents.LOSS_COMPLETED``
     fires, and ``engine.state.files`` names the image files of the crops by their stream, "labeled" and "unlabeled".
     When ``run`` is left ``RunEvents.ENDED`` fires, also after an error.
 
@@ -82,8 +85,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         # Before all handlers, so that what they see of a gradient is the same in every process.
         kwargs["train_handlers"] = [Replicas(), *(kwargs.get("train_handlers") or [])]
         kwargs["event_names"] = [*(kwargs.get("event_names") or []), RunEvents]
-        super().__init__(loss_function=self._loss, prepare_batch=self._join_streams, **kwargs)
-        self.objective = objective
+        super().__init__(loss_function=self._loss, prepare_batch=self._views, **kwargs)
+        self.objective = objective.to(self.state.device)
+        if type(objective).predict is not Objective.predict:
+            self.inferer = _Predict(objective)
         self.unlabeled_data_loader = unlabeled_data_loader
         self._unlabeled: Iterator[dict] | None = None
         self.add_event_handler(Events.STARTED, self._continue_streams)
@@ -123,22 +128,32 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         if self.unlabeled_data_loader is not None:
             self._unlabeled = iter(self.unlabeled_data_loader)
 
-    def _join_streams(
-        self, batchdata: dict[str, torch.Tensor], device: torch.device, non_blocking: bool, **to_kwargs: Any
+    def _views(
+        self, batchdata: dict[str, Any], device: torch.device, non_blocking: bool, **to_kwargs: Any
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Images of both streams (B, ...), labeled first, and the targets (they and the labels), on the device."""
-        batch = {key: _plain(value) for key, value in batchdata.items() if isinstance(value, torch.Tensor)}
-        images = [batch.pop(Keys.IMAGE)]
+        """The views (N, ...) that the objective makes of both streams, and all targets, on the device.
+
+        ``to_kwargs`` are for the views: the memory format that the network wants.
+        """
+
+        def moved(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+            tensors = {str(key): _plain(value) for key, value in batch.items() if isinstance(value, torch.Tensor)}
+            return {key: value.to(device=device, non_blocking=non_blocking) for key, value in tensors.items()}
+
+        labeled = moved(batchdata)
+        unlabeled = {Keys.IMAGE.value: labeled[Keys.IMAGE][:0]}
         self.state.files = {"labeled": list(batchdata.get(FILE, ()))}
         if self.unlabeled_data_loader is not None:
             if self._unlabeled is None:
                 self._unlabeled = iter(self.unlabeled_data_loader)
-            unlabeled = next(self._unlabeled)
-            images.append(_plain(unlabeled[Keys.IMAGE]))
-            self.state.files["unlabeled"] = list(unlabeled.get(FILE, ()))
-        joined = torch.cat(images).to(device=device, non_blocking=non_blocking, **to_kwargs)
-        targets = {key: value.to(device=device, non_blocking=non_blocking) for key, value in batch.items()}
-        return joined, {Keys.IMAGE: joined, **targets}
+            drawn = next(self._unlabeled)
+            unlabeled = moved(drawn)
+            self.state.files["unlabeled"] = list(drawn.get(FILE, ()))
+        mixed_precision = self.amp and device.type == "cuda"
+        with torch.autocast("cuda", **self.amp_kwargs) if mixed_precision else contextlib.nullcontext():
+            targets = self.objective.views(labeled, unlabeled, self.state.iteration - 1)
+        image = targets[Keys.IMAGE].to(device=device, **to_kwargs)
+        return image, {**targets, Keys.IMAGE.value: image}
 
     def _after_step(self, engine: Engine) -> None:
         self.objective.after_step(engine.state.iteration - 1)
@@ -147,6 +162,23 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         loss: Loss = self.objective(heads, targets, self.state.iteration - 1)
         self.state.loss = loss
         return loss.total
+
+
+def trainable_parameters(network: torch.nn.Module, objective: Objective) -> list[torch.nn.Parameter]:
+    """What the optimiser changes: the parameters of both that require a gradient, each once."""
+    found = {id(weight): weight for module in (network, objective) for weight in module.parameters()}
+    return [weight for weight in found.values() if weight.requires_grad]
+
+
+class _Predict(Inferer):
+    """The forward pass of a step, which the objective may make its own."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return self.objective.predict(network, inputs)
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,69 @@
+"""CCT: auxiliary decoders that see perturbed features agree with the main one (Ouali et al., Cross-Consistency)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from scripts.networks.heads import segmentation_heads
+
+from .distributions import log_distributions, squared_difference
+from .losses import segmentation_loss, total
+from .objective import Objective, Weight
+
+if TYPE_CHECKING:
+    from scripts.data import LabelCoding
+
+MAIN = "logits"
+
+
+class CCTObjective(Objective):
+    """L_seg of all decoders on the labeled crops; on the unlabeled ones, the auxiliary decoders against the main one.
+
+    ======================= =================================================== =========
+    name                    value                                               crops
+    ======================= =================================================== =========
+    supervised_segmentation mean of L_seg(Y^, Y) over all decoders              labeled
+    consistency             mean of (p_a - p_main)^2 over auxiliary decoders a  unlabeled
+    ======================= =================================================== =========
+
+    Args:
+        label_coding: see :class:`~scripts.methods.Objective`.
+        weights: see :class:`~scripts.methods.Objective`.
+        detach_main: whether the main decoder is a target only, so that the consistency trains the encoder and the
+            auxiliary decoders and not the main one (Ouali et al., section 3). False lets the gradient through
+            both sides, as the benchmark's 2D program does.
+
+    Raises:
+        ValueError: on the first call, when the network has no main or no auxiliary segmentation head.
+    """
+
+    TERMS = ("supervised_segmentation", "consistency")
+
+    def __init__(
+        self, label_coding: LabelCoding, weights: Mapping[str, Weight] | None = None, *, detach_main: bool = True
+    ) -> None:
+        super().__init__(label_coding, weights)
+        self.detach_main = detach_main
+
+    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        label, logits = targets["label"], segmentation_heads(heads)
+        if MAIN not in logits or len(logits) < 2:
+            raise ValueError(
+                f"CCT needs a main segmentation head called {MAIN!r} and auxiliary ones called '{MAIN}_...', and the "
+                f"network has {sorted(logits)}: use scripts.networks.CrossConsistencyVNet."
+            )
+        terms, labeled, classes = {}, len(label), label.shape[1]
+        if self.active("supervised_segmentation"):
+            losses = [segmentation_loss(head[:labeled], label, targets.get("known")) for head in logits.values()]
+            terms["supervised_segmentation"] = total(losses) / len(losses)
+        if self.active("consistency") and len(logits[MAIN]) > labeled:
+            unlabeled = {name: log_distributions(head[labeled:], classes) for name, head in logits.items()}
+            main = unlabeled.pop(MAIN)
+            if self.detach_main:
+                main = main.detach()
+            errors = [squared_difference(auxiliary, main).mean() for auxiliary in unlabeled.values()]
+            terms["consistency"] = total(errors) / len(errors)
+        return terms

@@ -1,0 +1,44 @@
+"""DAN: a discriminator over the segmentation maps (Zhang et al., Deep Adversarial Networks, MICCAI 2017).
+
+L = L_seg + w(t) L_adv
+"""
+
+from __future__ import annotations
+
+import torch
+
+from scripts.networks.heads import foreground_probability
+
+from .adversary import AdversarialObjective
+from .losses import segmentation_loss
+
+
+class DANObjective(AdversarialObjective):
+    """The objective of DAN over the head ``logits`` (p after the sigmoid or softmax) of a V-Net.
+
+    ======================= =============================== =========
+    name                    value                           crops
+    ======================= =============================== =========
+    supervised_segmentation (Dice(p, Y) + CE(p, Y)) / 2     labeled
+    adversarial             CE(D(p), "labeled")             unlabeled
+    ======================= =============================== =========
+
+    D sees the maps alone and decides region by region, as in the benchmarks' tables; the paper's evaluation network
+    is a classifier that also sees the image. The weights in ``configs/methods/dan.json``, 1 and 0.1 times the ramp, are
+    those of the public benchmark SSL4MIS.
+
+    Args: see :class:`~scripts.methods.adversary.AdversarialObjective`.
+    """
+
+    TERMS = ("supervised_segmentation", "adversarial")
+
+    def judged_maps(self, heads: dict[str, torch.Tensor]) -> torch.Tensor:
+        return foreground_probability(heads["logits"], self.label_coding.num_classes)
+
+    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        label = targets["label"]
+        terms = self.adversarial_term(heads)
+        if self.active("supervised_segmentation"):
+            logits = heads["logits"][: len(label)]
+            terms["supervised_segmentation"] = segmentation_loss(logits, label, targets.get("known"))
+        return terms

@@ -1,0 +1,146 @@
+"""DBiSL on mixed crops: bidirectional copy-paste whose label is the mixed mask and the map that is made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scripts.distance.nearest import nearest_seed
+
+from .dbisl import DBiSLObjective, Supervision, unanimity_mask
+from .mixing import CopyPaste
+from .objective import Loss, Weight
+from .reference_map import ReferenceMap
+
+if TYPE_CHECKING:
+    from scripts.data import LabelCoding
+    from scripts.distance import DistanceToSegmentation, SegmentationToDistance
+    from scripts.networks import Network
+
+SOURCES = ("nearest_seed", "voxel")
+
+
+class DBiSLMixedObjective(DBiSLObjective):
+    """DBiSL's terms on the mixed crops of :class:`~scripts.methods.mixing.CopyPaste`.
+
+    A distance map of a whole volume does not survive mixing. DBiSL makes its map from the crop, so the reference of a
+    mixed crop is the map of the mixed mask, seam included, and all cross-task terms stay valid. The four supervised
+    terms are sums over the voxels of true labels, weight 1, and those of pseudo-labels, weight ``pseudo_weight``; the
+    consistency terms are those of DBiSL on the mixed crops.
+
+    The teacher's mask is the mean of its four heads, the distance seen as a segmentation by T_r2s.
+
+    Args:
+        label_coding: see :class:`~scripts.methods.Objective`.
+        network: the student.
+        segmentation_to_distance: T_s2r.
+        distance_to_segmentation: T_r2s.
+        weights: see :class:`~scripts.methods.DBiSLObjective`; ``pseudo`` (Eq. 14) is on the mixed crops, too.
+        pseudo_weight: what a pseudo-label counts beside a true label's 1; a number or a ramp.
+        agreement: believe a pseudo-label only where the four heads of the teacher agree (Eq. 13).
+        source: whether a voxel of the distance map belongs to the true or to the pseudo-label: "nearest_seed", as the
+            surface voxel nearest to it does; "voxel", as it does itself.
+        r2s_cross_entropy: see :class:`~scripts.methods.DBiSLObjective`.
+        options: of :class:`~scripts.methods.mixing.CopyPaste`.
+
+    Raises:
+        ValueError: when ``source`` is unknown.
+    """
+
+    MEASURES = ("unanimous_share", "pseudo_foreground", "believed_share")
+
+    def __init__(
+        self,
+        label_coding: LabelCoding,
+        network: Network,
+        segmentation_to_distance: SegmentationToDistance,
+        distance_to_segmentation: DistanceToSegmentation,
+        weights: Mapping[str, Weight] | None = None,
+        *,
+        pseudo_weight: Weight = 0.5,
+        agreement: bool = True,
+        source: str = "nearest_seed",
+        r2s_cross_entropy: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            label_coding,
+            segmentation_to_distance,
+            distance_to_segmentation,
+            weights,
+            r2s_cross_entropy=r2s_cross_entropy,
+        )
+        if source not in SOURCES:
+            raise ValueError(f"source is {source!r}; it is one of {', '.join(SOURCES)}.")
+        self.copy_paste = CopyPaste(label_coding, network, **options)
+        self.pseudo_weight = pseudo_weight
+        self.agreement = agreement
+        self.source = source
+        self._pseudo_weight_now = 0.0
+
+    def views(
+        self, labeled: dict[str, torch.Tensor], unlabeled: dict[str, torch.Tensor], iteration: int
+    ) -> dict[str, torch.Tensor]:
+        return self.copy_paste.views(labeled, unlabeled, iteration, teach=self._teach)
+
+    def pictured(self, targets: dict[str, torch.Tensor]) -> dict[str, tuple[int, torch.Tensor | None]]:
+        return self.copy_paste.pictured(targets)
+
+    def forward(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor], iteration: int) -> Loss:
+        weight = self.pseudo_weight
+        self._pseudo_weight_now = weight(iteration) if callable(weight) else weight
+        return super().forward(heads, targets, iteration)
+
+    def supervisions(self, targets: dict[str, torch.Tensor]) -> list[Supervision]:
+        """The mixed masks, once over the voxels of true labels and once over those of pseudo-labels."""
+        mask, regions = targets["mixed_label"], (targets["from_label"], targets["from_pseudo_label"])
+        self.measures["pseudo_foreground"] = (mask * regions[1]).mean()
+        self.measures["believed_share"] = regions[1].float().mean()
+        references: list[ReferenceMap | None] = [None, None]
+        if self.active("supervised_distance", "supervised_s2r"):
+            references = list(self._references(mask, regions))
+        weights = (1.0, self._pseudo_weight_now)
+        return [Supervision(mask, *rest) for rest in zip(regions, references, weights)]
+
+    def after_step(self, iteration: int) -> None:
+        self.copy_paste.teacher.update(iteration)
+
+    def _teach(self, heads: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Pseudo-label (U, C, H, W, D), 0 or 1, and where the heads agree."""
+        logits, distance = (
+            torch.stack([head.float() for name, head in heads.items() if name.startswith(kind)])
+            for kind in ("logits", "distance")
+        )
+        probability = logits.sigmoid()
+        mean = 0.5 * (probability.mean(0) + self.distance_to_segmentation(distance).mean(0))
+        return self.copy_paste.mask(mean), unanimity_mask(probability, distance) if self.agreement else None
+
+    @torch.no_grad()
+    def _references(self, mask: torch.Tensor, regions: tuple[torch.Tensor, torch.Tensor]) -> list[ReferenceMap]:
+        """The map of the mixed mask, known where its voxels belong to either of the regions."""
+        map_ = self.segmentation_to_distance(mask)
+        if self.source == "nearest_seed":
+            nearest = nearest_of_other_side(mask)
+            regions_of_seed = [part.flatten(2).gather(2, nearest).reshape(part.shape) for part in regions]
+            return [ReferenceMap(map_, part) for part in regions_of_seed]
+        return [ReferenceMap(map_, part) for part in regions]
+
+
+def nearest_of_other_side(mask: torch.Tensor) -> torch.Tensor:
+    """For every voxel the nearest one of the other side: of the object for the background, and the other way round.
+
+    Args:
+        mask: (B, C, H, W, D), 0 or 1.
+
+    Returns:
+        Flat indices into the H*W*D voxels, (B, C, H*W*D), int64; the voxel itself where there is no other side.
+    """
+    foreground = mask.flatten(0, 1) > 0.5
+    spacing = (1.0, 1.0, 1.0)
+    (_, to_object), (_, to_background) = (
+        nearest_seed(side, spacing, with_source=True) for side in (foreground, ~foreground)
+    )
+    assert to_object is not None and to_background is not None
+    return torch.where(foreground, to_background, to_object).reshape(*mask.shape[:2], -1).long()

@@ -1,0 +1,77 @@
+"""MC-Net: two decoders that agree with each other's sharpened predictions (Wu et al., Mutual Consistency)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from scripts.networks.heads import segmentation_heads
+
+from .losses import dice_loss, total
+from .objective import Objective, Weight
+
+if TYPE_CHECKING:
+    from scripts.data import LabelCoding
+
+
+class MCNetObjective(Objective):
+    """Dice on the labeled crops and, on all crops, each decoder against the sharpened prediction of every other.
+
+    ======================= ======================================== =======
+    name                    value                                    crops
+    ======================= ======================================== =======
+    supervised_dice         sum_i Dice(p_i, Y)                       labeled
+    mutual_consistency      sum_{i != j} MSE(p_i, sharpen(p_j))      all
+    ======================= ======================================== =======
+
+    sharpen(p) = p^(1/T) / (p^(1/T) + (1 - p)^(1/T)), which is the sigmoid of the logit over T: that form has no
+    underflow. Neither side is detached, as in the authors' program; behind the sharpening a gradient is left only
+    where p is near 1/2.
+
+    Args:
+        label_coding: see :class:`~scripts.methods.Objective`.
+        weights: see :class:`~scripts.methods.Objective`.
+        temperature: T; the smaller, the nearer the target is to a hard label.
+
+    Raises:
+        ValueError: when ``temperature`` is not positive; on the first call, when the network has one segmentation head,
+            or softmax heads.
+    """
+
+    TERMS = ("supervised_dice", "mutual_consistency")
+
+    def __init__(
+        self, label_coding: LabelCoding, weights: Mapping[str, Weight] | None = None, *, temperature: float = 0.1
+    ) -> None:
+        super().__init__(label_coding, weights)
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}; it is above 0, and 1 sharpens nothing.")
+        self.temperature = temperature
+
+    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        label, logits = targets["label"], segmentation_heads(heads)
+        self._check(logits, label.shape[1])
+        terms = {}
+        if self.active("supervised_dice"):
+            known = targets.get("known")
+            losses = [dice_loss(torch.sigmoid(head[: len(label)]), label, known) for head in logits.values()]
+            terms["supervised_dice"] = total(losses)
+        if self.active("mutual_consistency"):
+            probability = [torch.sigmoid(head) for head in logits.values()]
+            sharpened = [torch.sigmoid(head / self.temperature) for head in logits.values()]
+            pairs = permutations(range(len(probability)), 2)
+            terms["mutual_consistency"] = total(F.mse_loss(probability[i], sharpened[j]) for i, j in pairs)
+        return terms
+
+    @staticmethod
+    def _check(logits: dict[str, torch.Tensor], num_classes: int) -> None:
+        shapes = {name: head.shape[1] for name, head in logits.items()}
+        if len(shapes) < 2 or set(shapes.values()) != {num_classes}:
+            raise ValueError(
+                f"MC-Net needs two segmentation heads or more with {num_classes} sigmoid map(s) each and the network "
+                f"has {shapes} (maps by head): use scripts.networks.DualTaskVNet."
+            )

@@ -1,0 +1,297 @@
+"""Data set: writes dataset.json for a folder of images and a folder of labels, and converts what is not NIfTI.
+
+python -m tools.preparation.dataset --image_dir images --label_dir labels --output_dir data --labeled 6
+python -m tools.preparation.dataset --case_dir cases --output_dir data --labeled 6
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.data import DataError
+from tools.command_line import run_command
+
+from .declared import CHANNELS, CLASSES, declared_beside
+from .every_case import for_every_case
+from .orientation import to_axes_of
+from .pairing import CaseFiles, are_numbered, find_case_folders, find_cases
+from .splits import Split, fold_splits, split_cases
+from .summary import check_class_names, classes, counts, separated
+from .volumes import check_label, check_label_map, is_nifti, load_volume, renumber, save_volume, volume_name
+
+# Image and label of another format than NIfTI may differ by this fraction of a voxel to count as one grid.
+GRID_TOLERANCE = 0.1
+
+
+def make_dataset(
+    *,
+    output_dir: str,
+    image_dir: str | None = None,
+    label_dir: str | None = None,
+    case_dir: str | None = None,
+    label_name: str | None = None,
+    unlabeled_dir: str | Sequence[str] | None = None,
+    labeled: int | float | None = None,
+    validation: int | float | None = None,
+    test: int | float = 0.2,
+    seed: int = 0,
+    folds: int | None = None,
+    patient_pattern: str | None = None,
+    image_pattern: str | None = None,
+    label_pattern: str | None = None,
+    modalities: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    label_map: Mapping[int | str, int] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Pairs images and labels, splits them by patient and writes ``output_dir/dataset.json``.
+
+    NIfTI files stay where they are and are referred to; NRRD files and DICOM series are converted into
+    ``output_dir/images`` and ``output_dir/labels``, and images that are called alike in every case's folder are copied
+    there. Images without a label are unlabeled. See :func:`find_cases` and :func:`find_case_folders` for the layouts.
+
+    Args:
+        output_dir: folder for dataset.json, made if missing.
+        image_dir: folder of the images: .nii.gz, .nii, .nrrd, or one subfolder with a DICOM series per case.
+        label_dir: folder of the labels: .nii.gz, .nii or .nrrd.
+        case_dir: instead of the two, a folder with one folder per case, which holds its images and its label.
+        label_name: with case_dir, the name of the label's file or its end: ``laendo``; by default label, seg, mask...
+        unlabeled_dir: folder(s) of further images, which have no labels.
+        labeled: patients to use with their labels, or the fraction of those that have one; all that validation and
+            test leave by default. The others become unlabeled.
+        validation: patients, or fraction; 0.1 by default, 0 with folds.
+        test: patients, or fraction.
+        seed: of the draw; the same seed and the same names give the same split.
+        folds: writes ``fold_0`` ... each with a dataset.json, which hold out one part of the labeled patients after
+            another for validation; labeled, unlabeled and test cases are the same in all.
+        patient_pattern: regular expression that finds the patient in a case's name, for several scans of one patient,
+            such as ``"^(P[0-9]+)_"``; the whole name is the patient by default.
+        image_pattern: names of the images, with ``*`` for what image and label have in common: ``"IMG_*"``.
+        label_pattern: names of the labels: ``"SEG_*"``.
+        modalities: suffixes (with case_dir also names) of a case's image files, in the order of the channels:
+            ``[flair,t1]``. Without, the channels' names are those of a dataset.json beside image_dir, if there is one.
+        class_names: of the label values 1, 2, ...; by default those of a dataset.json beside image_dir.
+        overwrite: replaces the data set that output_dir holds; files of cases that are no longer there stay.
+        label_map: replaces label values: ``"{420: 1, 500: 2, others: 0}"``, where ``others`` are all that it does not
+            name but 0; the labels are rewritten into ``output_dir/labels``.
+
+    Returns:
+        Path of dataset.json; with folds, of that of the first fold.
+
+    Raises:
+        DataError: when files cannot be paired, split or read; naming the file or argument and the remedy.
+    """
+    root = Path(str(output_dir))
+    if not overwrite and ((root / "dataset.json").exists() or (root / "fold_0").exists()):
+        raise DataError(
+            f"output_dir {root} already holds a data set: give another folder, or --overwrite true to write it anew."
+        )
+    check_label_map(label_map)
+    if case_dir is not None:
+        if image_dir is not None or label_dir is not None:
+            raise DataError("give either --case_dir, or --image_dir and --label_dir.")
+        cases = find_case_folders(case_dir, modalities=modalities, label_name=label_name)
+    elif image_dir is None or label_dir is None or label_name is not None:
+        raise DataError("give --image_dir and --label_dir; or --case_dir, to which --label_name belongs.")
+    else:
+        cases = find_cases(
+            image_dir, label_dir, modalities=modalities, image_pattern=image_pattern, label_pattern=label_pattern
+        )
+    if not any(case.label for case in cases):
+        raise DataError(
+            f"none of {len(cases)} cases has a label (images are called {', '.join(c.name for c in cases[:3])}, ...): "
+            "name the labels by --label_dir and --label_pattern, or with --case_dir by --label_name."
+        )
+    numbered = None if case_dir is not None or modalities else are_numbered(cases)
+    for further in [unlabeled_dir] if isinstance(unlabeled_dir, str) else unlabeled_dir or []:
+        # By the layout of the labeled ones: without labels a number may be a channel's or the case's own.
+        cases += find_cases(
+            further, modalities=modalities, numbered=numbered, argument="--unlabeled_dir", image_pattern=image_pattern
+        )
+    check_names(cases)
+    if validation is None:
+        validation = 0 if folds else 0.1
+    elif folds and validation:
+        raise DataError(f"validation is {validation} and folds {folds}: with folds, the folds are the validation.")
+    split = split_cases(
+        cases, labeled=labeled, validation=validation, test=test, seed=seed, patient_pattern=patient_pattern
+    )
+    splits = fold_splits(split, folds, patient_pattern=patient_pattern) if folds else [split]
+    header: dict[str, Any] = {
+        "name": root.resolve().name,
+        "description": f"split by patient with seed {seed}",
+    }
+    if image_dir is not None:
+        header.update(declared_beside(image_dir))
+    if label_map:
+        header.pop(CLASSES, None)  # other values than those of the labels that are written
+    if modalities:
+        header.pop(CHANNELS[1], None)
+        header["modality"] = {str(i): str(name) for i, name in enumerate(modalities)}
+    if class_names:
+        header["labels"] = {str(i): str(name) for i, name in enumerate(["background", *class_names])}
+    entries = convert_all(split, root, label_map=label_map or {})
+    if class_names:
+        check_class_names(class_names, entries)
+    written = []
+    for number, part in enumerate(splits):
+        folder = root / f"fold_{number}" if folds else root
+        written.append(write_datalist(part, entries, folder, header))
+        print(f"{written[-1]}: {counts(part, patient_pattern)}")
+        for line in (*classes(part, entries, header), *separated(part, patient_pattern)):
+            print(f"  {line}")
+    return written[0]
+
+
+def check_names(cases: Sequence[CaseFiles]) -> None:
+    """Raises DataError when two folders have a case of the same name or another number of channels."""
+    seen: dict[str, CaseFiles] = {}
+    for case in cases:
+        if case.name in seen:
+            raise DataError(f"{seen[case.name].images[0]} and {case.images[0]} have the same case name: rename one.")
+        seen[case.name] = case
+        if len(case.images) != len(cases[0].images):
+            raise DataError(
+                f"case {case.name!r} has {len(case.images)} image files and {cases[0].name!r} has "
+                f"{len(cases[0].images)}: all need the same channels."
+            )
+
+
+def convert_all(split: Split, root: Path, *, label_map: Mapping[int | str, int]) -> dict[str, dict[str, Any]]:
+    """Converts the files of all cases that are used, several at a time; labels only of cases that keep theirs.
+
+    Returns:
+        For every case "image" (a list of one path per channel) and, unless it is unlabeled, "label".
+
+    Raises:
+        DataError: naming every case that cannot be converted; the others have been, and no file is left unfinished.
+    """
+    jobs = [(case, False) for case in split.unlabeled]
+    jobs += [(case, True) for case in (*split.labeled, *split.validation, *split.test)]
+    entries = for_every_case(lambda job: convert(job[0], root, with_label=job[1], label_map=label_map), jobs)
+    return {case.name: entry for (case, _), entry in zip(jobs, entries, strict=True)}
+
+
+def convert(case: CaseFiles, root: Path, *, with_label: bool, label_map: Mapping[int | str, int]) -> dict[str, Any]:
+    """NIfTI paths of a case; writes those that are no NIfTI files, or whose label values change, below ``root``.
+
+    Raises:
+        DataError: when a file cannot be read, or a converted image or label does not lie on the grid of the first.
+    """
+    grid: tuple[tuple[int, ...], np.ndarray] | None = None
+    images = []
+    for path in case.images:
+        # In a folder per case many are called alike; outputs are named after the image and must not be.
+        own_name = not case.of_folder or volume_name(path).startswith(case.name)
+        name = (
+            case.name
+            if len(case.images) == 1
+            else volume_name(path) if own_name else f"{case.name}_{volume_name(path)}"
+        )
+        if is_nifti(path):
+            images.append(path if own_name else copy_as(path, root / "images" / name))
+            continue
+        array, own_affine = load_volume(path)
+        grid = grid or (array.shape, own_affine)
+        check_grid(array.shape, own_affine, *grid, path, case.images[0])
+        images.append(save_volume(array, grid[1], root / "images" / f"{name}.nii.gz"))
+    entry: dict[str, Any] = {"image": images}
+    if not with_label or case.label is None:
+        return entry
+    if is_nifti(case.label) and not label_map and grid is None:
+        return {**entry, "label": case.label}
+    target = root / "labels" / f"{case.name}.nii.gz"
+    if target.resolve() == case.label.resolve():
+        raise DataError(f"{case.label} would be overwritten by its changed copy: give another output_dir.")
+    label, own_affine = load_volume(case.label)
+    label = renumber(label, label_map, case.label) if label_map else check_label(label, case.label)
+    if grid is not None:
+        # A label that was drawn on another program's conversion of the series has other axes on the same grid.
+        label, own_affine = to_axes_of(label, own_affine, grid[1])
+        check_grid(label.shape, own_affine, *grid, case.label, case.images[0])
+        own_affine = grid[1]
+    return {**entry, "label": save_volume(label, own_affine, target)}
+
+
+def copy_as(path: Path, target: Path) -> Path:
+    """Copies a NIfTI file to ``target`` with its own suffix and returns where it is.
+
+    Raises:
+        DataError: when it cannot be read.
+    """
+    suffix = path.name[len(volume_name(path)) :]
+    copied = target.with_name(target.name + suffix.lower())
+    copied.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(path, copied)
+    except OSError as error:
+        raise DataError(f"{path} cannot be copied to {copied} ({error}): check both.") from error
+    return copied
+
+
+def check_grid(
+    shape: Sequence[int],
+    affine: np.ndarray,
+    first_shape: Sequence[int],
+    first_affine: np.ndarray,
+    path: Path,
+    first: Path,
+) -> None:
+    """Raises DataError unless a volume has the shape and, up to rounding, the affine of the first."""
+    if tuple(shape) != tuple(first_shape):
+        raise DataError(f"{path} has shape {tuple(shape)} and {first} has {tuple(first_shape)}: they must be equal.")
+    corner = np.array([*np.subtract(first_shape, 1), 1.0])
+    offset = max(np.abs((affine - first_affine) @ corner).max(), np.abs(affine - first_affine)[:3].max())
+    if offset > max(GRID_TOLERANCE * np.linalg.norm(first_affine[:3, :3], axis=0).min(), 1e-3):
+        raise DataError(
+            f"{path} lies up to {offset:.2f} mm away from {first} by their headers: resample one onto the other's grid."
+        )
+
+
+def write_datalist(
+    split: Split, entries: Mapping[str, Mapping[str, Any]], folder: Path, header: Mapping[str, Any]
+) -> Path:
+    """Writes ``folder/dataset.json`` in the form that :class:`scripts.data.Datalist` reads, and returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def items(cases: Sequence[CaseFiles], keys: Sequence[str]) -> list[dict[str, Any]]:
+        return [{key: relative(entries[case.name][key], folder) for key in keys} for case in cases]
+
+    lists = {
+        "training": items(split.labeled, ("image", "label")),
+        "unlabeled": items(split.unlabeled, ("image",)),
+        "validation": items(split.validation, ("image", "label")),
+        "test": items(split.test, ("image", "label")),
+    }
+    path = folder / "dataset.json"
+    content = {**header, "numTraining": len(split.labeled), **lists}
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def relative(path: Path | Sequence[Path], folder: Path) -> str | list[str]:
+    """A path or several as dataset.json has them: relative to ``folder`` where that is possible, with slashes."""
+    if isinstance(path, Path):
+        return _relative(path, folder)
+    paths = [_relative(p, folder) for p in path]
+    return paths[0] if len(paths) == 1 else paths
+
+
+def _relative(path: Path, folder: Path) -> str:
+    # Not the file itself: a link, as into an archive that stores files by their content, has the name of the case.
+    path = path.parent.resolve() / path.name
+    try:
+        return Path(os.path.relpath(path, folder.resolve())).as_posix()
+    except ValueError:  # another drive
+        return path.as_posix()
+
+
+if __name__ == "__main__":
+    run_command(make_dataset)

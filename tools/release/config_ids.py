@@ -1,0 +1,217 @@
+"""Config ids: the type and the meaning of every one, from which docs/reference.md is made."""
+
+from __future__ import annotations
+
+# Section of the page -> id -> (type, meaning). "number" takes integers, too; "expression" is a $ expression or a
+# reference, for values that no literal can have; "object" is a part with a _target_.
+IDS: dict[str, dict[str, tuple[str, str]]] = {
+    "Folders and files": {
+        "bundle_root": ("path", "folder in which the relative defaults below lie"),
+        "dataset_dir": (
+            "path",
+            "folder of `dataset.json` ([data.md](data.md)); at inference the default of `input_dir`",
+        ),
+        "input_dir": ("path", "folder whose `.nii.gz` and `.nii` files are segmented"),
+        "output_dir": ("path", "receives logs, checkpoints, masks and tables; made if missing"),
+        "ckpt_dir": (
+            "path",
+            "receives `model.pt` and `model_best.pt`, and the settings of each (`.json`); evaluation reads `model.pt`",
+        ),
+        "ckpt_path": ("path or list of paths", "weights; a list is an ensemble ([inference.md](inference.md))"),
+    },
+    "Data": {
+        "num_labeled": ("integer", "the first so many training cases are the labeled ones, all others are unlabeled"),
+        "splits": (
+            "map of ranges or null",
+            "cuts `training` of a data set that has no other lists: `{'training':[0,56],'test':[64,80]}`",
+        ),
+        "in_channels": ("integer", "channels (modalities) of an image"),
+        "modalities": (
+            "list of texts or null",
+            "what the files of a case's channels end in ([inference.md](inference.md)); null: 0000, 0001 and so on",
+        ),
+        "num_classes": ("integer", "foreground classes; label values are 0 (background) to `num_classes`"),
+        "class_names": ("list of texts or null", "names in the tables; null numbers them"),
+        "regions": (
+            "list of lists of integers or null",
+            "for overlapping classes, the label values of each; null where every voxel has one class",
+        ),
+        "ignore_value": (
+            "integer or null",
+            "label value, 1 to 32767, of voxels that nobody annotated ([partial labels](how_to/partial_labels.md))",
+        ),
+        "spacing": ("3 numbers or null", "mm, to which volumes are resampled; null leaves them as they are"),
+        "intensity_window": ("2 numbers or null", "intensities are clipped to it before the z-score; for CT, HU"),
+        "normalize_nonzero": ("boolean", "the z-score leaves out voxels that are exactly 0 (skull-stripped MR)"),
+        "patch_size": ("3 integers", "voxels of a crop and of a window, multiples of 16 along every axis"),
+        "foreground_crops": (
+            "number",
+            "part, 0 to 1, of the labeled crops that are centred on foreground; 0: all random",
+        ),
+        "intensity_augmentation": (
+            "list",
+            "random transforms of each crop's intensities (`configs/augmentations/intensity.json`); papers: none",
+        ),
+        "augmentation": ("list", "random transforms before the crop, of labeled and unlabeled volumes"),
+        "num_workers": ("integer", "processes that prepare crops, for each of the two streams; 0: none besides"),
+        "cache_device": (
+            "text",
+            "where volumes are cached, cropped and augmented: `cpu`; `cuda` if they fit there, with `num_workers` 0",
+        ),
+        "label_coding": ("object", "between label values and channels of the network"),
+        "datalist": ("object", "reads `dataset.json` and cuts it"),
+    },
+    "Network": {
+        "base_filters": ("integer", "channels at full resolution; parameters and cost grow with its square"),
+        "normalization": (
+            "text",
+            "`batch`, `group` or `instance`; the last two normalise every crop by itself ([networks.md](networks.md))",
+        ),
+        "dropout": (
+            "number",
+            "share of channels dropped in training, at the bottleneck and before the heads; with few "
+            "`base_filters`, less is better ([methods/dbisl.md](methods/dbisl.md#dropout))",
+        ),
+        "network_def": ("object", "the network; a method or network overlay replaces it"),
+        "network": ("expression", "`network_def` on `device`"),
+    },
+    "Training": {
+        "seed": ("integer", "of weights, crops, dropout and noise"),
+        "max_iterations": (
+            "integer",
+            "steps of the optimiser; ramps and the learning rate's decay are fractions of it",
+        ),
+        "labeled_batch_size": ("integer", "labeled crops of an iteration"),
+        "unlabeled_batch_size": ("integer", "unlabeled crops of an iteration; 0 leaves unlabeled cases out altogether"),
+        "learning_rate": ("number", "at the start"),
+        "optimizer": ("object", "`configs/budgets/cpu.json` replaces it by AdamW"),
+        "lr_scheduler": ("object", "polynomial decay over the run, stepped every iteration"),
+        "objective": ("object", "what is minimised: terms, and their weights by name; a method overlay replaces it"),
+        "lambda_weight": ("number", "DBiSL's lambda; other methods do not have it"),
+        "ramp_length": ("number", "iterations until the ramps are full"),
+        "ramp": ("object", "weight that grows to 1"),
+        "lambda_ramp": ("object", "weight that grows to `lambda_weight`"),
+        "distance_spacing": (
+            "3 numbers or null",
+            "mm of a voxel for the distance maps ([anisotropic data](how_to/anisotropic_data.md)); null counts voxels",
+        ),
+        "distance_transform": ("object", "operator of the distance maps: exact, cascaded or generalised"),
+        "segmentation_to_distance": ("object", "mask to signed distance map, differentiable"),
+        "distance_to_segmentation": ("object", "signed distance map to mask, a steep sigmoid"),
+        "amp": ("boolean", "mixed precision; also of evaluation and inference"),
+        "device": ("expression", "`cuda` where there is a GPU; `\"$torch.device('cpu')\"` keeps it on the CPU"),
+        "val_interval": ("integer", "epochs between two validations"),
+        "epoch_length": ("object", "iterations of an epoch: the largest divisor of `max_iterations` up to 100"),
+        "num_epochs": ("expression", "follows from the two above"),
+        "log_interval": ("integer", "iterations between two rows of `training_log.csv`"),
+        "picture_interval": (
+            "integer",
+            "iterations between two pictures of the crops ([training.md](training.md)); 0: none",
+        ),
+        "non_finite_loss": (
+            "text",
+            "what happens when the loss is not finite: `stop`, or `skip` the batch ([training.md](training.md))",
+        ),
+        "worker_timeout": ("integer", "seconds to wait for a data worker before the run ends with an error"),
+        "gradient_norm_interval": ("integer", "iterations between two measurements of each term's gradient; 0: never"),
+        "checkpoint_interval": ("integer", "iterations between two checkpoints ([resume](how_to/resume_a_run.md))"),
+        "resume": ("text", "`auto` continues the run in `output_dir` where it stopped, `never` starts anew"),
+        "run_preflight": ("boolean", "checks the data before training ([preflight.md](preflight.md))"),
+    },
+    "Tracking": {
+        "mlflow": (
+            "expression",
+            "records the training in MLflow ([track](how_to/track_with_mlflow.md)); by default with `--tracking`",
+        ),
+        "tensorboard": ("boolean", "writes the logs for TensorBoard into `output_dir/tensorboard`"),
+        "tracking_uri": ("object", "store of MLflow, or its address; the variable MLFLOW_TRACKING_URI goes before it"),
+        "experiment_name": ("text", "under which MLflow lists the run"),
+        "run_name": ("text or null", "name of the run in MLflow; null takes that of the folder `output_dir`"),
+        "save_execute_config": ("boolean", "MONAI's; changed by `--tracking`, by which `mlflow` knows of it: leave it"),
+        "is_not_rank0": ("object", "MONAI's; where true, its own handlers of `--tracking` are left out: leave it"),
+    },
+    "Evaluation and inference": {
+        "stride": ("3 integers", "voxels between two windows; smaller is slower and smoother"),
+        "sw_batch_size": (
+            "object",
+            "windows that go through the network together, an integer; chosen from the free memory, 4 at most",
+        ),
+        "evaluation_list": (
+            "text",
+            "which cases are evaluated: `test`, or `validation` to choose by ([protocol.md](protocol.md))",
+        ),
+        "surface_tolerance": ("number", "mm, of the surface Dice ([metrics.md](metrics.md))"),
+        "save_probability": ("boolean", "writes `<case>_probability.nii.gz`"),
+        "save_distance": ("boolean", "writes `<case>_distance.nii.gz`"),
+        "save_uncertainty": ("boolean", "writes `<case>_uncertainty.nii.gz`"),
+        "save_volumes": ("boolean", "writes `volumes.csv`"),
+        "largest_component": ("boolean", "keeps the largest part of every class"),
+        "decoders": ("text", "`both`, `phi` or `psi`"),
+        "flip_axes": ("list of integers", "axes, 0 to 2, over whose mirror images is averaged"),
+        "overwrite": ("boolean", "segments everything anew; false goes on where a run stopped"),
+        "networks": ("object", "one copy of the network per file of `ckpt_path`"),
+        "maps": ("object", "further outputs, from `save_distance` and `save_uncertainty`"),
+        "preprocessing": ("object", "transforms of a volume; their inverse brings the prediction back"),
+        "dataset": ("object", "the volumes that are not segmented yet"),
+        "dataloader": ("object", "one volume at a time; a broken one becomes a row of `failures.csv`"),
+        "inferer": ("object", "sliding window; memory: [little_memory.md](how_to/little_memory.md)"),
+        "postprocessing": ("object", "inverse of the preprocessing, maps, mask, files"),
+        "handlers": ("list", "load the weights, show the progress"),
+        "evaluator": ("object", "runs network and transforms over the volumes"),
+    },
+    "What can be run": {
+        "training": ("list", "`run training`: preflight, then training or its continuation"),
+        "evaluation": (
+            "list",
+            "`run evaluation`, with `configs/evaluate.json` last: the final weights on `evaluation_list`",
+        ),
+        "inference": ("list", "`run inference`, with `configs/inference.json`"),
+        "preflight": ("list", "`run preflight`, with `configs/preflight.json`: the checks alone"),
+        "run": (
+            "list",
+            "the same under the name that MONAI's clients call; in train.json without preflight and resume",
+        ),
+        "initialize": ("list", "done before `run` and `training`: seeds"),
+        "preflight_checks": ("object", "the checks and their arguments, such as `preflight_checks#workers`"),
+        "train": ("map", "parts of the training, see below"),
+        "validate": ("map", "parts of the validation; `configs/evaluate.json` turns them into the evaluation's"),
+        "imports": ("list", "modules for the `$` expressions"),
+        "about": ("text", "what the file is for; read by people alone"),
+    },
+}
+
+# Parts within `train` and `validate`; the first are those that MONAI's clients look for by these names.
+PARTS: dict[str, dict[str, str]] = {
+    "train": {
+        "trainer": "joins both batches, runs network and objective",
+        "dataset": "cached labeled cases; `train#dataset#cache_rate` below 1 caches a part",
+        "dataloader": "endless stream of labeled crops",
+        "preprocessing": "`load_transforms`, `augmentation` and `crop_transforms`",
+        "inferer": "one forward pass",
+        "handlers": "validation, weights, `model.json`, log, learning rate, checkpoints",
+        "load_transforms": "file to normalised volume; cached",
+        "crop_transforms": "pad and crop, labeled",
+        "unlabeled_crop_transforms": "pad and crop, unlabeled; never sees a label",
+        "unlabeled_preprocessing": "as `preprocessing`, unlabeled",
+        "labeled_cases": "the first `num_labeled`, checked",
+        "unlabeled_cases": "all others, images alone, checked",
+        "unlabeled_dataset": "cached unlabeled cases",
+        "unlabeled_dataloader": "endless stream of unlabeled crops",
+        "inference_overlay": "the settings that are written beside the weights",
+        "data": "the lists whose digest is recorded",
+        "description": "what `run.json` says of a start",
+        "run_state": "what a checkpoint holds, and the settings that must not change on the way",
+    },
+    "validate": {
+        "evaluator": "runs network, windows and metrics",
+        "dataset": "validation cases; in evaluation those of `evaluation_list`",
+        "dataloader": "one case at a time",
+        "inferer": "sliding window, overlap of a quarter; in evaluation by `stride`",
+        "preprocessing": "the transforms below",
+        "postprocessing": "mask; in evaluation back in the image's geometry, and saved",
+        "handlers": "`model_best.pt`; in evaluation the weights, metrics and tables",
+        "key_metric": "mean Dice, which selects `model_best.pt`",
+        "load_transforms": "as in training; in evaluation the label stays on its own grid",
+        "tolerant_dataset": "lets a broken case fail alone (evaluation)",
+    },
+}

@@ -1,0 +1,129 @@
+"""Reference: writes docs/reference.md, every config id with its type, its defaults and its meaning.
+
+python -m tools.release.reference
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fire
+
+from .config_ids import IDS, PARTS
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ("train", "evaluate", "inference", "preflight")
+MERGE = "+"  # MONAI's prefix of an id that is merged into an earlier file's
+HEAD = """# Config ids
+
+Made by `python -m tools.release.reference` from `configs/{train,evaluate,inference,preflight}.json` and
+`tools/release/config_ids.py`; edit those.
+
+Any id is changed on the command line (`--num_labeled 10`, `--optimizer#momentum 0.95`, `--patch_size "[96,96,96]"`) or
+by an overlay, a JSON file of ids that comes later in `--config_file`. Values that begin with `$` are Python
+expressions, `@id` is the value of another id. Training and evaluation share train.json's; evaluate.json and
+preflight.json are overlays of it: where a table has no column for evaluate.json, or "–" there, train.json's value
+holds. Methods add ids of their own ([methods/](methods/)). "–": the file does not have it.
+
+File formats are in [data.md](data.md), metrics in [metrics.md](metrics.md), options of inference in
+[inference.md](inference.md), checks in [preflight.md](preflight.md); the commands of `scripts/` list their arguments
+with `--help`.
+"""
+PARTS_HEAD = """
+## Parts of `train` and `validate`
+
+By these names MONAI's clients find the parts of a bundle, and a command line changes them:
+`--validate#inferer#sw_batch_size 1`.
+"""
+
+
+def read_configs(root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """The content of the four config files by name, ids without the prefix of merging."""
+    configs = {}
+    for name in FILES:
+        content = json.loads((root / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+        configs[name] = {key.removeprefix(MERGE): value for key, value in content.items()}
+    return configs
+
+
+def top_level(config: dict[str, Any]) -> set[str]:
+    """The top-level ids that a file sets, or whose parts it sets (``validate#dataset`` counts as ``validate``)."""
+    return {key.partition("#")[0] for key in config}
+
+
+def parts_of(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """The parts of ``train`` or ``validate``, nested or written with ``#``."""
+    flat = {key.removeprefix(f"{name}#"): value for key, value in config.items() if key.startswith(f"{name}#")}
+    return {**config.get(name, {}), **flat}
+
+
+def shown(value: Any) -> str:
+    """A default for a cell: literals as JSON, objects by their class, long lists and maps by their size."""
+    if isinstance(value, dict):
+        return code(value["_target_"].removeprefix("scripts.")) if "_target_" in value else f"{len(value)} parts"
+    if isinstance(value, list) and any(isinstance(item, (dict, str)) for item in value) and len(str(value)) > 40:
+        return f"{len(value)} entries"
+    return code(value if isinstance(value, str) and value[:1] in "$@%" else json.dumps(value))
+
+
+def code(text: str) -> str:
+    """``text`` as code within a table's cell."""
+    return "`" + text.replace("|", "\\|") + "`"
+
+
+def cell(config: dict[str, Any], key: str) -> str:
+    """A file's value of an id, also where the file sets only parts of it; "–" where it sets nothing."""
+    if key in config:
+        return shown(config[key])
+    parts = parts_of(config, key)
+    return shown(parts) if parts else "–"
+
+
+def id_rows(configs: dict[str, dict[str, Any]], section: str) -> list[str]:
+    """The table of a section: type, defaults in the files, and meaning of every id.
+
+    The column of evaluate.json, which sets few ids, is there where it sets one of the section.
+    """
+    own = top_level(configs["evaluate"]) & set(IDS[section])
+    files = ["train", *(["evaluate"] if own else []), "inference"]
+    lines = [f"| id | type | {' | '.join(f'{name}.json' for name in files)} | meaning |"]
+    lines.append("|---" * (len(files) + 3) + "|")
+    for key, (kind, meaning) in IDS[section].items():
+        # What a file is for stands in the file.
+        defaults = [""] * len(files) if key == "about" else [cell(configs[name], key) for name in files]
+        lines.append(f"| `{key}` | {kind} | {' | '.join(defaults)} | {meaning} |")
+    return lines
+
+
+def part_rows(configs: dict[str, dict[str, Any]]) -> list[str]:
+    """The table of the parts, in training and in evaluation."""
+    lines = ["| id | train.json | evaluate.json | meaning |", "|---|---|---|---|"]
+    for name, parts in PARTS.items():
+        training, evaluation = (parts_of(configs[file], name) for file in ("train", "evaluate"))
+        for key, meaning in parts.items():
+            lines.append(f"| `{name}#{key}` | {cell(training, key)} | {cell(evaluation, key)} | {meaning} |")
+    return lines
+
+
+def page(root: Path = ROOT) -> str:
+    """The text of docs/reference.md."""
+    configs = read_configs(root)
+    lines = [HEAD]
+    for section in IDS:
+        lines += [f"## {section}", "", *id_rows(configs, section), ""]
+    return "\n".join([*lines[:-1], PARTS_HEAD, *part_rows(configs)]) + "\n"
+
+
+def main(path: str | Path = ROOT / "docs" / "reference.md") -> None:
+    """Writes the page.
+
+    Args:
+        path: of the Markdown file.
+    """
+    Path(path).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    fire.Fire(main)

@@ -1,0 +1,1 @@
+"""Reports: HTML pages, figures and further tables from the files that trainings and evaluations leave."""

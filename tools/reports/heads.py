@@ -1,0 +1,95 @@
+"""Heads: every head of a trained network on one image, to draw it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.inferers import SlidingWindowInferer
+from monai.transforms import Compose, EnsureChannelFirst, LoadImage, ResampleToMatch
+
+from scripts.data import DataError, NiftiReader
+from scripts.methods.dbisl import unanimity_mask
+from scripts.pictures.overlay import overlay_figure
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def predict_heads(model_dir: str | Path, image_path: str | Sequence[str]) -> tuple[Any, dict[str, torch.Tensor]]:
+    """The preprocessed image, a MetaTensor (channels, H, W, D), and every head on it by name, (C, H, W, D) each.
+
+    Args:
+        model_dir: folder of model.pt and of model.json, which training wrote beside it.
+        image_path: of the image, or one for each modality.
+
+    Raises:
+        DataError: when one of the two files is missing.
+    """
+    folder = Path(model_dir)
+    for name in ("model.pt", "model.json"):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name} does not exist: give the ckpt_dir of the training as model_dir.")
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / "configs" / "inference.json"), str(folder / "model.json")])
+    parser["device"] = "$torch.device('cpu')"
+    network = parser.get_parsed_content("network").eval()
+    network.load_state_dict(torch.load(folder / "model.pt", weights_only=True, map_location="cpu"))
+    image = parser.get_parsed_content("preprocessing")({"image": image_path})["image"]
+    windows = SlidingWindowInferer(roi_size=parser["patch_size"], overlap=0.5)
+    with torch.no_grad():
+        heads: Any = windows(image.as_tensor()[None], network.forward_heads)
+    return image, {name: head[0] for name, head in heads.items()}
+
+
+def heads_figure(
+    model_dir: str | Path,
+    image_path: str | Sequence[str],
+    label_path: str | Sequence[str],
+    *,
+    title: str,
+    path: str | Path,
+    channel: int = 0,
+    values: Sequence[int] = (1,),
+) -> Path:
+    """Draws one class of a case as the network sees it: both decoders, the distance map and where all agree.
+
+    Args:
+        model_dir: see :func:`predict_heads`, as ``image_path``.
+        label_path: of the reference, which is drawn on the grid of the network.
+        title: heading.
+        path: PNG file to write.
+        channel: index of the class.
+        values: of the label that make up the class.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        DataError: when the network lacks one of the four heads.
+    """
+    image, heads = predict_heads(model_dir, image_path)
+    try:
+        probability = torch.sigmoid(torch.stack([heads["logits_phi"], heads["logits_psi"]])[:, channel])
+        distance = torch.stack([heads["distance_phi"], heads["distance_psi"]])[:, channel]
+    except KeyError as error:
+        raise DataError(
+            f"{model_dir} holds a network without the head {error}, which this figure shows (it has {sorted(heads)}): "
+            "leave model_dir out."
+        ) from None
+    label = Compose([LoadImage(reader=NiftiReader), EnsureChannelFirst()])(label_path)
+    label = ResampleToMatch(mode="nearest", padding_mode="zeros")(label, image)
+    return overlay_figure(
+        image[0].numpy(),
+        np.isin(label[0].numpy().round(), values),
+        probability[0].numpy(),
+        probability[1].numpy(),
+        distance.mean(0).numpy(),
+        unanimity_mask(probability, distance).numpy(),
+        title=title,
+        path=path,
+        spacing=np.asarray(image.pixdim).tolist(),
+    )
