@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import fire
-
-from scripts.errors import print_briefly
+from tools.command_line import run_command
 
 from .cases import named
 from .collect import failed_cases
@@ -30,7 +28,7 @@ def main(
     plan: str,
     output_dir: str,
     dataset_dir: str | None = None,
-    devices: Any = None,
+    devices: Sequence[str] | None = None,
     threads: int | None = None,
     collect_only: bool = False,
     evaluate_again: bool = False,
@@ -49,7 +47,6 @@ def main(
         evaluate_again: also evaluates the runs that are finished, without training them: after a case was repaired, or
             on another list of cases.
     """
-    print_briefly()
     content = read_plan(plan)
     runs = content.runs(output_dir)
     failed: list[Run] = []
@@ -60,9 +57,8 @@ def main(
             run.check_settings(dataset_dir, evaluate_again=evaluate_again)
         to_do = [run for run in runs if evaluate_again or not run.finished]
         print(f"{len(runs)} runs, {len(runs) - len(to_do)} of them done before and skipped", flush=True)
-        names = devices.split(",") if isinstance(devices, str) else devices or (None,)
         try:
-            failed = Processes(dataset_dir, devices=tuple(names), threads=threads)(to_do)
+            failed = Processes(dataset_dir, devices=tuple(devices or (None,)), threads=threads)(to_do)
         except KeyboardInterrupt:
             done = sum(run.finished for run in runs)
             how = "evaluates all of them again" if evaluate_again else "goes on"
@@ -89,4 +85,4 @@ def main(
 if __name__ == "__main__":
     # Whoever ends this process by its id wants no training to stay behind, either.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    fire.Fire(main)
+    run_command(main)
