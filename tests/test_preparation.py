@@ -15,8 +15,9 @@ from doc_pages import module_commands, options_of
 from originals import write_dicom, write_nrrd
 
 from scripts.data import DataError, Datalist, LabelCoding, check_cases
+from tools.preparation.case_folders import find_case_folders
 from tools.preparation.dataset import make_dataset
-from tools.preparation.pairing import CaseFiles, find_case_folders, find_cases
+from tools.preparation.pairing import CaseFiles, find_cases
 from tools.preparation.splits import fold_splits, patient_of, split_cases
 from tools.preparation.volumes import load_volume, volumes_in
 

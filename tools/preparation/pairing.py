@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,13 @@ from scripts.data import DataError
 from scripts.data.contents import Contents, inspect
 from scripts.data.folder import IMAGE_SUFFIX, LABEL_SUFFIX, cut_ending, masks_among
 
-from .dicom import is_dicom
-from .volumes import NoVolumeError, is_nifti, volume_name, volumes_in
+from .volumes import is_nifti, structures_in, volume_name, volumes_in
 
 CHANNEL_SUFFIX = re.compile(r"_(\d{4})$")  # nnU-Net: case_0000, case_0001, ...
 # Names of a whole file, in the folder of its case.
-LABEL_NAME = re.compile(r"(.*[_\-.])?(seg|segmentation|label|labels|labelmap|mask|gt|manual)$", re.IGNORECASE)
+LABEL_NAME = re.compile(
+    r"(.*[_\-.])?(seg|segmentation|segmentations|label|labels|labelmap|mask|gt|manual)$", re.IGNORECASE
+)
 LISTED = 5
 
 
@@ -68,7 +69,7 @@ def find_cases(
     images = volumes_in(image_dir, argument=argument)
     labels: list[Path] = []
     if label_dir is not None:
-        labels = volumes_in(label_dir, argument="--label_dir")
+        labels = volumes_in(label_dir, argument="--label_dir", labels=True)
         if Path(str(image_dir)).resolve() == Path(str(label_dir)).resolve():
             fits = _fits(label_pattern) if label_pattern else LABEL_SUFFIX.search
             labels = [path for path in labels if fits(volume_name(path))]
@@ -92,6 +93,14 @@ def find_cases(
     name_of = {path: _inner(volume_name(path), image_pattern) for path in images}
     name_of |= {path: _inner(volume_name(path), label_pattern) for path in labels if path not in name_of}
     by_name = group_channels(images, labels, modalities, numbered, name_of=name_of)
+    # Masks of one case lie in a folder of its name; other folders are none of our business.
+    others = {
+        path
+        for path in labels
+        if structures_in(path) and not {p := name_of[path], LABEL_SUFFIX.sub("", p)} & set(by_name)
+    }
+    left_out |= dict.fromkeys(others, "folder of no case")
+    labels = [path for path in labels if path not in others]
     matched = match_labels(set(by_name), labels, name_of=name_of)
     cases = [CaseFiles(name, by_name[name], matched.get(name)) for name in sorted(by_name)]
     check_no_masks(cases)
@@ -158,80 +167,6 @@ def _counted(left_out: Mapping[Path, str]) -> str:
 def _shortened(names: Sequence[str]) -> str:
     more = f", ... ({len(names)} in all)" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
-
-
-def find_case_folders(
-    case_dir: str | Path, *, modalities: Sequence[str] | None = None, label_name: str | None = None
-) -> list[CaseFiles]:
-    """The cases of a folder in which each case is a folder with its image(s) and perhaps its label, sorted by name.
-
-    The folder's name is the case's. Folders without volumes are looked into: ``HGG/case/...``, ``LGG/case/...``.
-
-    Args:
-        case_dir: folder of the cases' folders.
-        modalities: names of the image files, or what they end in behind ``_`` or ``-``, in the order of the channels:
-            ``[lgemri]``, ``[flair,t1]``. None if each folder has one image.
-        label_name: the same of the label; None for what is called label, seg, mask, ... or ends so.
-
-    Raises:
-        DataError: when a folder lacks a channel, has several files for one, or there is no case.
-    """
-    root = Path(str(case_dir))
-    if not root.is_dir():
-        raise DataError(f"--case_dir is {str(root)!r}, which is not a folder: give the folder of the cases' folders.")
-    found: dict[str, CaseFiles] = {}
-    for folder, files in _folders_with_volumes(root):
-        labels = [path for path in files if _is_called(path, label_name)]
-        if len(labels) > 1:
-            raise DataError(f"{folder} has the labels {labels[0].name} and {labels[1].name}: give --label_name.")
-        images = [path for path in files if path not in labels]
-        label = labels[0] if labels else None
-        case = CaseFiles(folder.name, _channels(folder, images, modalities), label, of_folder=True)
-        if case.name in found:
-            raise DataError(f"{found[case.name].images[0].parent} and {folder} have the same name: rename one.")
-        found[case.name] = case
-    if not found:
-        raise DataError(f"--case_dir {root} has no folder with a volume: for all images in one, give --image_dir.")
-    return [found[name] for name in sorted(found)]
-
-
-def _folders_with_volumes(root: Path) -> Iterator[tuple[Path, list[Path]]]:
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        series = [folder] if any(is_dicom(path) for path in folder.iterdir()) else []
-        try:
-            yield folder, series + volumes_in(folder, argument="--case_dir")
-        except NoVolumeError:
-            yield from [(folder, series)] if series else _folders_with_volumes(folder)
-
-
-def _is_called(path: Path, name: str | None) -> bool:
-    """Whether a file is that of ``name``, or ends in it behind _ or -; for None, whether it is called as labels are."""
-    own = volume_name(path).lower()
-    if name is None:
-        return LABEL_NAME.fullmatch(own) is not None
-    return own == str(name).lower() or own.endswith((f"_{name}".lower(), f"-{name}".lower()))
-
-
-def _channels(folder: Path, images: Sequence[Path], modalities: Sequence[str] | None) -> tuple[Path, ...]:
-    """The image files of a case in the order of its channels."""
-    if not modalities:
-        if len(images) != 1:
-            named = ", ".join(path.name for path in images[:LISTED]) or "none"
-            raise DataError(
-                f"{folder} has {len(images)} images ({named}); expected is one: name those of a case in the order of "
-                '--modalities, such as "[flair,t1]", and its label by --label_name.'
-            )
-        return tuple(images)
-    channels = []
-    for modality in modalities:
-        matching = [path for path in images if _is_called(path, str(modality))]
-        if len(matching) != 1:
-            raise DataError(
-                f"{folder} has {len(matching)} images called {modality!r} among "
-                f"{', '.join(path.name for path in images[:LISTED]) or 'none'}; expected is one: correct --modalities."
-            )
-        channels += matching
-    return tuple(channels)
 
 
 def group_channels(

@@ -14,13 +14,14 @@ from scripts.data import DataError
 from scripts.data.folder import NIFTI_SUFFIXES
 from scripts.data.nifti import open_nifti
 
-from .dicom import dicom_folders, load_series
+from .dicom import DICOM_SUFFIXES, dicom_folders, is_dicom, load_series
 from .packages import need_package
 
 NRRD_SUFFIXES = (".seg.nrrd", ".nrrd")  # the longer first: it is a part of the name, too
 # The largest value of a label that is written, and the name of all values that a label_map does not name.
 MOST_LABEL, OTHERS = 255, "others"
 LISTED = 5
+LPS_SPACES = ("left-posterior-superior", "lps")
 SPACES = ("left-posterior-superior", "right-anterior-superior", "lps", "ras")
 
 
@@ -30,7 +31,7 @@ class NoVolumeError(DataError):
 
 def volume_name(path: Path) -> str:
     """File name without its suffix; of a DICOM series, the folder's name."""
-    for suffix in (*NIFTI_SUFFIXES, *NRRD_SUFFIXES):
+    for suffix in (*NIFTI_SUFFIXES, *NRRD_SUFFIXES, *DICOM_SUFFIXES):
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name
@@ -40,7 +41,14 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(NIFTI_SUFFIXES)
 
 
-def volumes_in(folder: str | Path, *, argument: str) -> list[Path]:
+def structures_in(folder: Path) -> list[Path]:
+    """The NIfTI files of a folder, sorted, which may be masks of one structure each; none of what is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if is_nifti(path) and not path.name.startswith("."))
+
+
+def volumes_in(folder: str | Path, *, argument: str, labels: bool = False) -> list[Path]:
     """The volumes of a folder, sorted: NIfTI and NRRD files, and each subfolder that holds one DICOM series.
 
     Hidden files are left out. A subfolder is searched to any depth, so that the folders of study and series that
@@ -49,6 +57,7 @@ def volumes_in(folder: str | Path, *, argument: str) -> list[Path]:
     Args:
         folder: to look in.
         argument: the name of the command's argument that gave the folder, for the messages.
+        labels: also takes single DICOM files, and subfolders with one mask per structure.
 
     Raises:
         DataError: when the folder is missing or holds no volume, or a subfolder holds more than one DICOM series.
@@ -68,6 +77,10 @@ def volumes_in(folder: str | Path, *, argument: str) -> list[Path]:
                         "keep one series per case."
                     )
                 found.append(path)
+            elif labels and structures_in(path):
+                found.append(path)
+        elif labels and is_dicom(path):
+            found.append(path)
         elif path.name.lower().endswith((*NIFTI_SUFFIXES, *NRRD_SUFFIXES)):
             found.append(path)
     if not found:
@@ -91,8 +104,10 @@ def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """
     path = Path(path)
     if path.is_dir() and not is_nifti(path):
-        (folder,) = dicom_folders(path)
-        return load_series(folder)
+        folders = dicom_folders(path)
+        if len(folders) != 1:
+            raise DataError(f"{path} holds DICOM files in {len(folders)} folders: expected is one series.")
+        return load_series(folders[0])
     if not path.name.lower().endswith(NRRD_SUFFIXES):
         return _load_nifti(path)
     need_package("nrrd", "pynrrd", path)
@@ -137,10 +152,16 @@ def check_label(label: np.ndarray, path: Path) -> np.ndarray:
     return label.astype(np.uint8)
 
 
-def check_label_map(label_map: Mapping[int | str, int] | None) -> None:
-    """Raises DataError unless a map gives a value from 0 to 255 to label values, and perhaps to "others"."""
+def check_label_map(label_map: Mapping[int | str, int] | None, *, named: bool = False) -> None:
+    """Raises DataError unless a map gives a value from 0 to 255 to label values, and perhaps to "others".
+
+    Args:
+        label_map: value to value.
+        named: whether there are segments, which have names.
+    """
     for value, new in (label_map or {}).items():
-        if not (value == OTHERS or type(value) is int) or type(new) is not int or not 0 <= new <= MOST_LABEL:
+        is_key = type(value) is int or value == OTHERS or (named and isinstance(value, str))
+        if not is_key or type(new) is not int or not 0 <= new <= MOST_LABEL:
             raise DataError(
                 f"label_map has {value!r}: {new!r}; it gives whole numbers, and {OTHERS!r} for all that it does not "
                 f'name, a value from 0 to {MOST_LABEL}: "{{420: 1, others: 0}}".'
