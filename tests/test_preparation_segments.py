@@ -65,7 +65,7 @@ def write_segmentation(
 
 
 def write_seg(path: Path, masks: Mapping[str, np.ndarray], *, kind: str = "BINARY") -> None:
-    """Writes masks (columns, rows, slices) as DICOM-SEG on the grid of ``write_dicom``'s defaults, without empty frames."""
+    """Writes masks (columns, rows, slices) as DICOM-SEG on the grid of ``write_dicom``, without empty frames."""
 
     def item(**values: object) -> Dataset:
         part = Dataset()

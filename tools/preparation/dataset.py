@@ -15,6 +15,7 @@ from typing import Any
 from scripts.data import DataError
 from tools.command_line import run_command
 
+from .bids import PATIENT, find_bids, is_bids
 from .case_folders import find_case_folders
 from .convert import Converter
 from .declared import CHANNELS, CLASSES, declared_beside
@@ -58,7 +59,7 @@ def make_dataset(
         label_dir: folder of the labels: .nii.gz, .nii, .nrrd, .seg.nrrd, DICOM-SEG, or one subfolder per case with one
             mask per structure.
         case_dir: instead of the two, a folder with one folder per case, which holds its images and its label.
-        label_name: with case_dir, the name of the label's file or its end: ``laendo``; by default label, seg, mask...
+        label_name: with case_dir or BIDS, the name of the label's file or its end: ``laendo``; by default label, seg...
         unlabeled_dir: folder(s) of further images, which have no labels.
         labeled: patients to use with their labels, or the fraction of those that have one; all that validation and
             test leave by default. The others become unlabeled.
@@ -95,8 +96,13 @@ def make_dataset(
         if image_dir is not None or label_dir is not None:
             raise DataError("give either --case_dir, or --image_dir and --label_dir.")
         cases = find_case_folders(case_dir, modalities=modalities, label_name=label_name)
-    elif image_dir is None or label_dir is None or label_name is not None:
-        raise DataError("give --image_dir and --label_dir; or --case_dir, to which --label_name belongs.")
+    elif image_dir is None or label_dir is None:
+        raise DataError("give --image_dir and --label_dir, or --case_dir.")
+    elif is_bids(Path(image_dir)):
+        patient_pattern = patient_pattern or PATIENT
+        cases = find_bids(Path(image_dir), Path(label_dir), modalities=modalities, label_name=label_name)
+    elif label_name is not None:
+        raise DataError("--label_name belongs to --case_dir, or to BIDS: give --label_pattern for other names.")
     else:
         cases = find_cases(
             image_dir, label_dir, modalities=modalities, image_pattern=image_pattern, label_pattern=label_pattern

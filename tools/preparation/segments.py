@@ -184,7 +184,7 @@ def say_overlaps(found: Iterable[Mapping[tuple[str, str], int]]) -> list[str]:
         voxels.update(overlaps)
         cases.update(overlaps.keys())
     return [
-        f"{above} covers {below} in {count} voxels of {cases[below, above]} cases: the later in the order of classes stays"
+        f"{above} covers {below} in {count} voxels of {cases[below, above]} cases: the later of both classes stays"
         for (below, above), count in voxels.most_common()
     ]
 
