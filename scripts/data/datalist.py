@@ -151,7 +151,7 @@ class Datalist:
         if isinstance(first, str) and first.endswith(NIFTI_SUFFIXES):
             suffix = next(end for end in NIFTI_SUFFIXES if first.endswith(end))
             numbered = (self.folder / first).with_name(f"{case_name(first)}_0000{suffix}")
-            if not (self.folder / first).exists() and numbered.exists():
+            if not os.path.exists(self.folder / first) and os.path.exists(numbered):
                 raise DataError(f"{self.path} is nnU-Net's (its {first} is {numbered.name}): {convert}.")
 
     def _missing_file(self) -> DataError:

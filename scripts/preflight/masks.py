@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,13 @@ def mask_problems(lists: Lists, found: Mapping[File, Finding]) -> list[Problem]:
 
     A channel of a case of several is left alone: a mask may be one.
     """
-    single = {path for cases in lists.values() for case in cases for path in [case["image"]] if isinstance(path, str)}
+    # Where image and label are swapped, the label says so.
+    single = {
+        case["image"]
+        for cases in lists.values()
+        for case in cases
+        if isinstance(case["image"], str) and not _swapped(case, found)
+    }
     usable = [image for _, image in images(lists, found)]
     problems = []
     for image in usable:
@@ -37,6 +44,13 @@ def mask_problems(lists: Lists, found: Mapping[File, Finding]) -> list[Problem]:
         remedy = "take it out of the images, or make it the label of its image"
         problems.append(Problem("mask", header.path, what, remedy, level="warning" if twin is None else "error"))
     return problems
+
+
+def _swapped(case: Mapping[str, Any], found: Mapping[File, Finding]) -> bool:
+    image, label = found.get((case["image"], False)), found.get((case.get("label", ""), True))
+    if not isinstance(image, Contents) or not isinstance(label, Contents):
+        return False
+    return 0 < len(image.mask_values) < len(label.values)
 
 
 def _same_grid(first: Contents, second: Contents) -> bool:
