@@ -127,58 +127,70 @@ def append(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> 
         writer.writerows(rows)
 
 
-def work(plan: dict[str, Any], where: dict[str, Any], output: Path, threads: int | None) -> None:
-    """Does one run after the other that is neither done nor being done."""
+def work(plans: list[tuple[Path, dict[str, Any]]], where: dict[str, Any], threads: int | None) -> None:
+    """Does one run of the plans after the other that is neither done nor being done."""
     logging.disable(logging.INFO)
     if threads:
         torch.set_num_threads(threads)
-    for row, configs, overrides in runs(plan):
-        folder = output / "_".join(str(value) for value in row.values())
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "claim").open("w") as claim:
-            try:
-                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            if (folder / "done").exists():
-                continue
-            own = {"output_dir": str(folder), "ckpt_dir": str(folder / "models"), "run_page": False, "mlflow": False}
-            try:
-                parser = parse(configs, {**overrides, **where, **own})
-                append(output / "dynamics.csv", HISTORY, history := train(parser, row))
-                append(output / "cases.csv", CASES, evaluate(parser, row))
-            except Exception:
-                (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-                print(f"failed: {folder}/error.txt", flush=True)
-                continue
-            (folder / "done").touch()
-            print(*row.values(), *(f"{one['val_dice']} ({one['seconds']} s)" for one in history[-1:]), flush=True)
+    for output, plan in plans:
+        for row, configs, overrides in runs(plan):
+            folder = output / "_".join(str(value) for value in row.values())
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "claim").open("w") as claim:
+                try:
+                    fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                if not (folder / "done").exists():
+                    do(output, folder, row, configs, {**overrides, **where})
+
+
+def do(output: Path, folder: Path, row: dict[str, Any], configs: list[str], overrides: dict[str, Any]) -> None:
+    """One run; what fails is left in ``error.txt`` and does not stop the others."""
+    own = {"output_dir": str(folder), "ckpt_dir": str(folder / "models"), "run_page": False, "mlflow": False}
+    try:
+        parser = parse(configs, {**overrides, **own})
+        history = train(parser, row)
+        append(output / "cases.csv", CASES, evaluate(parser, row))
+        append(output / "dynamics.csv", HISTORY, history)
+    except Exception:
+        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        print(f"failed: {folder}/error.txt", flush=True)
+        return
+    (folder / "done").touch()
+    print(*row.values(), *(f"{one['val_dice']} ({one['seconds']} s)" for one in history[-1:]), flush=True)
 
 
 def main(
-    plan: str, dataset_dir: str, output_dir: str, workers: int = 1, device: str | None = None, threads: int | None = None
+    plan: str | tuple[str, ...],
+    dataset_dir: str,
+    output_dir: str,
+    workers: int = 1,
+    device: str | None = None,
+    threads: int | None = None,
 ) -> None:
     """Runs every arm of ``plan`` for every number of labels, draw and seed.
 
     Args:
-        plan: JSON file with "configs" (list), "common" (overrides of all arms), "seeds", optionally "num_labeled" and
+        plan: JSON file, or several, separated by commas, with "configs" (list), "common" (overrides of all arms), "seeds", optionally "num_labeled" and
             "draws", and "arms": name -> {"configs": [...], "overrides": {...}}, or the overrides alone.
         dataset_dir: folder of the data set's dataset.json.
-        output_dir: receives dynamics.csv (validation on the way), cases.csv (at the end) and the runs.
+        output_dir: receives for every plan, in a folder of its name, dynamics.csv (validation on the way), cases.csv
+            (at the end) and the runs.
         workers: processes that share the runs.
         device: "cpu" or "cuda"; a GPU if there is one by default.
         threads: CPU threads of each process.
     """
-    content = json.loads(Path(plan).read_text(encoding="utf-8"))
+    paths = [Path(path) for path in (plan.split(",") if isinstance(plan, str) else plan)]
+    plans = [(Path(output_dir) / path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
     where: dict[str, Any] = {"dataset_dir": dataset_dir}
     if device:
         where["device"] = f"$torch.device('{device}')"
-    arguments = (content, where, Path(output_dir), threads)
     if workers == 1:
-        work(*arguments)
+        work(plans, where, threads)
         return
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work, args=arguments) for _ in range(workers)]
+    processes = [context.Process(target=work, args=(plans, where, threads)) for _ in range(workers)]
     for process in processes:
         process.start()
     for process in processes:

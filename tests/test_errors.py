@@ -119,7 +119,7 @@ def made_of(identifier: str, tiny, tmp_path, **settings: object) -> str | None:
         (
             "train#preprocessing",
             {"foreground_crops": 2},
-            "train#crop_transforms#3 cannot be made of foreground_crops 2, patch_size [16, 16, 16]",
+            "train#crop_transforms#3 cannot be made of foreground_crops 2, crop_size [16, 16, 16]",
             "pos and neg must be nonnegative, got pos=2 neg=-1",
         ),
         (
@@ -158,7 +158,7 @@ def test_failure_of_an_entry_of_the_run_list_is_no_matter_of_the_settings(workfl
 def test_setting_that_no_part_can_be_made_of_ends_a_training_in_one_line(tiny, tmp_path):
     finished = run_bundle("training", "configs/train.json", **small(tiny, tmp_path, foreground_crops=2))
     assert finished.returncode == 1 and "Traceback" not in finished.stderr
-    assert "\nerror: train#crop_transforms#3 cannot be made of foreground_crops 2, patch_size" in finished.stderr
+    assert "\nerror: train#crop_transforms#3 cannot be made of foreground_crops 2, crop_size" in finished.stderr
 
 
 def test_interruption_is_no_users_error():

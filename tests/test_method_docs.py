@@ -10,7 +10,6 @@ import shlex
 import shutil
 import sys
 
-import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run_process, small
@@ -65,7 +64,7 @@ def test_files_that_the_page_names_exist(page):
 
 def test_example_is_as_short_as_it_says():
     assert len(blocks("python")) == len(blocks("json")) == len(blocks("sh")) == 1
-    assert len(blocks("python")[0].splitlines()) <= 20
+    assert len(blocks("python")[0].splitlines()) <= 35
 
 
 @pytest.fixture(scope="module")
@@ -94,25 +93,34 @@ def test_example_trains_with_its_terms_and_its_ramp(trained_example):
     assert len(log) == 2
     for row, iteration in zip(log, (0, 1)):
         ramp = math.exp(-5 * max(0, 1 - iteration / (6 / 17 * 2)) ** 2)
-        assert float(row["pseudo_weight"]) == pytest.approx(ramp)
-        total = float(row["supervised_segmentation"]) + ramp * float(row["pseudo"])
+        assert float(row["strong_weight"]) == pytest.approx(ramp)
+        total = float(row["supervised_segmentation"]) + ramp * float(row["strong"])
         assert float(row["loss"]) == pytest.approx(total, rel=1e-5)
     assert (trained_example / "outputs" / "models" / "model.pt").is_file()
 
 
 def test_example_computes_what_it_says():
-    namespace = {"__name__": "scripts.methods.pseudo_label", "__package__": "scripts.methods"}
-    exec(compile(blocks("python")[0], "pseudo_label.py", "exec"), namespace)
-    probability = torch.tensor([0.3, 0.8, 0.99, 0.96, 0.5, 0.01, 0.04, 0.94]).reshape(4, 1, 2, 1, 1)
-    label = torch.tensor([0.0, 1.0]).reshape(1, 1, 2, 1, 1)
-    logits = probability.logit().requires_grad_()
-    loss = namespace["PseudoLabelObjective"](LabelCoding(1))({"logits": logits}, {"label": label}, 0)
-    # Of the three unlabeled crops the voxels 0.99, 0.96, 0.01 and 0.04 are sure.
-    assert loss.terms["pseudo"].item() == pytest.approx(-np.log([0.99, 0.96, 0.99, 0.96]).mean(), rel=1e-4)
-    expected = segmentation_loss(logits[:1], label).item()
-    assert loss.terms["supervised_segmentation"].item() == pytest.approx(expected)
-    (gradient,) = torch.autograd.grad(loss.terms["pseudo"], logits)
-    assert (gradient.flatten() != 0).tolist() == [False, False, True, True, False, True, True, False]
+    namespace = {"__name__": "scripts.methods.fix_match", "__package__": "scripts.methods"}
+    exec(compile(blocks("python")[0], "fix_match.py", "exec"), namespace)
+
+    class Triple(torch.nn.Module):
+        def forward_heads(self, image):
+            return {"logits": 3 * image}
+
+    objective = namespace["FixMatchObjective"](LabelCoding(1), Triple(), lambda image: image + 10, confidence=0.9)
+    torch.manual_seed(0)
+    image, label = torch.randn(3, 1, 4, 4, 4), torch.ones(1, 1, 4, 4, 4)
+    targets = objective.views({"image": image[:1], "label": label}, {"image": image[1:]}, 0)
+    strong = targets["image"][1:] - 10
+    assert torch.equal(targets["mask"], (strong > 0).float())
+    assert torch.equal(targets["sure"], strong.abs() >= math.log(9) / 3)  # sigmoid(3 x) is 0.9 there
+    logits = torch.randn(3, 1, 4, 4, 4, requires_grad=True)
+    loss = objective({"logits": logits}, targets, 0)
+    expected = segmentation_loss(logits[1:], targets["mask"], targets["sure"])
+    assert loss.terms["strong"].item() == pytest.approx(expected.item())
+    assert loss.terms["supervised_segmentation"].item() == pytest.approx(segmentation_loss(logits[:1], label).item())
+    (gradient,) = torch.autograd.grad(loss.terms["strong"], logits)
+    assert torch.equal(gradient[1:] != 0, targets["sure"]) and (gradient[0] == 0).all()
 
 
 def test_overlay_of_the_example_sets_only_what_train_json_has():

@@ -21,7 +21,7 @@ from scripts.data import LabelCoding, crop_stream
 from scripts.distance import DistanceToSegmentation, ExactDistance, SegmentationToDistance
 from scripts.methods import DBiSLObjective, GaussianRampUp, Objective
 from scripts.networks import DualTaskVNet
-from scripts.training import RunEvents, SemiSupervisedTrainer
+from scripts.training import RunEvents, SemiSupervisedTrainer, trainable_parameters
 
 EXTENT = 4
 ITERATIONS = 4
@@ -342,3 +342,69 @@ def test_a_client_may_run_more_epochs_than_planned_and_training_goes_on_slowly(w
     assert rates[4:] == [rates[-1]] * 8
     assert all(float(row["loss"]) == float(row["loss"]) for row in rows)
     assert all(weight.isfinite().all() for weight in torch.load(tmp_path / "models" / "model.pt").values())
+
+
+# The views of a batch
+
+
+class Views(Recorder):
+    """Shows every crop twice, the second time negative, and has a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[dict, dict, int]] = []
+
+    def views(self, labeled, unlabeled, iteration):
+        self.seen.append((labeled, unlabeled, iteration))
+        both = torch.cat([labeled["image"], unlabeled["image"]])
+        return {**labeled, "image": torch.cat([both, -both]), "noise": torch.rand(3)}
+
+    def terms(self, heads, targets):
+        return {"mean": heads["logits"].mean() + self.shift}
+
+
+class TwoKeys(UnlabeledBatches):
+    """Unlabeled batches with a second view from the loader."""
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            yield {**batch, "second": batch["image"] + 100}
+
+
+def test_the_network_sees_the_views_that_the_objective_makes():
+    objective = Views()
+    trainer = make_trainer(unlabeled=TwoKeys(2), objective=objective)
+    trainer.run()
+    labeled, unlabeled, _ = objective.seen[0]
+    assert len(objective.images[0]) == 2 * (len(labeled["image"]) + len(unlabeled["image"]))
+    assert torch.equal(unlabeled["second"], unlabeled["image"] + 100)
+    assert [iteration for *_, iteration in objective.seen] == objective.iterations == list(range(ITERATIONS))
+    assert all("noise" in targets for targets in objective.targets)
+
+
+def test_further_keys_of_the_unlabeled_stream_reach_the_terms_by_default():
+    objective = Recorder()
+    make_trainer(unlabeled=TwoKeys(2), objective=objective).run()
+    targets = objective.targets[0]
+    assert torch.equal(targets["unlabeled_second"], targets["image"][-2:] + 100)
+
+
+def test_parameters_of_the_objective_are_optimised_and_frozen_ones_are_not():
+    network, objective = Scale(), Views()
+    objective.teacher = copy.deepcopy(network).requires_grad_(False)
+    found = trainable_parameters(network, objective)
+    assert [id(weight) for weight in found] == [id(network.weight), id(objective.shift)]
+
+
+def test_the_objective_may_make_the_forward_pass_its_own():
+    class Doubled(Recorder):
+        def predict(self, network, image):
+            return {name: 2 * head for name, head in network(image).items()}
+
+    objective = Doubled()
+    trainer = make_trainer(objective=objective)
+    trainer.run()
+    (output,) = trainer.state.output
+    assert output["pred"]["logits"].shape == output["image"].shape
+    torch.testing.assert_close(objective.images[0], 2 * objective.targets[0]["image"])

@@ -21,6 +21,10 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Data": {
         "num_labeled": ("integer", "the first so many training cases are the labeled ones, all others are unlabeled"),
+        "labeled_draw": (
+            "integer",
+            "which cases those are: 0, the first; any other number, a random order of the cases that have a label",
+        ),
         "splits": (
             "map of ranges or null",
             "cuts `training` of a data set that has no other lists: `{'training':[0,56],'test':[64,80]}`",
@@ -44,6 +48,8 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "intensity_window": ("2 numbers or null", "intensities are clipped to it before the z-score; for CT, HU"),
         "normalize_nonzero": ("boolean", "the z-score leaves out voxels that are exactly 0 (skull-stripped MR)"),
         "patch_size": ("3 integers", "voxels of a crop and of a window, multiples of 16 along every axis"),
+        "crop_margin": ("number", "crops are taken so many times as large as the patch, for `spatial_augmentation`"),
+        "crop_size": ("expression", "voxels of a crop before it is turned and cut to the patch"),
         "foreground_crops": (
             "number",
             "part, 0 to 1, of the labeled crops that are centred on foreground; 0: all random",
@@ -52,7 +58,11 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
             "list",
             "random transforms of each crop's intensities (`configs/augmentations/intensity.json`); papers: none",
         ),
-        "augmentation": ("list", "random transforms before the crop, of labeled and unlabeled volumes"),
+        "augmentation": ("list", "random quarter turns and mirroring, of labeled and unlabeled crops"),
+        "spatial_augmentation": (
+            "list",
+            "random rotation, scaling and deformation of each crop (`configs/augmentations/spatial.json`); papers: none",
+        ),
         "num_workers": ("integer", "processes that prepare crops, for each of the two streams; 0: none besides"),
         "cache_device": (
             "text",
@@ -84,6 +94,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "labeled_batch_size": ("integer", "labeled crops of an iteration"),
         "unlabeled_batch_size": ("integer", "unlabeled crops of an iteration; 0 leaves unlabeled cases out altogether"),
         "learning_rate": ("number", "at the start"),
+        "parameters": ("expression", "what is optimised: those of the network and of the method"),
         "optimizer": ("object", "`configs/budgets/cpu.json` replaces it by AdamW"),
         "lr_scheduler": ("object", "polynomial decay over the run, stepped every iteration"),
         "objective": ("object", "what is minimised: terms, and their weights by name; a method overlay replaces it"),
@@ -186,11 +197,12 @@ PARTS: dict[str, dict[str, str]] = {
         "trainer": "joins both batches, runs network and objective",
         "dataset": "cached labeled cases; `train#dataset#cache_rate` below 1 caches a part",
         "dataloader": "endless stream of labeled crops",
-        "preprocessing": "`load_transforms`, `augmentation` and `crop_transforms`",
+        "preprocessing": "load, crop, augment, cut to the patch",
         "inferer": "one forward pass",
         "handlers": "validation, weights, `model.json`, log, learning rate, checkpoints",
         "load_transforms": "file to normalised volume; cached",
         "crop_transforms": "pad and crop, labeled",
+        "fit_transforms": "cut to the patch",
         "unlabeled_crop_transforms": "pad and crop, unlabeled; never sees a label",
         "unlabeled_preprocessing": "as `preprocessing`, unlabeled",
         "labeled_cases": "the first `num_labeled`, checked",
