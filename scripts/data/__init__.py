@@ -18,6 +18,7 @@ from .transforms import (
     ForegroundCropd,
     KnownOnlyd,
     MarkUnknownd,
+    OriginalValuesd,
     PreGeneratedMapd,
     crop_size,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "LabelCoding",
     "MarkUnknownd",
     "NiftiReader",
+    "OriginalValuesd",
     "PreGeneratedMapd",
     "Problem",
     "RandomIntensity",

@@ -18,12 +18,12 @@ from tools.command_line import run_command
 from .bids import PATIENT, find_bids, is_bids
 from .case_folders import find_case_folders
 from .convert import Converter
-from .declared import CHANNELS, CLASSES, declared_beside
+from .declared import CHANNELS, CLASSES, ORIGINAL, declared_beside
 from .pairing import CaseFiles, are_numbered, find_cases
 from .segments import has_segments, numbering, say_overlaps, segment_names
 from .splits import Split, fold_splits, split_cases
 from .summary import check_class_names, classes, counts, separated
-from .volumes import check_label_map
+from .volumes import check_label_map, original_values
 
 
 def make_dataset(
@@ -142,6 +142,8 @@ def make_dataset(
     if modalities:
         header.pop(CHANNELS[1], None)
         header["modality"] = {str(i): str(name) for i, name in enumerate(modalities)}
+    if original := original_values(label_map or {}):
+        header[ORIGINAL] = original
     if named:
         used = {value: name for name, value in reversed(segments.items()) if value}
         header["labels"] = {"0": "background", **{str(value): used[value] for value in sorted(used)}}

@@ -18,7 +18,7 @@ from scripts.data.machine import total_memory
 from tools.command_line import run_command
 
 from . import choices
-from .declared import class_names, declared_ignore_value, declared_modalities
+from .declared import class_names, declared_ignore_value, declared_modalities, declared_values
 from .fingerprint import Fingerprint, read_fingerprints
 from .memory import FLOAT, seconds_per_iteration
 
@@ -167,6 +167,9 @@ def plan(
     if not regions:
         names, sides = choices.choose_names(cases, class_names(header, num_classes), num_classes)
     reasons.append(f"num_classes {num_classes}: label values of the labeled cases.")
+    values = declared_values(header, num_classes) if not regions else None
+    if values:
+        reasons.append(f"label_values {values}: the classes' values in the original labels, for masks of new images.")
     if spacing is None:
         spacing, reason = choices.choose_spacing(cases)
     else:
@@ -215,6 +218,7 @@ def plan(
         "patch_size": network.patch_size,
         "stride": stride,
         "foreground_crops": share,
+        **({"label_values": values} if values else {}),
         **({"augmentation": augmentation[0]} if augmentation else {}),
         "base_filters": network.base_filters,
         **({"dropout": dropout[0]} if dropout else {}),

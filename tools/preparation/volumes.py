@@ -168,6 +168,17 @@ def check_label_map(label_map: Mapping[int | str, int] | None, *, named: bool = 
             )
 
 
+def original_values(label_map: Mapping[int | str, int]) -> list[int] | None:
+    """The values of the classes 1, 2, ... before ``label_map``; None where some had several, or all are the same."""
+    sources: dict[int, list[int | str]] = {}
+    for value, new in label_map.items():
+        if new:
+            sources.setdefault(new, []).append(value)
+    values = [sources.get(number, []) for number in range(1, max(sources, default=0) + 1)]
+    found = [value for own in values if len(own) == 1 for value in own if isinstance(value, int) and value > 0]
+    return found if len(found) == len(values) and found != list(range(1, len(found) + 1)) else None
+
+
 def renumber(label: np.ndarray, label_map: Mapping[int | str, int], path: Path) -> np.ndarray:
     """``label`` (H, W, D) with every value replaced as ``label_map`` says, uint8; 0 stays 0 if it is not named.
 
