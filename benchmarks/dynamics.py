@@ -172,8 +172,9 @@ def main(
     """Runs every arm of ``plan`` for every number of labels, draw and seed.
 
     Args:
-        plan: JSON file, or several, separated by commas, with "configs" (list), "common" (overrides of all arms), "seeds", optionally "num_labeled" and
-            "draws", and "arms": name -> {"configs": [...], "overrides": {...}}, or the overrides alone.
+        plan: JSON file, or several, separated by commas, with "configs" (list), "common" (overrides of all arms),
+            "seeds", optionally "num_labeled" and "draws", and "arms": name -> {"configs": [...], "overrides": {...}},
+            or the overrides alone.
         dataset_dir: folder of the data set's dataset.json.
         output_dir: receives for every plan, in a folder of its name, dynamics.csv (validation on the way), cases.csv
             (at the end) and the runs.

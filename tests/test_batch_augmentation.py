@@ -45,7 +45,9 @@ def test_gamma_keeps_range_and_order():
     result = changed(image, gamma=0.7)
     for before, after in zip(image.flatten(0, 1), result.flatten(0, 1)):
         assert torch.equal(before.flatten().argsort(), after.flatten().argsort())
-        torch.testing.assert_close(torch.stack([after.amin(), after.amax()]), torch.stack([before.amin(), before.amax()]))
+        torch.testing.assert_close(
+            torch.stack([after.amin(), after.amax()]), torch.stack([before.amin(), before.amax()])
+        )
     low, high = image.amin((2, 3, 4)), image.amax((2, 3, 4))
     share = (image[0, 0] - low[0, 0]) / (high[0, 0] - low[0, 0])
     new = (result[0, 0] - low[0, 0]) / (high[0, 0] - low[0, 0])

@@ -73,7 +73,9 @@ def test_supervised_distance_is_the_map_of_the_mixed_mask_by_origin(source):
 
 def test_the_mask_of_the_teacher_is_the_mean_of_its_four_heads():
     method = objective(network(), agreement=True)
-    logits, distance = (torch.tensor(values).reshape(1, 1, 1, 1, -1) for values in ([3.0, 1.0, -2.0], [0.5, -0.5, -0.5]))
+    logits, distance = (
+        torch.tensor(values).reshape(1, 1, 1, 1, -1) for values in ([3.0, 1.0, -2.0], [0.5, -0.5, -0.5])
+    )
     heads = {"logits_phi": logits, "logits_psi": logits, "distance_phi": distance, "distance_psi": distance}
     mask, agreed = method._teach(heads)
     # (0.95 + 0) / 2, (0.73 + 1) / 2, (0.12 + 1) / 2

@@ -78,9 +78,7 @@ def test_two_classes_and_overlapping_regions_train(method, regions, tiny, tmp_pa
     label = torch.zeros(2, 1, 16, 16, 16)
     label[:, :, 4:9], label[:, :, 9:12] = 1, 2
     targets = {"image": torch.randn(4, 1, 16, 16, 16), "label": label}
-    targets = objective.views(
-        {"image": targets["image"][:2], "label": label}, {"image": targets["image"][2:]}, 0
-    )
+    targets = objective.views({"image": targets["image"][:2], "label": label}, {"image": targets["image"][2:]}, 0)
     loss = objective(network(targets["image"]), targets, 0)
     loss.total.backward()
     assert set(loss.terms) == set(objective.TERMS) == set(METHODS[method])

@@ -89,9 +89,7 @@ def test_views_are_both_mixtures_with_the_origin_of_every_label():
     torch.manual_seed(1)
     labeled, unlabeled = streams()
     views = objective().views(labeled, unlabeled, 0)
-    image, mask, true, pseudo = (
-        views[key] for key in ("image", "mixed_label", "from_label", "from_pseudo_label")
-    )
+    image, mask, true, pseudo = (views[key] for key in ("image", "mixed_label", "from_label", "from_pseudo_label"))
     assert len(image) == 4 and torch.equal(true, image > 0) and torch.equal(pseudo, image < 0)
     # The teacher's logits are the image, negative on the unlabeled crops: its mask is empty there.
     assert torch.equal(mask, true.float())

@@ -52,7 +52,9 @@ def streams(labeled=2, unlabeled=2, seed=0):
 
 def loss_of(objective, network, labeled, unlabeled, iteration=0):
     targets = objective.views(labeled, unlabeled, iteration)
-    heads = {name: head.detach().requires_grad_() for name, head in objective.predict(network, targets["image"]).items()}
+    heads = {
+        name: head.detach().requires_grad_() for name, head in objective.predict(network, targets["image"]).items()
+    }
     return objective(heads, targets, iteration), heads, targets
 
 

@@ -261,9 +261,7 @@ class DBiSLObjective(DualTaskObjective):
         return pseudo_label, unanimity_mask(probability, distance if self.unanimity == "both" else None)
 
 
-def _supervised(
-    labels: Sequence[Supervision], losses: Callable[[Supervision], Sequence[torch.Tensor]]
-) -> torch.Tensor:
+def _supervised(labels: Sequence[Supervision], losses: Callable[[Supervision], Sequence[torch.Tensor]]) -> torch.Tensor:
     """The weighted sum, over the labels and over what ``losses`` returns for each of them."""
     return total(one.weight * total(losses(one)) for one in labels)
 

@@ -19,8 +19,9 @@ def save_reproducer(trainer: Any, path: str | Path, *, seed: int) -> None:
     """Writes the step that ``trainer`` is in the middle of, before its optimiser has changed anything.
 
     The file loads with ``weights_only`` and holds: iteration (counted from 1), seed, process (its rank, whose crops the
-    file has), files (stream -> images of the crops), targets (what the objective's ``views`` returned), terms and weights of the loss, network and objective
-    (state dicts; running averages of BatchNorm are those after the step's forward pass).
+    file has), files (stream -> images of the crops), targets (what the objective's ``views`` returned), terms and
+    weights of the loss, network and objective (state dicts; running averages of BatchNorm are those after the step's
+    forward pass).
 
     Args:
         trainer: a :class:`~scripts.training.SemiSupervisedTrainer`, from an event within an iteration.

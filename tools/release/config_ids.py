@@ -65,7 +65,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "augmentation": ("list", "random quarter turns and mirroring, of labeled and unlabeled crops"),
         "spatial_augmentation": (
             "list",
-            "random rotation, scaling and deformation of each crop (`configs/augmentations/spatial.json`); papers: none",
+            "random rotation, scaling, deformation of crops (`configs/augmentations/spatial.json`); papers: none",
         ),
         "num_workers": ("integer", "processes that prepare crops, for each of the two streams; 0: none besides"),
         "cache_device": (
