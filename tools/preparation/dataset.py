@@ -160,7 +160,8 @@ def make_dataset(
         print(f"{written[-1]}: {counts(part, patient_pattern)}")
         for line in (*classes(part, entries, header), *separated(part, patient_pattern)):
             print(f"  {line}")
-    print("\n".join(say_overlaps(converter.overlaps.values())))
+    for line in say_overlaps(converter.overlaps.values()):
+        print(line)
     return written[0]
 
 
