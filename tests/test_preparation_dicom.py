@@ -62,9 +62,10 @@ def test_slices_are_in_the_order_of_their_places_as_in_itk(tmp_path, options):
 def test_one_file_of_many_frames_is_a_volume_whatever_their_order(tmp_path):
     affine = write_dicom(tmp_path / "series", numbers())
     write_frames(tmp_path / "frames" / "a.dcm", numbers(), order=[3, 0, 6, 1, 5, 2, 4])
-    array, found = load_volume(tmp_path / "frames")
-    assert np.array_equal(array, numbers())
-    np.testing.assert_allclose(found, affine)
+    for path in (tmp_path / "frames", tmp_path / "frames" / "a.dcm"):
+        array, found = load_volume(path)
+        assert np.array_equal(array, numbers())
+        np.testing.assert_allclose(found, affine)
 
 
 def test_slices_of_a_tilted_gantry_keep_their_places_and_are_said_to_lean(tmp_path, caplog):

@@ -108,6 +108,8 @@ def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         if len(folders) != 1:
             raise DataError(f"{path} holds DICOM files in {len(folders)} folders: expected is one series.")
         return load_series(folders[0])
+    if path.name.lower().endswith(DICOM_SUFFIXES):
+        return load_series(path)  # of many frames
     if not path.name.lower().endswith(NRRD_SUFFIXES):
         return _load_nifti(path)
     need_package("nrrd", "pynrrd", path)
