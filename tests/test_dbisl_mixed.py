@@ -71,8 +71,8 @@ def test_supervised_distance_is_the_map_of_the_mixed_mask_by_origin(source):
     assert loss.terms["supervised_distance"].item() == pytest.approx(total, rel=1e-4)
 
 
-def test_the_mask_of_the_teacher_is_the_mean_of_its_four_heads():
-    method = objective(network(), agreement=True)
+def test_the_mask_of_the_teacher_is_the_mean_of_its_heads():
+    method = objective(network(), agreement=True, teaching_heads="all")
     logits, distance = (
         torch.tensor(values).reshape(1, 1, 1, 1, -1) for values in ([3.0, 1.0, -2.0], [0.5, -0.5, -0.5])
     )
@@ -80,7 +80,8 @@ def test_the_mask_of_the_teacher_is_the_mean_of_its_four_heads():
     mask, agreed = method._teach(heads)
     # (0.95 + 0) / 2, (0.73 + 1) / 2, (0.12 + 1) / 2
     assert mask.flatten().tolist() == [0, 1, 1] and agreed.flatten().tolist() == [False, True, False]
-    assert objective(network(), agreement=False)._teach(heads)[1] is None
+    mask, agreed = objective(network())._teach(heads)
+    assert mask.flatten().tolist() == [1, 1, 0] and agreed is None
 
 
 def test_agreement_leaves_voxels_of_the_unlabeled_crop_out():
@@ -114,5 +115,6 @@ def test_pseudo_labels_without_weight_change_nothing():
 
 
 def test_unknown_source_is_refused():
-    with pytest.raises(ValueError, match="seam"):
-        objective(network(), source="seam")
+    for option in ("source", "teaching_heads"):
+        with pytest.raises(ValueError, match="seam"):
+            objective(network(), **{option: "seam"})

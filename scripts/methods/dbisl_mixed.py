@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scripts.networks import Network
 
 SOURCES = ("nearest_seed", "voxel")
+TEACHING_HEADS = ("segmentation", "all")
 
 
 class DBiSLMixedObjective(DBiSLObjective):
@@ -30,7 +31,8 @@ class DBiSLMixedObjective(DBiSLObjective):
     terms are sums over the voxels of true labels, weight 1, and those of pseudo-labels, weight ``pseudo_weight``; the
     consistency terms are those of DBiSL on the mixed crops.
 
-    The teacher's mask is the mean of its four heads, the distance seen as a segmentation by T_r2s.
+    The teacher's mask is the mean of its segmentation heads (``teaching_heads``: "segmentation"), or of all four with
+    the distances seen as segmentations by T_r2s ("all"), which asks for distance heads as good as the others.
 
     Args:
         label_coding: see :class:`~scripts.methods.Objective`.
@@ -39,6 +41,7 @@ class DBiSLMixedObjective(DBiSLObjective):
         distance_to_segmentation: T_r2s.
         weights: see :class:`~scripts.methods.DBiSLObjective`; ``pseudo`` (Eq. 14) is on the mixed crops, too.
         pseudo_weight: what a pseudo-label counts beside a true label's 1; a number or a ramp.
+        teaching_heads: whose mean the teacher's mask is, "segmentation" or "all".
         agreement: believe a pseudo-label only where the four heads of the teacher agree (Eq. 13).
         source: whether a voxel of the distance map belongs to the true or to the pseudo-label: "nearest_seed", as the
             surface voxel nearest to it does; "voxel", as it does itself.
@@ -46,7 +49,7 @@ class DBiSLMixedObjective(DBiSLObjective):
         options: of :class:`~scripts.methods.mixing.CopyPaste`.
 
     Raises:
-        ValueError: when ``source`` is unknown.
+        ValueError: when ``source`` or ``teaching_heads`` is unknown.
     """
 
     MEASURES = ("unanimous_share", "pseudo_foreground", "believed_share")
@@ -60,7 +63,8 @@ class DBiSLMixedObjective(DBiSLObjective):
         weights: Mapping[str, Weight] | None = None,
         *,
         pseudo_weight: Weight = 0.5,
-        agreement: bool = True,
+        teaching_heads: str = "segmentation",
+        agreement: bool = False,
         source: str = "nearest_seed",
         r2s_cross_entropy: bool = False,
         **options: Any,
@@ -74,8 +78,11 @@ class DBiSLMixedObjective(DBiSLObjective):
         )
         if source not in SOURCES:
             raise ValueError(f"source is {source!r}; it is one of {', '.join(SOURCES)}.")
+        if teaching_heads not in TEACHING_HEADS:
+            raise ValueError(f"teaching_heads is {teaching_heads!r}; it is one of {', '.join(TEACHING_HEADS)}.")
         self.copy_paste = CopyPaste(label_coding, network, **options)
         self.pseudo_weight = pseudo_weight
+        self.teaching_heads = teaching_heads
         self.agreement = agreement
         self.source = source
         self._pseudo_weight_now = 0.0
@@ -114,7 +121,9 @@ class DBiSLMixedObjective(DBiSLObjective):
             for kind in ("logits", "distance")
         )
         probability = logits.sigmoid()
-        mean = 0.5 * (probability.mean(0) + self.distance_to_segmentation(distance).mean(0))
+        mean = probability.mean(0)
+        if self.teaching_heads == "all":
+            mean = 0.5 * (mean + self.distance_to_segmentation(distance).mean(0))
         return self.copy_paste.mask(mean), unanimity_mask(probability, distance) if self.agreement else None
 
     @torch.no_grad()
