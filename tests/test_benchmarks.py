@@ -108,22 +108,35 @@ def test_step_of_the_network_alone_leaves_the_weights_and_the_learning_rate():
     assert all(weight.grad is not None for weight in network.parameters())
 
 
-def test_arms_of_a_dynamics_plan_share_their_data_and_are_not_run_twice(tiny, tmp_path, capsys):
-    """An arm without unlabeled crops and the default, both from the caches that are made once."""
-    plan = tmp_path / "plan.json"
-    objective = {"_target_": "scripts.methods.SupervisedObjective", "label_coding": "@label_coding"}
+def test_arms_of_a_study_have_data_of_their_own_and_are_not_run_twice(tiny, tmp_path, capsys):
+    """An arm without unlabeled crops, one with another augmentation, and one that fails beside them."""
+    plan = tmp_path / "study.json"
+    supervised = str(ROOT / "configs/methods/supervised.json")
     content = {
         "configs": [str(ROOT / "configs/train.json")],
-        "common": small(tiny, tmp_path, val_interval=1),
+        "common": small(tiny, tmp_path, val_interval=1, max_iterations=2),
+        "num_labeled": [2],
+        "draws": [0, 1],
         "seeds": [0],
-        "arms": {"labels_only": {"unlabeled_batch_size": 0, "objective": objective}, "dbisl": {}},
+        "arms": {
+            "labels_only": {"configs": [supervised]},
+            "turned": {"configs": [supervised, str(ROOT / "configs/augmentations/spatial.json")]},
+            "failing": {"objective": None},
+        },
     }
     plan.write_text(json.dumps(content))
     for _ in range(2):
         dynamics.main(str(plan), str(tiny), str(tmp_path / "out"))
-    with (tmp_path / "out" / "dynamics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert {row["arm"] for row in rows} == {"labels_only", "dbisl"}
-    assert len({(row["arm"], row["iteration"]) for row in rows}) == len(rows) >= 2
-    assert all(0 <= float(row["val_dice"]) <= 1 for row in rows)
-    assert capsys.readouterr().out.count("labels_only 0 [") == 1
+    with (tmp_path / "out" / "study" / "dynamics.csv").open(newline="") as file:
+        last = {(row["arm"], row["draw"]): row for row in csv.DictReader(file)}
+    assert set(last) == {(arm, draw) for arm in ("labels_only", "turned") for draw in "01"}
+    losses = set()
+    for arm, draw in last:
+        with (tmp_path / "out" / "study" / f"{arm}_2_{draw}_0" / "training_log.csv").open(newline="") as file:
+            losses.add(next(csv.DictReader(file))["loss"])
+    assert len(losses) == 4  # other cases, other crops
+    with (tmp_path / "out" / "study" / "cases.csv").open(newline="") as file:
+        cases = list(csv.DictReader(file))
+    assert len(cases) == 4 * 3 and {row["list"] for row in cases} == {"validation", "test"}
+    assert (tmp_path / "out" / "study" / "failing_2_0_0" / "error.txt").is_file()
+    assert capsys.readouterr().out.count("labels_only 2 0 0") == 1

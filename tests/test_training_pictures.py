@@ -253,6 +253,7 @@ def test_description_holds_the_merged_config_and_the_environment(run):
     assert {name: found["cases"] for name, found in start["data"].items()} == {
         "labeled": 3,
         "unlabeled": 3,
+        "pseudo_labeled": 0,
         "validation": 1,
     }
     assert about["config"]["max_iterations"] == 5 and about["config"]["num_epochs"] == 5

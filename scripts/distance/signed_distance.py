@@ -195,9 +195,8 @@ class SegmentationToDistance(nn.Module):
         # One call measures outside and inside of every volume.
         outside, inside = self.transform(torch.cat([p, 1 - p])).chunk(2)
         signed = self._normalise(outside, within) - self._normalise(inside, within)
-        if not valid.all():
-            constant = 1 - 2 * full.to(signed.dtype)
-            signed = torch.where(_per_volume(valid), signed, _per_volume(constant))
+        constant = 1 - 2 * full.to(signed.dtype)
+        signed = torch.where(_per_volume(valid), signed, _per_volume(constant))
         if self.zero_inner_boundary:
             signed = signed.masked_fill(inner_boundary(mask), 0)
         return signed, valid

@@ -103,7 +103,7 @@ class DualNetworksObjective(Objective):
             )
         if self.active("mistake"):
             first, second = (p >= self.confidence for p in probability)
-            differ = first ^ second if known is None else (first ^ second) & known
+            differ = first ^ second if known is None else (first ^ second) * known
             terms["mistake"] = total(masked_mean((p - label) ** 2, differ) for p in probability)
         return terms
 
@@ -142,9 +142,12 @@ class DualNetworksObjective(Objective):
             with torch.no_grad():
                 probability_of = [foreground_probability(head, label.shape[1]) for head in labeled]
                 losses = [dice_loss(p, label, known) for p in probability_of]
-                learner = int(losses[1] > losses[0])
-                classes = torch.where(uncertain, probability[learner].argmax(1), pseudo_label)
-            features = heads[f"features_{STREAMS[learner]}"][len(label) :]
+                # The worse one learns. A choice on the device: to read it would wait for the network.
+                second_learns = losses[1] > losses[0]
+                learner = torch.where(second_learns, probability[1], probability[0])
+                classes = torch.where(uncertain, learner.argmax(1), pseudo_label)
+            first, second = (heads[f"features_{stream}"][len(label) :] for stream in STREAMS)
+            features = torch.where(second_learns, second, first)
             terms["contrastive"] = contrastive_loss(features, classes, uncertain, logits[0].shape[1])
         return terms
 
@@ -190,19 +193,19 @@ def contrastive_loss(
         Sum over the classes of the mean distance of their uncertain features to their prototype, which is the mean of
         their reliable features, less the mean distance between two prototypes; a scalar.
     """
-    loss = features.sum() * 0  # of no class, too, the loss of every process has a gradient
-    features = features.movedim(1, -1)
-    prototypes = []
-    for number in range(num_maps):
-        own = classes == number
-        reliable, drawn = features[own & ~uncertain], features[own & uncertain]
-        if len(reliable) == 0:
-            continue
-        prototypes.append(F.normalize(reliable.mean(0), dim=0, eps=SHORTEST_FEATURE))
-        if len(drawn) > 0:
-            steps = F.normalize(drawn, dim=1, eps=SHORTEST_FEATURE) - prototypes[-1].detach()
-            loss = loss + torch.linalg.vector_norm(steps, dim=1).mean()
-    if len(prototypes) > 1:
-        apart = [torch.linalg.vector_norm(a - b) for a, b in combinations(prototypes, 2)]
-        loss = loss - torch.stack(apart).mean()
-    return loss
+    # Sums over masks, and no selection of voxels, whose number would have to be read from the device.
+    vectors = features.movedim(1, -1).flatten(0, -2)
+    own = F.one_hot(classes.flatten(), num_maps).to(vectors.dtype)  # (voxels, maps)
+    drawn = own * uncertain.flatten()[:, None]
+    reliable = own - drawn
+    number, number_drawn = reliable.sum(0), drawn.sum(0)
+    present = (number > 0).to(vectors.dtype)
+    means = reliable.T @ vectors / number.clamp(min=1)[:, None]
+    prototypes = F.normalize(means, dim=1, eps=SHORTEST_FEATURE)
+    steps = F.normalize(vectors, dim=1, eps=SHORTEST_FEATURE) - prototypes.detach()[classes.flatten()]
+    distances = torch.linalg.vector_norm(steps, dim=1)
+    loss = (present * (drawn.T @ distances) / number_drawn.clamp(min=1)).sum()
+    pairs = list(combinations(range(num_maps), 2))
+    apart = torch.stack([torch.linalg.vector_norm(prototypes[a] - prototypes[b]) for a, b in pairs])
+    both = torch.stack([present[a] * present[b] for a, b in pairs])
+    return loss - (apart * both).sum() / both.sum().clamp(min=1)
