@@ -540,7 +540,7 @@ def test_comparison_of_real_trainings_survives_a_failing_method_and_case_and_ski
     settings = {"num_labeled": [3], "seeds": [0], "common": {**common, "spacing": None}}
     plan, output = plan_file(tmp_path, methods=methods, **settings), tmp_path / "out"
     with pytest.raises(SystemExit) as ended:
-        main(str(plan), str(output), str(tiny_copy), devices="cpu", threads=1)
+        main(str(plan), str(output), str(tiny_copy), devices=["cpu"], threads=1)
     printed = capsys.readouterr()
     assert ended.value.code == 1 and "error: 1 of 2 runs failed: broken_3_0" in printed.err
     assert "error: test_1 failed in the evaluation of supervised_3_0;" in printed.err
@@ -555,8 +555,8 @@ def test_comparison_of_real_trainings_survives_a_failing_method_and_case_and_ski
 
     plan = plan_file(tmp_path, methods={"supervised": supervised}, **settings)
     lost.write_bytes(content)
-    main(str(plan), str(output), str(tiny_copy), devices="cpu", threads=1, evaluate_again=True)
-    main(str(plan), str(output), str(tiny_copy), devices="cpu", threads=1)
+    main(str(plan), str(output), str(tiny_copy), devices=["cpu"], threads=1, evaluate_again=True)
+    main(str(plan), str(output), str(tiny_copy), devices=["cpu"], threads=1)
     assert "1 runs, 1 of them done before and skipped" in capsys.readouterr().out
     assert weights.stat().st_mtime_ns == before
     (row,) = rows(output / "results.csv")

@@ -151,7 +151,8 @@ def test_other_methods_and_several_classes_have_a_row_for_each_class():
     objective = Objective(LabelCoding(2))
     label = torch.zeros(1, 1, 4, 4, 4)
     label[0, 0, :2, :2] = 2
-    output = {"image": torch.rand(2, 1, 4, 4, 4), "label": {"label": label}}
+    image = torch.rand(2, 1, 4, 4, 4)
+    output = {"image": image, "label": {"image": image, "label": label}}
     output["pred"] = {"logits": torch.randn(2, 2, 4, 4, 4)}
     engine = SimpleNamespace(state=SimpleNamespace(output=[output]), objective=objective)
     assert [crop.title for crop in crops_of(engine, ["left", "right"])][:2] == ["labeled, left", "labeled, right"]

@@ -8,6 +8,7 @@ from .checks import check_cases, images_of, kept_apart
 from .datalist import Datalist
 from .folder import case_name, images_in
 from .label_coding import LabelCoding
+from .laterality import side_kept
 from .nifti import NiftiReader
 from .problems import DataError, Problem
 from .stream import crop_stream
@@ -17,6 +18,7 @@ from .transforms import (
     ForegroundCropd,
     KnownOnlyd,
     MarkUnknownd,
+    OriginalValuesd,
     PreGeneratedMapd,
     SpacingOfKeysd,
     crop_size,
@@ -32,6 +34,7 @@ __all__ = [
     "LabelCoding",
     "MarkUnknownd",
     "NiftiReader",
+    "OriginalValuesd",
     "PreGeneratedMapd",
     "Problem",
     "RandomIntensity",
@@ -44,4 +47,5 @@ __all__ = [
     "images_in",
     "images_of",
     "kept_apart",
+    "side_kept",
 ]

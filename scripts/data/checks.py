@@ -178,9 +178,11 @@ def _intensity_problems(image: Contents) -> list[Problem]:
     if image.not_finite:
         what = f"has {image.not_finite} voxels that are NaN or infinite"
         return [Problem("intensities", path, what, "replace them, for example by the value of the background")]
-    if image.minimum == image.maximum:
-        what = f"is {image.minimum:g} in every voxel"
-        return [Problem("intensities", path, what, "export it again, or take the case out of dataset.json")]
+    for number, channel in enumerate(image.channels):
+        if channel.minimum == channel.maximum:
+            which = f"channel {number} (from 0) " if len(image.channels) > 1 else ""
+            what = f"is {channel.minimum:g} in every voxel" if not which else f"has {which}of {channel.minimum:g} alone"
+            return [Problem("intensities", path, what, "export it again, or take the case out of dataset.json")]
     return []
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .folder import Case, case_name
+from .folder import NIFTI_SUFFIXES, Case, case_name
 from .problems import DataError
 
 LISTS = ("training", "unlabeled", "validation", "test")
@@ -164,9 +164,35 @@ class Datalist:
             raise DataError(f"{self.path} is not valid JSON ({error}): correct the file.") from None
         if not isinstance(content, dict):
             raise DataError(f"{self.path} must be an object with a list 'training' of cases.")
+        self._check_form(content)
         return content
 
+    def _check_form(self, content: dict[str, Any]) -> None:
+        """Raises DataError for the lists of other programs, of which a part would be ignored: with what converts it."""
+        training = content.get("training", [])
+        entries = [entry for entry in training if isinstance(entry, dict)] if isinstance(training, list) else []
+        convert = f"convert it with python -m tools.preparation.datalist --datalist {self.path} --output_dir DIR"
+        if "testing" in content or any("fold" in entry for entry in entries):
+            raise DataError(f"{self.path} is Auto3DSeg's (it has 'testing' or 'fold'): {convert} --fold 0.")
+        if "file_ending" in content and not any(name in content for name in LISTS):
+            folders = f"--image_dir {self.folder / 'imagesTr'} --label_dir {self.folder / 'labelsTr'}"
+            raise DataError(
+                f"{self.path} is nnU-Net's and lists no cases: make a list with python -m tools.preparation.dataset "
+                f"{folders} --output_dir DIR."
+            )
+        first = entries[0].get("image") if entries else None
+        if isinstance(first, str) and first.endswith(NIFTI_SUFFIXES):
+            suffix = next(end for end in NIFTI_SUFFIXES if first.endswith(end))
+            numbered = (self.folder / first).with_name(f"{case_name(first)}_0000{suffix}")
+            if not os.path.exists(self.folder / first) and os.path.exists(numbered):
+                raise DataError(f"{self.path} is nnU-Net's (its {first} is {numbered.name}): {convert}.")
+
     def _missing_file(self) -> DataError:
+        if (self.folder / "dataset_description.json").is_file():
+            return DataError(
+                f"{self.folder} is a BIDS data set: make a list of its cases with python -m tools.preparation.dataset "
+                f"--image_dir {self.folder} --label_dir {self.folder / 'derivatives' / 'labels'} --output_dir DIR."
+            )
         return DataError(
             f"{self.path} does not exist: set dataset_dir to a folder with a dataset.json (docs/data.md says how)."
         )

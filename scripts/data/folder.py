@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ Case = dict[str, Any]
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 # What stands between a case's name and that of a channel.
 SEPARATORS = "_-"
+# What people append to a case's name for its label, or for its image.
+LABEL_SUFFIX = re.compile(r"[_\-.](seg|segmentation|label|labels|labelmap|mask|gt|manual)$", re.IGNORECASE)
+IMAGE_SUFFIX = re.compile(r"[_\-.](img|image|scan|volume|ct|mr|mri)$", re.IGNORECASE)
 # Volumes of other formats, which inference does not read and must not pass over in silence.
 OTHER_SUFFIXES = (
     ".nrrd",
@@ -40,6 +44,18 @@ def case_name(path: str | Path) -> str:
     return Path(name).stem
 
 
+def masks_among(names: Iterable[str]) -> set[str]:
+    """Those of the names of one folder's files that are called after another with the suffix of a label: a_seg, of a.
+
+    Example:
+        >>> sorted(masks_among(["a", "a_seg", "b_image", "b-label", "c_seg"]))
+        ['a_seg', 'b-label']
+    """
+    names = set(names)
+    stems = {IMAGE_SUFFIX.sub("", name) for name in names}
+    return {name for name in names if LABEL_SUFFIX.search(name) and LABEL_SUFFIX.sub("", name) in names | stems}
+
+
 def images_in(
     directory: str | Path,
     *,
@@ -51,7 +67,8 @@ def images_in(
 
     Of a case with one file per channel the paths are a list, in the order of the channels. A file of it that is missing
     is listed as if it were there, so that the case is reported with the name of what it lacks. What else looks like a
-    volume, and subfolders, are named in a warning.
+    volume, masks that are called after an image beside them (``a_seg``, ``a-label``), and subfolders are named in a
+    warning.
 
     Args:
         directory: folder to look in.
@@ -84,6 +101,15 @@ def images_in(
     if others:
         logging.getLogger(__name__).warning("%s: %s not segmented; %s", folder, left_out, convert)
     endings = _endings(in_channels, modalities)
+    # A channel may be called so, too.
+    masks = {name for name in masks_among(map(case_name, files)) if cut_ending(name, endings) is None}
+    if masks:
+        files = [path for path in files if case_name(path) not in masks]
+        logging.getLogger(__name__).warning(
+            "%s: %s not segmented, since called like masks of images beside them; rename them if they are images",
+            folder,
+            ", ".join(sorted(masks)[:5]) + (", ..." if len(masks) > 5 else ""),
+        )
     # Behind - a number is more likely a case's own.
     separators = "_" if modalities is None else SEPARATORS
     cases: dict[Path, list[Path]] = {}

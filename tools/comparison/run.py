@@ -16,9 +16,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import fire
-
 from scripts.errors import print_briefly
+from tools.command_line import run_command
 
 from .cases import named
 from .collect import failed_cases
@@ -35,11 +34,11 @@ def main(
     plan: str,
     output_dir: str,
     dataset_dir: str | None = None,
-    devices: Any = None,
+    devices: Sequence[str] | None = None,
     threads: int | None = None,
     collect_only: bool = False,
     evaluate_again: bool = False,
-    only: Any = None,
+    only: Sequence[str] | None = None,
     list: bool = False,
     executor: str = "local",
     partition: str | None = None,
@@ -154,4 +153,4 @@ if __name__ == "__main__":
     # By which Slurm tells all processes of a job that its time is over; submitit ends this one by SIGTERM.
     if hasattr(signal, "SIGUSR2"):
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    fire.Fire(main)
+    run_command(main)

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import fire
-
 from scripts.files import sha256
+from tools.command_line import run_command
 
 # The folder in the zip: by this name monai.bundle.load finds the bundle.
 NAME = "dbisl_semi_supervised_segmentation"
@@ -189,4 +188,4 @@ def main(output_dir: str = "dist", models_url: str | None = None, matched: bool 
 
 
 if __name__ == "__main__":
-    fire.Fire(main)
+    run_command(main)

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import fire
+from tools.command_line import run_command
 
 from .config_ids import IDS, PARTS
 
@@ -126,4 +126,4 @@ def main(path: str | Path = ROOT / "docs" / "reference.md") -> None:
 
 
 if __name__ == "__main__":
-    fire.Fire(main)
+    run_command(main)

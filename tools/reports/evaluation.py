@@ -10,10 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-import fire
-
 from scripts.data import case_name
-from scripts.errors import print_briefly
+from tools.command_line import run_command
 
 from .figures import draw_figures
 from .results import EvaluationResults, shown
@@ -150,5 +148,4 @@ def main(
 
 
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(main)
+    run_command(main)

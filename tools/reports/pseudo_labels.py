@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import fire
 import torch
 from monai.bundle import ConfigParser
 from monai.data import Dataset
@@ -21,12 +20,16 @@ from monai.transforms import Compose
 from tqdm import tqdm
 
 from scripts.data import DataError, Datalist, case_name, images_of
+<<<<<<< HEAD
 from scripts.errors import print_briefly
 from scripts.inference import load_weights
+=======
+>>>>>>> prep
 from scripts.methods import DBiSLObjective, Objective
 from scripts.methods.dbisl import unanimity_mask
 from scripts.networks import Network
 from scripts.networks.heads import foreground_probability, segmentation_heads
+from tools.command_line import run_command
 
 SCORES = ("dice", "recall", "precision")
 SHARES = ("unanimous_share", "unanimous_foreground_share")
@@ -266,5 +269,4 @@ def main(
 
 
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(main)
+    run_command(main)
