@@ -8,11 +8,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import torch
 from conftest import SHAPES, blob, las, run_bundle, save, small
-from monai.data import MetaTensor
 
-from scripts.data import DataError, LabelCoding, OriginalValuesd
 from tools.preparation.dataset import make_dataset
 from tools.preparation.plan import make_plan
 from tools.preparation.volumes import original_values
@@ -32,26 +29,6 @@ from tools.preparation.volumes import original_values
 )
 def test_values_before_a_map_are_known_where_each_class_had_one(label_map, values):
     assert original_values(label_map) == values
-
-
-def test_classes_get_their_values_and_the_rest_of_the_tensor_stays():
-    pred = MetaTensor(
-        torch.tensor([[[[0, 1, 2, 2]]]], dtype=torch.uint8), affine=torch.diag(torch.tensor([2.0, 1, 1, 1]))
-    )
-    found = OriginalValuesd("pred", LabelCoding(2), [3, 1035])({"pred": pred, "other": 1})
-    assert found["pred"].flatten().tolist() == [0, 3, 1035, 1035] and found["other"] == 1
-    assert torch.equal(found["pred"].affine, pred.affine) and pred.max() == 2
-
-
-@pytest.mark.parametrize("values", [[1], [1, 1], [0, 1], [1, 65536], [1, 2.5], [True, 2]])
-def test_values_that_are_not_one_for_each_class_are_refused(values):
-    with pytest.raises(DataError, match="label_values"):
-        OriginalValuesd("pred", LabelCoding(2), values)
-
-
-def test_values_of_regions_are_refused():
-    with pytest.raises(DataError, match="regions"):
-        OriginalValuesd("pred", LabelCoding(2, [[1, 2], [2]]), [1, 3])
 
 
 def test_values_of_the_labels_come_back_in_the_masks_of_a_training_by_its_plan(tmp_path, monkeypatch):

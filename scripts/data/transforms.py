@@ -12,7 +12,6 @@ from monai.transforms import MapTransform, RandCropByPosNegLabeld, RandRotate90d
 from torch import nn
 
 from .label_coding import LabelCoding
-from .problems import DataError
 
 # Masks are stored with 16 bits at most.
 MOST_ORIGINAL = 65535
@@ -71,42 +70,6 @@ class DecodeProbabilitiesd(_LabelCodingd):
 
     def convert(self, batch: torch.Tensor) -> torch.Tensor:
         return self.label_coding.decode(batch)
-
-
-class OriginalValuesd(MapTransform):
-    """Writes the label values that the classes had in the original files into decoded labels (1, H, W, D).
-
-    Args:
-        keys: of labels with the values 0, 1, ..., C.
-        label_coding: of exclusive labels.
-        label_values: of the C classes, whole numbers from 1 to 65535; None to leave the labels as they are.
-
-    Raises:
-        DataError: when there is not one for each class, one is out of range or repeated, or there are regions.
-    """
-
-    def __init__(self, keys: KeysCollection, label_coding: LabelCoding, label_values: Sequence[int] | None) -> None:
-        super().__init__(keys)
-        self.label_values = label_values
-        if label_values is None:
-            return
-        whole = all(type(value) is int and 1 <= value <= MOST_ORIGINAL for value in label_values)
-        if not whole or not len(set(label_values)) == len(label_values) == label_coding.num_classes:
-            raise DataError(
-                f"label_values is {label_values!r}; it has one whole number from 1 to {MOST_ORIGINAL} for each of the "
-                f"{label_coding.num_classes} class(es), all different."
-            )
-        if label_coding.regions is not None:
-            raise DataError(f"label_values is {label_values!r}, and regions have maps of 0 and 1: leave it out.")
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, Any]:
-        result = dict(data)
-        for key in self.key_iterator(result) if self.label_values else ():
-            classes = result[key]
-            result[key] = torch.zeros_like(classes, dtype=torch.int32)
-            for number, value in enumerate(self.label_values or (), 1):
-                result[key] = result[key].masked_fill(classes == number, value)
-        return result
 
 
 class MarkUnknownd(MapTransform):

@@ -51,10 +51,6 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
             "integer or null",
             "label value, 1 to 32767, of voxels that nobody annotated ([partial labels](how_to/partial_labels.md))",
         ),
-        "label_values": (
-            "list of integers or null",
-            "values of the classes in the masks that inference writes; null: their numbers from 1",
-        ),
         "spacing": ("3 numbers or null", "mm, to which volumes are resampled; null leaves them as they are"),
         "intensity_window": ("2 numbers or null", "intensities are clipped to it before the z-score; for CT, HU"),
         "normalize_nonzero": ("boolean", "the z-score leaves out voxels that are exactly 0 (skull-stripped MR)"),

@@ -20,11 +20,7 @@ from monai.transforms import Compose
 from tqdm import tqdm
 
 from scripts.data import DataError, Datalist, case_name, images_of
-<<<<<<< HEAD
-from scripts.errors import print_briefly
 from scripts.inference import load_weights
-=======
->>>>>>> prep
 from scripts.methods import DBiSLObjective, Objective
 from scripts.methods.dbisl import unanimity_mask
 from scripts.networks import Network
