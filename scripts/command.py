@@ -194,7 +194,7 @@ def run_tool(name: str, arguments: Sequence[str], *, wants_help: bool) -> None:
         )
     if wants_help:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        called = re.findall(r"fire.Fire\((\w+)\)", path.read_text(encoding="utf-8"))[0]
+        called = re.findall(r"(?:fire.Fire|run_command)\((\w+)\)", path.read_text(encoding="utf-8"))[0]
         (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == called]
         print(f"python -m scripts {name} --ARGUMENT VALUE ...\n\n{ast.get_docstring(function)}")
         return

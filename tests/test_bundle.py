@@ -88,9 +88,9 @@ def assert_mask_in_the_geometry_of(image: str | Path, mask: Path, *, values: set
     return voxels
 
 
-def assert_ends_in_one_line(finished, text: str) -> None:
+def assert_ends_in_one_line(finished, text: str, *, status: int = 1) -> None:
     """Checks that a process failed with ``error: ...`` containing ``text`` as its last words and no traceback."""
-    assert finished.returncode == 1
+    assert finished.returncode == status
     assert "Traceback" not in finished.stderr
     assert "\nerror: " in finished.stderr
     assert text in finished.stderr.rsplit("\nerror: ", 1)[1]
@@ -499,7 +499,8 @@ def test_evaluation_writes_a_mask_in_the_geometry_of_every_test_image(tiny, eval
 
 def test_evaluation_writes_the_metrics_of_every_case_which_are_those_of_its_masks(tiny, evaluated):
     header = (evaluated / "metrics.csv").read_text().splitlines()[0]
-    assert header == "case,class,dice,jaccard,hd95_mm,asd_mm,hd95_voxel,asd_voxel,surface_dice,surface_tolerance_mm"
+    metrics = "dice,jaccard,hd95_mm,asd_mm,hd95_voxel,asd_voxel,surface_dice"
+    assert header == f"case,class,{metrics},surface_tolerance_mm,list"
     table = rows(evaluated / "metrics.csv")
     assert [(row["case"], row["class"]) for row in table] == [("test_0", "1"), ("test_1", "1")]
     for row in table:
@@ -511,7 +512,8 @@ def test_evaluation_writes_the_metrics_of_every_case_which_are_those_of_its_mask
 def test_evaluation_writes_the_means_of_the_metrics(evaluated):
     summary = {row["metric"]: row for row in rows(evaluated / "metrics_summary.csv")}
     table = rows(evaluated / "metrics.csv")
-    assert list(summary) == list(table[0])[2:-1]
+    assert list(summary) == list(table[0])[2:-2]
+    assert {row["list"] for row in table} == {row["list"] for row in summary.values()} == {"test"}
     for metric in ("dice", "jaccard"):
         assert summary[metric]["n"] == "2"
         assert float(summary[metric]["mean"]) == pytest.approx(np.mean([float(row[metric]) for row in table]))
@@ -522,7 +524,9 @@ def test_evaluation_lists_the_test_case_whose_label_does_not_fit_and_measures_th
     nibabel.save(nibabel.Nifti1Image(np.asarray(label.dataobj)[:-1], label.affine), label.get_filename())
     overrides = {**small(tiny_copy, tmp_path), "ckpt_dir": str(trained[0] / "models")}
     finished = run_bundle("evaluation", TRAIN, EVALUATE, **overrides)
-    assert_ends_in_one_line(finished, f"1 of 2 cases failed; the others are complete. The reasons are in {tmp_path}")
+    assert_ends_in_one_line(
+        finished, f"1 of 2 cases failed; the others are complete. The reasons are in {tmp_path}", status=2
+    )
     assert [row["case"] for row in rows(tmp_path / "metrics.csv")] == ["test_1"]
     (failure,) = rows(tmp_path / "failures.csv")
     assert failure["case"].endswith("images/test_0.nii.gz") and "labels/test_0.nii.gz" in failure["reason"]
@@ -534,16 +538,47 @@ def test_evaluation_writes_no_masks_among_the_references(tiny, trained):
     assert_ends_in_one_line(finished, "lies in output_dir, where masks are written: choose another output_dir.")
 
 
-def test_masks_of_another_folder_are_not_taken_for_finished(inferred, tmp_path):
+def test_inference_logs_a_line_for_every_case_with_its_seconds_volume_and_mask(inferred):
+    _, output, finished = inferred
+    for name in ("las", "oblique", "small"):
+        mask = nibabel.load(output / f"{name}_seg.nii.gz")
+        millilitres = np.count_nonzero(mask.dataobj) * np.prod(mask.header.get_zooms()) / 1000
+        line = rf"{name}: ([\d.]+) s; 1 ([\d.e-]+) ml; {re.escape(str(output))}/{name}_seg.nii.gz"
+        ((seconds, volume),) = re.findall(line, finished.stdout)
+        assert float(volume) == pytest.approx(millilitres, rel=1e-3) and float(seconds) >= 0
+    assert "broken: " not in finished.stdout
+
+
+def test_masks_of_another_folder_are_not_taken_for_finished(inferred, trained, tmp_path):
+    _, output, _ = inferred
+    save(blob(SHAPES[2], seed=93)[0], las((1.0, 1.2, 2.0)), tmp_path / "other" / "las.nii.gz")
+    finished = run_bundle(
+        "inference",
+        INFERENCE,
+        str(trained[0] / "models" / "model.json"),
+        input_dir=str(tmp_path / "other"),
+        output_dir=str(output),
+        ckpt_path=str(trained[0] / "models" / "model.pt"),
+        save_probability=True,
+        save_distance=True,
+    )
+    assert_ends_in_one_line(finished, f"las.nii.gz and not of {tmp_path / 'other'}")
+
+
+def test_a_run_of_which_no_case_succeeds_has_status_1_and_one_without_failures_0(inferred, trained, tmp_path):
     new, output, _ = inferred
-    (tmp_path / "other").mkdir()
-    shutil.copy2(new / "las.nii.gz", tmp_path / "other")
-    arguments = json.loads((output / "inference_settings.json").read_text())
-    assert arguments["input_dir"] == str(new)
-    overrides = {name: value for name, value in arguments.items() if value is not None and name != "regions"}
-    overrides |= {"input_dir": str(tmp_path / "other"), "output_dir": str(output)}
-    finished = run_bundle("inference", INFERENCE, **overrides)
-    assert_ends_in_one_line(finished, f"input_dir was {new} and is {tmp_path / 'other'}")
+    model = str(trained[0] / "models" / "model.json")
+    options = {"ckpt_path": str(trained[0] / "models" / "model.pt"), "device": "$torch.device('cpu')"}
+    broken = run_bundle(
+        "inference", INFERENCE, model, input_dir=str(new / "broken.nii.gz"), output_dir=str(tmp_path), **options
+    )
+    assert_ends_in_one_line(broken, "1 of 1 cases failed. The reasons")
+    one = run_bundle(
+        "inference", INFERENCE, model, input_dir=str(new / "small.nii"), output_dir=str(tmp_path), **options
+    )
+    assert one.returncode == 0, one.stderr
+    first, second = (nibabel.load(folder / "small_seg.nii.gz") for folder in (output, tmp_path))
+    assert np.array_equal(first.dataobj, second.dataobj)
 
 
 def test_inference_writes_masks_and_maps_in_the_geometry_of_volumes_however_they_lie(inferred):
@@ -569,7 +604,9 @@ def test_inference_reports_the_broken_volume_and_fails_in_the_end(inferred):
     assert failure["case"] == str(new / "broken.nii.gz")
     assert "broken.nii.gz is not a readable NIfTI file (not a gzip file although" in failure["reason"]
     assert not list(output.glob("broken*"))
-    assert_ends_in_one_line(finished, f"1 of 4 cases failed; the others are complete. The reasons are in {output}")
+    assert_ends_in_one_line(
+        finished, f"1 of 4 cases failed; the others are complete. The reasons are in {output}", status=2
+    )
 
 
 # --- bad input ends before training, as a process ---
@@ -628,6 +665,22 @@ def test_a_client_that_initializes_runs_and_finalizes_trains_the_same_weights(wo
 def test_another_seed_trains_other_weights(workflow, tiny, trained, tmp_path):
     run_in_process(workflow, TRAIN, **small(tiny, tmp_path, seed=1, max_iterations=1))
     assert not same(weights(tmp_path), weights(trained[0]))
+
+
+def test_the_evaluation_of_a_run_refuses_the_weights_of_another_in_its_ckpt_dir(workflow, tiny, tmp_path):
+    runs = [small(tiny, tmp_path / name, max_iterations=1, ckpt_dir=str(tmp_path / "models")) for name in "ab"]
+    for options in runs:
+        run_in_process(workflow, TRAIN, run_id="training", run_preflight=False, mlflow=False, **options)
+    digests = [json.loads((tmp_path / name / "run.json").read_text())["digest"] for name in "ab"]
+    assert digests[0] != digests[1]
+    assert json.loads((tmp_path / "models" / "model.json").read_text())["run_digest"] == digests[1]
+    with pytest.raises(RuntimeError) as caught:
+        run_in_process(workflow, TRAIN, EVALUATE, **runs[0])
+    refused = caught.value.__cause__ or caught.value
+    assert f"is of the run {digests[1]}" in str(refused) and f"the run {digests[0]}" in str(refused)
+    run_in_process(workflow, TRAIN, EVALUATE, **runs[1])
+    run_in_process(workflow, TRAIN, EVALUATE, **{**runs[0], "output_dir": str(tmp_path / "elsewhere")})
+    assert len(rows(tmp_path / "b" / "metrics.csv")) == len(rows(tmp_path / "elsewhere" / "metrics.csv")) == 2
 
 
 def test_deleting_the_label_files_of_unlabeled_cases_changes_no_weight(workflow, tiny_copy, trained, tmp_path):
@@ -827,7 +880,8 @@ def test_evaluation_of_validation_cases_is_in_the_geometry_of_their_labels(workf
     overrides = threshold_network(**small(tiny, tmp_path, spacing=[2.0, 2.0, 2.0], evaluation_list="validation"))
     run_in_process(workflow, TRAIN, EVALUATE, **{**overrides, "validate#handlers#0#_disabled_": True})
     (row,) = rows(tmp_path / "metrics.csv")
-    assert row["case"] == "validation_0"
+    assert (row["case"], row["list"]) == ("validation_0", "validation")
+    assert {line["list"] for line in rows(tmp_path / "metrics_summary.csv")} == {"validation"}
     mask, label = nibabel.load(tmp_path / "validation_0_seg.nii.gz"), nibabel.load(tiny / "labels/validation_0.nii.gz")
     assert mask.shape == label.shape and np.allclose(mask.affine, label.affine)
     a, b = np.asarray(mask.dataobj) == 1, np.asarray(label.dataobj) == 1
@@ -843,5 +897,5 @@ def test_evaluation_of_a_perfect_segmentation_gives_perfect_metrics(workflow, ti
     overrides = threshold_network(**small(tiny_copy, tmp_path))
     run_in_process(workflow, TRAIN, EVALUATE, **{**overrides, "validate#handlers#0#_disabled_": True})
     for row in rows(tmp_path / "metrics.csv"):
-        values = [float(value) for key, value in row.items() if key not in ("case", "class")]
+        values = [float(value) for key, value in row.items() if key not in ("case", "class", "list")]
         assert values == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]

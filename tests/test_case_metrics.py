@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 
 from scripts.evaluation import METRIC_NAMES, CaseMetrics
 
-HEADER = ["case", "class", *METRIC_NAMES, "surface_tolerance_mm"]
+HEADER = ["case", "class", *METRIC_NAMES, "surface_tolerance_mm", "list"]
 SPACING = (3.0, 2.0, 1.0)
 
 
@@ -98,7 +98,16 @@ def test_metrics_csv_has_a_row_per_case_and_class_with_the_spacing_of_the_affine
     ]
     good, missed = [1, 1, 0, 0, 0, 0, 1, 1], [0, 0] + [math.nan] * 4 + [0, 1]
     for line, expected in zip(lines[1:], [good, good, [0, 0, 5, 5, off, off, 0, 1], missed]):
-        assert [float(cell) for cell in line[2:]] == pytest.approx(expected, nan_ok=True)
+        assert [float(cell) for cell in line[2:-1]] == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", ["test", "validation", None])
+def test_both_tables_and_the_log_say_of_which_list_the_cases_are(tmp_path, caplog, name):
+    with caplog.at_level(logging.INFO):
+        run(CaseMetrics(OneClass(), tmp_path, case_list=name), [[case({A: 1}, {A: 1})]])
+    for table in ("metrics.csv", "metrics_summary.csv"):
+        assert {line["list"] for line in read(tmp_path / table)} == {name or ""}
+    assert f"metrics of 1 {name} cases" in caplog.text if name else "metrics of 1 cases" in caplog.text
 
 
 @pytest.mark.parametrize("tolerance, expected", [(4.9, 0), (5.0, 1)])
@@ -117,7 +126,8 @@ def test_unusable_tolerance_is_refused_before_the_run(tmp_path, tolerance):
 def test_summary_csv_leaves_nan_distances_out_and_counts_empty_predictions(tmp_path):
     engine = run(CaseMetrics(TwoClasses(), tmp_path), [[case(*GOOD)], [case(*BAD)]])
     lines = read(tmp_path / "metrics_summary.csv")
-    assert list(lines[0]) == [*("class", "metric", "mean", "std", "ci95_low", "ci95_high", "n", "empty_predictions")]
+    columns = ("class", "metric", "mean", "std", "ci95_low", "ci95_high", "n", "empty_predictions", "list")
+    assert tuple(lines[0]) == columns
     assert [(line["class"], line["metric"]) for line in lines] == [
         (name, metric) for name in ("1", "2", "all") for metric in METRIC_NAMES
     ]

@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
+import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +23,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import LABELED, ROOT, SHAPES, blob, las, save, small
+from conftest import LABELED, ROOT, SHAPES, blob, las, run_process, save, small
 from monai.fl.client import MonaiAlgoStats
 from monai.fl.utils.constants import ExtraItems, FlStatistics
 from monai.utils import set_determinism
@@ -40,7 +43,8 @@ def bundle(tmp_path) -> Path:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
     settings = json.loads((source / "models" / "model.json").read_text())
-    settings.update(base_filters=2, patch_size=[16, 16, 16], stride=[8, 8, 8], spacing=None, class_names=["blob"])
+    assert settings["spacing"] is not None  # what resamples has further steps, which clients have broken before
+    settings.update(base_filters=2, patch_size=[16, 16, 16], stride=[8, 8, 8], class_names=["blob"])
     (source / "models" / "model.json").write_text(json.dumps(settings))
     torch.manual_seed(0)
     network = DualTaskVNet(base_filters=2, normalization=settings["normalization"])
@@ -189,6 +193,82 @@ def test_monai_label_segments_as_the_bundle_does(bundle, elsewhere, tmp_path, dr
     assert result["label_names"] == {"blob": 1}
     np.testing.assert_allclose(mask.affine, AFFINE, atol=1e-4)
     assert np.array_equal(np.asarray(mask.dataobj), expected_mask(bundle, image, tmp_path))
+
+
+@pytest.fixture
+def server(tmp_path) -> Iterator[str]:
+    """The address of MONAI Label's own server with the shipped model, as docs/clients.md starts it, and its studies."""
+    pytest.importorskip("monailabel", reason="monailabel is not installed (docs/clients.md)")
+    program = [sys.executable, "-m", "monailabel.main"]  # what its command starts, with the Python of PATH
+    apps, studies = tmp_path / "apps", tmp_path / "studies"
+    run_process([*program, "apps", "--name", "monaibundle", "--download", "--output", str(apps)]).check_returncode()
+    with zipfile.ZipFile(make_bundle(tmp_path, matched=True)) as archive:
+        archive.extractall(apps / "monaibundle" / "model")
+    train = apps / "monaibundle" / "model" / NAME / "configs" / "train.json"
+    # Nothing but its length: else it would train for an hour.
+    train.write_text(json.dumps({**json.loads(train.read_text()), "max_iterations": 2, "learning_rate": 1e-5}))
+    for case in labeled_cases(tmp_path / "cases"):
+        studies.mkdir(exist_ok=True)
+        shutil.copy(case["image"], studies)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [*program, "start_server", "--app", str(apps / "monaibundle"), "--studies", str(studies)]
+    command += [
+        "--conf",
+        "models",
+        NAME,
+        "--conf",
+        "zoo_source",
+        "local",
+        "--conf",
+        "sam2",
+        "false",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+
+
+def answer(url: str, method: str = "GET", **options: object) -> bytes:
+    """What a server says, which may still be starting."""
+    import requests
+
+    for _ in range(120):
+        try:
+            response = requests.request(method, url, timeout=300, **options)
+        except requests.ConnectionError:
+            time.sleep(1)
+            continue
+        assert response.ok, response.text
+        return response.content
+    raise TimeoutError(url)
+
+
+def test_monai_labels_server_infers_takes_a_label_trains_and_infers_with_the_shipped_model(server, tmp_path):
+    model = tmp_path / "apps" / "monaibundle" / "model" / NAME
+    info = json.loads(answer(f"{server}/info/"))
+    assert info["models"][NAME]["labels"] == {"left atrium": 1}
+    before = weights(model)
+
+    def infer() -> np.ndarray:
+        (tmp_path / "mask.nii.gz").write_bytes(answer(f"{server}/infer/{NAME}?image=0&output=image", "POST"))
+        return np.asarray(nibabel.load(tmp_path / "mask.nii.gz").dataobj)
+
+    assert np.array_equal(infer(), expected_mask(model, str(tmp_path / "studies" / "0.nii.gz"), tmp_path))
+    for number in range(3):
+        label = (tmp_path / "cases" / "labels" / f"{number}.nii.gz").read_bytes()
+        answer(f"{server}/datastore/label?image={number}", "PUT", files={"label": (f"{number}.nii.gz", label)})
+    options = {"max_epochs": 1, "pretrained": True, "val_split": 0.3, "tracking": "None", "device": "cpu"}
+    answer(f"{server}/train/{NAME}?run_sync=true", "POST", json=options)
+    assert_trained_from_the_weights_beside_it(model, before)
+    assert infer().shape == SHAPES[0]
 
 
 def test_inference_has_the_ids_that_clients_read_and_takes_a_dropout(bundle):

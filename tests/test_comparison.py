@@ -15,19 +15,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from comparisons import NAN, Programs, finished_run, plan_file, rows, some_runs
 from conftest import ROOT, small
 from scipy.stats import norm
 
-from scripts.evaluation import METRIC_NAMES, summarize
-from scripts.evaluation.case_metrics import CASE_COLUMNS, SUMMARY_COLUMNS
-from tools.comparison import PlanError, Run, read_plan
+from scripts.evaluation import METRIC_NAMES
 from tools.comparison.collect import case_values, failed_cases, result_rows
 from tools.comparison.paired import case_differences, paired_test, summary
-from tools.comparison.processes import Processes, last_lines
+from tools.comparison.plan import PlanError, Run, read_plan
+from tools.comparison.processes import last_lines
 from tools.comparison.report import write_report
 from tools.comparison.run import main
 
-NAN = math.nan
 PLANS = sorted((ROOT / "configs" / "plans").glob("*.json"))
 
 
@@ -35,27 +34,6 @@ PLANS = sorted((ROOT / "configs" / "plans").glob("*.json"))
 def _in_the_bundles_root(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-
-
-def plan_file(folder: Path, **changes: object) -> Path:
-    """A plan of two methods; a change to None removes its key."""
-    content = {
-        "configs": ["configs/train.json"],
-        "common": {"base_filters": 4, "max_iterations": 10},
-        "methods": {"supervised": ["configs/methods/supervised.json"], "dbisl": ["configs/methods/dbisl.json"]},
-        "num_labeled": [5, 20],
-        "seeds": [0, 1],
-        "baseline": "supervised",
-        **changes,
-    }
-    path = folder / "plan.json"
-    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
-    return path
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 # Plans
@@ -99,6 +77,7 @@ def test_arguments_of_a_run_are_those_of_the_bundles_commands():
         "config_file": ["configs/train.json", "m.json", "configs/record.json"],
         "base_filters": 4,
         "num_labeled": 5,
+        "labeled_draw": 0,
         "seed": 1,
         "dataset_dir": "data",
         "output_dir": str(Path("out/m_5_1")),
@@ -174,38 +153,45 @@ def test_settings_of_the_evaluation_do_not_reach_training_and_may_change_with_th
 
 
 def test_summary_of_two_seeds_has_the_hand_computed_values():
-    result = summary({0: {"a": 0.6, "b": 0.8}, 1: {"a": 0.8, "b": 0.9}})
+    result = summary({(0, 0): {"a": 0.6, "b": 0.8}, (0, 1): {"a": 0.8, "b": 0.9}})
     # Cases averaged over seeds: 0.7 and 0.85; seeds averaged over cases: 0.7 and 0.85, too.
     assert result == {
         "mean": pytest.approx(0.775),
         "std_cases": pytest.approx(0.15 / math.sqrt(2)),
+        "std_runs": pytest.approx(0.15 / math.sqrt(2)),
+        "std_draws": None,
         "std_seeds": pytest.approx(0.15 / math.sqrt(2)),
         "cases": 2,
-        "seeds": 2,
+        "runs": 2,
+        "draws": 1,
     }
 
 
 def test_summary_leaves_out_what_does_not_exist():
-    result = summary({0: {"a": 1.0, "b": NAN, "c": NAN}, 1: {"a": 3.0, "b": 5.0, "c": NAN}})
+    result = summary({(0, 0): {"a": 1.0, "b": NAN, "c": NAN}, (0, 1): {"a": 3.0, "b": 5.0, "c": NAN}})
     # a: 2, b: 5; the seeds' means: 1 and 4.
-    assert (result["mean"], result["cases"], result["seeds"]) == (3.5, 2, 2)
-    assert result["std_cases"] == pytest.approx(3 / math.sqrt(2)) == result["std_seeds"]
-    single = summary({0: {"a": 1.0}})
-    assert (single["std_cases"], single["std_seeds"]) == (None, None)
-    assert summary({0: {"a": NAN}})["mean"] is None
+    assert (result["mean"], result["cases"], result["runs"]) == (3.5, 2, 2)
+    assert result["std_cases"] == pytest.approx(3 / math.sqrt(2)) == result["std_runs"]
+    single = summary({(0, 0): {"a": 1.0}})
+    assert (single["std_cases"], single["std_runs"]) == (None, None)
+    assert summary({(0, 0): {"a": NAN}})["mean"] is None
 
 
-def test_differences_are_taken_seed_by_seed_and_case_by_case():
-    method = {0: {"a": 0.9, "b": 0.5, "only here": 1.0}, 1: {"a": 0.7, "b": NAN}, 7: {"a": 0.0, "b": 0.0}}
-    baseline = {0: {"a": 0.5, "b": 0.6}, 1: {"a": 0.5, "b": 0.1}}
-    # a: (0.4 + 0.2) / 2; b: -0.1 of the one seed in which both exist; seed 7 has no baseline.
+def test_differences_are_taken_run_by_run_and_case_by_case():
+    method = {
+        (0, 0): {"a": 0.9, "b": 0.5, "only here": 1.0},
+        (0, 1): {"a": 0.7, "b": NAN},
+        (1, 0): {"a": 0.0, "b": 0.0},
+    }
+    baseline = {(0, 0): {"a": 0.5, "b": 0.6}, (0, 1): {"a": 0.5, "b": 0.1}}
+    # a: (0.4 + 0.2) / 2; b: -0.1 of the one seed in which both exist; draw 1 has no baseline.
     assert case_differences(method, baseline) == pytest.approx({"a": 0.3, "b": -0.1})
-    assert case_differences({0: {"a": 1.0}}, {1: {"a": 1.0}}) == {}
+    assert case_differences({(0, 0): {"a": 1.0}}, {(1, 0): {"a": 1.0}}) == {}
 
 
 def test_paired_test_has_the_hand_computed_values():
-    baseline = {0: {f"case {i}": 0.5 for i in range(5)}}
-    method = {0: {f"case {i}": 0.5 + d for i, d in enumerate((0.1, 0.2, -0.05, 0.3, 0.4))}}
+    baseline = {(0, 0): {f"case {i}": 0.5 for i in range(5)}}
+    method = {(0, 0): {f"case {i}": 0.5 + d for i, d in enumerate((0.1, 0.2, -0.05, 0.3, 0.4))}}
     result = paired_test(method, baseline, higher_is_better=True)
     # Ranks 2, 3, 1, 4, 5; those of the negative ones add up to 1. Of 32 signs, {} and {1} are as low: p = 2 * 2 / 32.
     assert result["p_value"] == pytest.approx(4 / 32)
@@ -219,43 +205,20 @@ def test_paired_test_has_the_hand_computed_values():
 def test_paired_test_of_many_cases_is_the_normal_approximation():
     # 60 differences 1, -2, 3, -4, ..., without ties: W+ is the sum of the odd numbers, 900.
     differences = {f"{i}": float(i if i % 2 else -i) for i in range(1, 61)}
-    result = paired_test({0: differences}, {0: dict.fromkeys(differences, 0.0)}, higher_is_better=True)
+    result = paired_test({(0, 0): differences}, {(0, 0): dict.fromkeys(differences, 0.0)}, higher_is_better=True)
     mean, variance = 60 * 61 / 4, 60 * 61 * 121 / 24
     assert result["p_value"] == pytest.approx(2 * norm.cdf((900 - mean) / math.sqrt(variance)), rel=1e-6)
 
 
 def test_paired_test_of_equal_results_has_p_one_and_of_nothing_none():
-    same = {0: {"a": 0.5, "b": 0.6}}
+    same = {(0, 0): {"a": 0.5, "b": 0.6}}
     assert paired_test(same, same, higher_is_better=True)["p_value"] == 1.0
     nothing = paired_test({}, same, higher_is_better=True)
     assert (nothing["pairs"], nothing["p_value"], nothing["difference"]) == (0, None, None)
-    assert paired_test({0: {"a": 1.0}}, same, higher_is_better=True)["standard_error"] is None
+    assert paired_test({(0, 0): {"a": 1.0}}, same, higher_is_better=True)["standard_error"] is None
 
 
 # Collecting
-
-
-def finished_run(folder: Path, method: str, seed: int, dice: dict[tuple[str, str], float], **record: object) -> Run:
-    """A run whose folder has the tables of an evaluation; its other metrics follow from Dice, NaN where it is 0."""
-    run = Run(method, 5, seed, ("configs/train.json",), {"base_filters": 4}, folder / f"{method}_5_{seed}")
-    run.folder.mkdir(parents=True)
-    cases = [
-        {"case": case, "class": name, "empty_prediction": d == 0}
-        | dict.fromkeys(METRIC_NAMES, 10 * (1 - d) if d else NAN)
-        | {"dice": d, "jaccard": d / (2 - d), "surface_dice": d}
-        for (case, name), d in dice.items()
-    ]
-    for name, columns, table in (
-        ("metrics.csv", CASE_COLUMNS, cases),
-        ("metrics_summary.csv", SUMMARY_COLUMNS, summarize(cases)),
-    ):
-        with (run.folder / name).open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(table)
-    if record:
-        (run.folder / "record.json").write_text(json.dumps(record))
-    return run
 
 
 TWO_CLASSES = {("a", "1"): 0.8, ("a", "2"): 0.6, ("b", "1"): 0.4, ("b", "2"): 0.0}
@@ -403,28 +366,6 @@ if run_id == 'evaluation':
     (folder / 'metrics_summary.csv').touch()
     raise SystemExit(1)
 """
-# What training and evaluation leave.
-DONE = """
-if run_id == 'training':
-    (folder / 'record.json').touch()
-else:
-    (folder / 'metrics.csv').write_text('case,class\\na,1\\n')
-    (folder / 'metrics_summary.csv').touch()
-"""
-
-
-class Programs(Processes):
-    """Runs ``source`` instead of the bundle; it finds the run's folder in ``folder`` and the command in ``run_id``."""
-
-    source = ""
-
-    def command(self, run_id: str, arguments: Path) -> list[str]:
-        head = f"from pathlib import Path; run_id = {run_id!r}; folder = Path({str(arguments.parent)!r})\n"
-        return ["-c", head + self.source + DONE]
-
-
-def some_runs(folder: Path, *methods: str) -> list[Run]:
-    return [Run(method, 5, 0, ("configs/train.json",), {}, folder / f"{method}_5_0") for method in methods]
 
 
 def test_failed_run_is_reported_with_the_end_of_its_log_and_the_others_go_on(tmp_path, capsys):
@@ -459,7 +400,8 @@ def test_evaluation_with_failed_cases_is_finished_without_them(tmp_path, capsys)
     processes = Programs("data")
     processes.source = FAILING
     assert processes([run]) == [] and run.finished
-    assert "m_5_0 finished in 0 s, without the cases that FAILED: b" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "m_5_0 finished in " in printed and " s, without the cases that FAILED: b\n" in printed
     assert failed_cases(run) == {"b": "DataError: no such file"}
 
 
@@ -598,7 +540,7 @@ def test_comparison_of_real_trainings_survives_a_failing_method_and_case_and_ski
     settings = {"num_labeled": [3], "seeds": [0], "common": {**common, "spacing": None}}
     plan, output = plan_file(tmp_path, methods=methods, **settings), tmp_path / "out"
     with pytest.raises(SystemExit) as ended:
-        main(str(plan), str(output), str(tiny_copy), devices="cpu", threads=1)
+        main(str(plan), str(output), str(tiny_copy), devices=["cpu"], threads=1)
     printed = capsys.readouterr()
     assert ended.value.code == 1 and "error: 1 of 2 runs failed: broken_3_0" in printed.err
     assert "error: test_1 failed in the evaluation of supervised_3_0;" in printed.err
@@ -613,8 +555,8 @@ def test_comparison_of_real_trainings_survives_a_failing_method_and_case_and_ski
 
     plan = plan_file(tmp_path, methods={"supervised": supervised}, **settings)
     lost.write_bytes(content)
-    main(str(plan), str(output), str(tiny_copy), devices="cpu", threads=1, evaluate_again=True)
-    main(str(plan), str(output), str(tiny_copy), devices="cpu", threads=1)
+    main(str(plan), str(output), str(tiny_copy), devices=["cpu"], threads=1, evaluate_again=True)
+    main(str(plan), str(output), str(tiny_copy), devices=["cpu"], threads=1)
     assert "1 runs, 1 of them done before and skipped" in capsys.readouterr().out
     assert weights.stat().st_mtime_ns == before
     (row,) = rows(output / "results.csv")

@@ -1,16 +1,19 @@
-"""Tests of scripts/inference/continuing.py: what counts as finished, by files that are older and newer."""
+"""Tests of scripts/inference/continuing.py: what counts as finished, by content and whatever the dates."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 from pathlib import Path
 
 import pytest
+from ignite.engine import Engine
+from monai.data import MetaTensor
 
 from scripts.data import DataError
-from scripts.inference import unfinished
+from scripts.inference import InferenceRecord
 
 SETTINGS = {"spacing": [1.0, 1.0, 1.0], "flip_axes": [], "largest_component": False}
 NAMES = ("a.nii.gz", "b.nii", "c.1.nii.gz")
@@ -18,89 +21,155 @@ NAMES = ("a.nii.gz", "b.nii", "c.1.nii.gz")
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Three images and weights, written at 100 s."""
+    """Three images and weights."""
     (tmp_path / "images").mkdir()
     for name in NAMES:
-        (tmp_path / "images" / name).touch()
-    (tmp_path / "model.pt").touch()
-    for path in (*(tmp_path / "images").iterdir(), tmp_path / "model.pt"):
-        os.utime(path, (100, 100))
+        (tmp_path / "images" / name).write_text(f"image {name}")
+    (tmp_path / "model.pt").write_text("weights")
     return tmp_path
 
 
-def left(folder: Path, *, at: float | None = None, **changes) -> list[str]:
-    """The names that are left; ``at`` sets the time of the record that the call may have written."""
+def record(folder: Path, **changes) -> InferenceRecord:
     options = {"weights": str(folder / "model.pt"), "settings": SETTINGS, **changes}
-    cases = [{"image": str(folder / "images" / name)} for name in NAMES]
-    names = [Path(case["image"]).name for case in unfinished(cases, output_dir=folder / "masks", **options)]
-    if at is not None:
-        os.utime(folder / "masks" / "inference_settings.json", (at, at))
-    return names
+    return InferenceRecord(folder / "masks", **options)
 
 
-def write_mask(folder: Path, name: str, *, at: float) -> None:
-    (folder / "masks" / name).touch()
-    os.utime(folder / "masks" / name, (at, at))
+def cases(folder: Path) -> list[dict]:
+    return [{"image": str(folder / "images" / name)} for name in NAMES]
 
 
-def test_first_run_has_all_cases_and_records_its_settings(folder):
-    assert left(folder) == list(NAMES)
-    assert json.loads((folder / "masks" / "inference_settings.json").read_text()) == SETTINGS
+def left(folder: Path, **changes) -> list[str]:
+    """The names that a run would segment, and does not."""
+    return [Path(case["image"]).name for case in record(folder, **changes).unfinished(cases(folder))]
+
+
+def segment(folder: Path, *names: str, **changes) -> list[str]:
+    """A run that segments those of ``names`` that are left, and fails at the others; returns what was left."""
+    kept = record(folder, **changes)
+    remaining = [Path(case["image"]).name for case in kept.unfinished(cases(folder))]
+
+    def step(engine: Engine, name: str) -> list[dict]:
+        if name not in names:
+            return []
+        (folder / "masks" / f"{name.removesuffix('.gz').removesuffix('.nii')}_seg.nii.gz").write_text(f"mask {name}")
+        return [{"pred": MetaTensor([0], meta={"filename_or_obj": str(folder / "images" / name)})}]
+
+    if remaining:
+        engine = Engine(step)
+        kept.attach(engine)
+        engine.run(remaining)
+    return remaining
+
+
+def content(folder: Path) -> dict:
+    return json.loads((folder / "masks" / "inference_settings.json").read_text())
+
+
+def test_a_run_records_settings_and_the_size_and_digest_of_weights_and_images(folder):
+    assert segment(folder, "b.nii") == list(NAMES)
+    written = content(folder)
+    assert written["settings"] == SETTINGS
+    for entry, file in ((written["weights"], "model.pt"), (written["masks"]["b_seg.nii.gz"], "images/b.nii")):
+        data = (folder / file).read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        assert entry == [{"path": str(folder / file), "bytes": len(data), "sha256": digest}]
+    assert list(written["masks"]) == ["b_seg.nii.gz"]
 
 
 def test_second_run_leaves_out_what_is_finished_and_says_so(folder, caplog):
-    left(folder, at=200)
-    write_mask(folder, "a_seg.nii.gz", at=300)
-    write_mask(folder, "c.1_seg.nii.gz", at=300)
-    write_mask(folder, "b_distance.nii.gz", at=300)  # the mask comes last: this case was broken off
+    segment(folder, "a.nii.gz", "c.1.nii.gz")
+    (folder / "masks" / "b_distance.nii.gz").touch()  # the mask comes last: this case was broken off
     with caplog.at_level(logging.INFO):
-        assert left(folder) == ["b.nii"]
+        assert segment(folder, "b.nii") == ["b.nii"]
     assert "2 of 3 cases are finished" in caplog.text and "--overwrite true" in caplog.text
-    write_mask(folder, "b_seg.nii.gz", at=300)
     assert left(folder) == []
 
 
-@pytest.mark.parametrize("newer, expected", [("images/b.nii", ["b.nii"]), ("model.pt", list(NAMES))])
-def test_a_mask_older_than_its_image_or_the_weights_is_made_again(folder, newer, expected):
-    left(folder, at=200)
-    for name in ("a", "b", "c.1"):
-        write_mask(folder, f"{name}_seg.nii.gz", at=300)
-    os.utime(folder / newer, (400, 400))
-    assert left(folder) == expected
+@pytest.mark.parametrize("date", [1, 4_000_000_000])
+@pytest.mark.parametrize("changed, expected", [("images/b.nii", ["b.nii"]), ("model.pt", list(NAMES))])
+def test_an_image_or_weights_replaced_by_a_file_of_any_date_are_noticed(folder, changed, expected, date):
+    segment(folder, *NAMES)
+    size = (folder / changed).stat().st_size
+    (folder / changed).write_bytes(b"n" * size)  # as large as before
+    os.utime(folder / changed, (date, date))
+    assert segment(folder) == expected
+    assert left(folder) == expected  # until it has been made anew
+    assert segment(folder, *NAMES) == expected
+    assert left(folder) == []
 
 
-def test_any_newer_member_of_an_ensemble_counts(folder):
-    weights = [str(folder / "model.pt"), str(folder / "other.pt")]
-    (folder / "other.pt").touch()
-    os.utime(folder / "other.pt", (400, 400))
-    left(folder, at=200, weights=weights)
-    write_mask(folder, "a_seg.nii.gz", at=300)
-    assert "a.nii.gz" in left(folder, weights=weights)
-    write_mask(folder, "a_seg.nii.gz", at=500)
-    assert "a.nii.gz" not in left(folder, weights=weights)
+def test_files_that_have_only_been_touched_or_moved_count_as_the_same(folder):
+    segment(folder, *NAMES)
+    for path in (*(folder / "images").iterdir(), folder / "model.pt"):
+        os.utime(path, (4_000_000_000, 4_000_000_000))
+    assert left(folder) == []
+    (folder / "images").rename(folder / "moved")
+    (folder / "images").symlink_to("moved")
+    assert left(folder) == []
 
 
-def test_masks_without_a_record_of_their_settings_are_made_again(folder):
+def test_a_mask_that_is_gone_is_made_again(folder):
+    segment(folder, *NAMES)
+    (folder / "masks" / "a_seg.nii.gz").unlink()
+    assert left(folder) == ["a.nii.gz"]
+
+
+def test_the_mask_of_another_image_of_the_same_name_is_not_written_over(folder):
+    segment(folder, *NAMES)
+    (folder / "other").mkdir()
+    (folder / "other" / "a.nii.gz").write_text("another patient")
+    other = [{"image": str(folder / "other" / "a.nii.gz")}]
+    with pytest.raises(DataError, match=r"a_seg.nii.gz was made of .*/images/a.nii.gz and not of .*/other/a.nii.gz"):
+        record(folder).unfinished(other)
+    assert record(folder, overwrite=True).unfinished(other) == other
+
+
+def test_every_file_of_a_case_and_every_member_of_an_ensemble_counts(folder):
+    for name in ("d_0000", "d_0001", "fold1"):
+        (folder / name).write_text(name)
+    case = [{"image": [str(folder / "d_0000"), str(folder / "d_0001")]}]
+    weights = [str(folder / "model.pt"), str(folder / "fold1")]
+
+    def run() -> list[dict]:
+        kept = record(folder, weights=weights)
+        remaining = kept.unfinished(case)
+        (folder / "masks" / "d_0000_seg.nii.gz").touch()
+        if remaining:
+            engine = Engine(lambda engine, image: [{"pred": MetaTensor([0], meta={"filename_or_obj": image})}])
+            kept.attach(engine)
+            engine.run([case[0]["image"][0]])
+        return remaining
+
+    assert run() == case and run() == []
+    (folder / "d_0001").write_text("changed")
+    assert run() == case and run() == []
+    (folder / "fold1").write_text("changed")
+    assert run() == case and run() == []
+
+
+def test_masks_without_a_record_are_made_again(folder):
     (folder / "masks").mkdir()
-    write_mask(folder, "a_seg.nii.gz", at=300)
+    (folder / "masks" / "a_seg.nii.gz").touch()
     assert left(folder) == list(NAMES)
-    # The record is newer than the mask, so the next run makes it as well.
+    assert left(folder) == list(NAMES)
+
+
+@pytest.mark.parametrize("text", ['{"spa', "[]", '{"spacing": null}'], ids=["cut off", "list", "former form"])
+def test_a_record_that_does_not_say_what_is_needed_counts_as_none(folder, text):
+    segment(folder, *NAMES)
+    (folder / "masks" / "inference_settings.json").write_text(text)
     assert left(folder) == list(NAMES)
 
 
 @pytest.mark.parametrize("overwrite", [True, "true"])
 def test_overwrite_makes_all_again_and_an_overwriting_run_can_be_continued(folder, overwrite):
-    left(folder, at=200)
-    for name in ("a", "b", "c.1"):
-        write_mask(folder, f"{name}_seg.nii.gz", at=300)
-    assert left(folder, overwrite=overwrite, at=400) == list(NAMES)
-    write_mask(folder, "a_seg.nii.gz", at=500)
+    segment(folder, *NAMES)
+    assert segment(folder, "a.nii.gz", overwrite=overwrite) == list(NAMES)
     assert left(folder) == ["b.nii", "c.1.nii.gz"]
 
 
 def test_other_settings_are_refused_with_what_changed(folder):
-    left(folder)
-    write_mask(folder, "a_seg.nii.gz", at=50)
+    segment(folder, "a.nii.gz")
     changed = {**SETTINGS, "flip_axes": [0]}
     with pytest.raises(DataError, match=r"other settings \(flip_axes was \[\] and is \[0\]\).*overwrite to true"):
         left(folder, settings=changed)
@@ -108,27 +177,19 @@ def test_other_settings_are_refused_with_what_changed(folder):
     assert left(folder, settings=changed) == list(NAMES)
 
 
-def test_settings_from_the_command_line_are_the_same_as_from_json(folder):
-    left(folder, settings={**SETTINGS, "largest_component": "true"})
-    write_mask(folder, "a_seg.nii.gz", at=50)
-    assert left(folder, settings={**SETTINGS, "largest_component": True, "spacing": (1.0, 1.0, 1.0)}) == list(NAMES)
-
-
-def test_a_record_that_was_cut_off_counts_as_none(folder):
-    left(folder, at=200)
-    write_mask(folder, "a_seg.nii.gz", at=300)
-    (folder / "masks" / "inference_settings.json").write_text('{"spa')
-    assert left(folder) == list(NAMES)
-
-
 def test_masks_beside_their_images_are_refused(folder):
-    cases = [{"image": str(folder / "images" / "a.nii.gz")}]
     with pytest.raises(DataError, match="is the folder of the images: choose another"):
-        unfinished(cases, output_dir=folder / "images", weights=str(folder / "model.pt"), settings={})
+        InferenceRecord(folder / "images", weights=str(folder / "model.pt"), settings={}).unfinished(cases(folder))
+
+
+def test_two_cases_with_one_mask_are_refused(folder):
+    twice = [{"image": str(folder / "images" / "a.nii.gz")}, {"image": str(folder / "elsewhere" / "a.nii.gz")}]
+    with pytest.raises(DataError, match=r"images/a.nii.gz and .*elsewhere/a.nii.gz would have the same mask"):
+        record(folder).unfinished(twice)
 
 
 def test_a_run_that_ended_before_its_first_mask_hinders_no_other(folder):
     left(folder)
     changed = {**SETTINGS, "flip_axes": [0]}
     assert left(folder, settings=changed) == list(NAMES)
-    assert json.loads((folder / "masks" / "inference_settings.json").read_text()) == changed
+    assert content(folder)["settings"] == changed

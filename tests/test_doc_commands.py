@@ -19,7 +19,15 @@ from doc_pages import files_shown, module_commands, options_of
 DOCS = ROOT / "docs"
 TINY = {"base_filters": "2", "patch_size": "[16,16,16]", "stride": "[16,16,16]", "max_iterations": "4"}
 TINY_PLAN = {"base_filters": 2, "patch_size": [16, 16, 16], "stride": [16, 16, 16], "max_iterations": 4}
-GUIDES = ("several_classes", "partial_labels", "anisotropic_data", "little_memory", "resume_a_run", "track_with_mlflow")
+GUIDES = (
+    "several_classes",
+    "partial_labels",
+    "anisotropic_data",
+    "little_memory",
+    "resume_a_run",
+    "track_with_mlflow",
+    "self_training",
+)
 
 
 def shrunk(words: list[str], *, dataset: Path | None) -> list[str]:
@@ -30,10 +38,13 @@ def shrunk(words: list[str], *, dataset: Path | None) -> list[str]:
     if arguments[:2] in (["run", "training"], ["run", "evaluation"], ["run", "preflight"]):
         # A patch that is thin on the page, as one of a sagittal overlay, becomes a cube: the test is about the command.
         options |= TINY
+        options |= {"true_label_iterations": "1"} if "true_label_iterations" in options else {}
     if [module, *arguments[:1]] == ["scripts", "train"]:
         options |= TINY
     if module == "tools.preparation.plan" or [module, *arguments[:1]] == ["scripts", "plan"]:
         options["max_iterations"] = TINY["max_iterations"]
+    if module == "tools.self_training":
+        options["threshold"] = "0"  # networks of four iterations agree on nothing
     if options.get("dataset_dir") == "/data/mine":
         options["dataset_dir"] = str(dataset)
     return [module, *arguments[:first], *(part for name, value in options.items() for part in (f"--{name}", value))]

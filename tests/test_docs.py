@@ -127,10 +127,10 @@ def all_parsers() -> tuple[ConfigParser, ...]:
 
 @cache
 def arguments_of(module: str) -> frozenset[str]:
-    """Arguments of a command of this project: a function behind fire, or a program without any."""
+    """Arguments of a command of this project: a function behind its options, or a program without any."""
     source = importlib.util.find_spec(module).origin
     calls = [node for node in ast.walk(ast.parse(Path(source).read_text())) if isinstance(node, ast.Call)]
-    fires = [call for call in calls if ast.unparse(call.func) == "fire.Fire"]
+    fires = [call for call in calls if ast.unparse(call.func) in ("fire.Fire", "run_command")]
     names = [call.args[0].id for call in fires if isinstance(call.args[0], ast.Name)]
     main = [getattr(importlib.import_module(module), name) for name in names]
     return frozenset(argument for function in main for argument in inspect.signature(function).parameters)
@@ -193,7 +193,7 @@ def test_options_in_the_text_exist(page):
         name_of(path)[:-3].replace("/", ".")
         for folder in ("scripts", "tools", "benchmarks")
         for path in (ROOT / folder).rglob("*.py")
-        if "fire.Fire(" in path.read_text()
+        if re.search(r"(fire\.Fire|run_command)\(\w+\)", path.read_text())
     }
     commands = {argument for module in modules for argument in arguments_of(module)}
     for function in ("run", "ckpt_export", "onnx_export", "trt_export", "push_to_hf_hub"):

@@ -110,7 +110,7 @@ def test_onnxruntime_gives_the_networks_probabilities_at_any_batch_and_extent(bu
     exported = OnnxNetwork(legacy_onnx(network, tmp_path / "model.onnx"))
     for shape in (OTHER_SHAPE, (1, 1, 16, 16, 16)):
         assert_near(exported(image(shape)), network(image(shape)), FLOAT32_TOLERANCE)
-    with pytest.raises(ValueError, match="maps and single decoders need the heads, which a OnnxNetwork does not have"):
+    with pytest.raises(ValueError, match="need the heads, which a OnnxNetwork lacks"):
         Predictor([exported], maps=["distance"])(image())
     channels_last = image().to(memory_format=torch.channels_last_3d)
     assert_near(exported(channels_last), network(image()), FLOAT32_TOLERANCE)

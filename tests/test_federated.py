@@ -36,7 +36,7 @@ def clients(monkeypatch, tmp_path):
         arguments["bundle_root"] = str(ROOT)
         for name in ("train_kwargs", "eval_kwargs"):
             output = tmp_path / site / ("" if name == "train_kwargs" else "evaluation")
-            arguments[name] = small(tmp_path / "data" / site, output)
+            arguments[name] = small(tmp_path / "data" / site, output, spacing=[1.25, 1.25, 1.25])
         write_dataset(tmp_path / "data" / site, counts=(cases, 1, 0))
         made[site] = MonaiAlgo(**arguments)
         made[site].initialize(extra={ExtraItems.CLIENT_NAME: site, ExtraItems.APP_ROOT: ""})

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import sys
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_process
+from conftest import ROOT, blob, run_process, save
 from ignite.engine import Engine, Events
-from monai.data import DataLoader, MetaTensor
+from monai.data import DataLoader, Dataset, MetaTensor
 from monai.inferers import SlidingWindowInferer
+from monai.transforms import LoadImaged
 from torch import nn
 
-from scripts.data import DataError
+from scripts.data import DataError, NiftiReader
 from scripts.inference import (
+    CheckFinited,
+    HalfPrecision,
     TolerantDataset,
     TolerantEvaluator,
     WeightsCheckpointLoader,
@@ -117,18 +123,105 @@ def test_missing_weights_are_named_with_the_remedy(tmp_path):
         load(tmp_path / "model.pt", nn.Linear(3, 2))
 
 
-@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1"], ids=["empty", "lfs-pointer"])
-def test_a_file_that_holds_no_weights_is_named(tmp_path, content):
+@pytest.mark.parametrize(
+    "content, message",
+    [(b"", "is not a file of weights"), (b"version https://git-lfs.github.com/spec/v1", "is a pointer of Git LFS")],
+    ids=["empty", "lfs-pointer"],
+)
+def test_a_file_that_holds_no_weights_is_named(tmp_path, content, message):
     (tmp_path / "model.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{tmp_path}/model\.pt is not a file of weights"):
+    with pytest.raises(DataError, match=rf"{tmp_path}/model\.pt {message}"):
         load(tmp_path / "model.pt", nn.Linear(3, 2))
 
 
-@pytest.mark.parametrize("other", [nn.Linear(4, 2), nn.Linear(3, 2, bias=False)], ids=["shapes", "names"])
-def test_weights_of_another_network_are_refused_with_the_file_that_describes_theirs(tmp_path, other):
+WRAPPINGS = {
+    "module": lambda state: {f"module.{name}": value for name, value in state.items()},
+    "compiled": lambda state: {f"_orig_mod.{name}": value for name, value in state.items()},
+    "both": lambda state: {f"module._orig_mod.{name}": value for name, value in state.items()},
+    "compiled part": lambda state: {name.replace("0.", "0._orig_mod."): value for name, value in state.items()},
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "model": lambda state: {"model": state, "optimizer": {"state": {0: {"momentum": torch.zeros(2)}}}},
+    "lightning": lambda state: {
+        "state_dict": {**{f"net.{name}": value for name, value in state.items()}, "loss.weight": torch.ones(2)}
+    },
+    "own checkpoint": lambda state: {
+        "iteration": 7,
+        "parts": {
+            "network": state,
+            "objective": {f"teacher.{name}": torch.zeros_like(value) for name, value in state.items()},
+        },
+    },
+}
+
+
+def bare_layers(count: int) -> nn.Module:
+    return nn.Sequential(*(nn.Linear(1, 1, bias=False) for _ in range(count)))
+
+
+def small_network() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, bias=False))
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_weights_are_found_however_a_program_has_wrapped_them(tmp_path, wrapping):
+    trained, network = small_network(), small_network()
+    torch.save(WRAPPINGS[wrapping](dict(trained.state_dict())), tmp_path / "model.pt")
+    load(tmp_path / "model.pt", network)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), trained.parameters(), strict=True))
+
+
+def test_two_sets_of_weights_that_fit_are_not_chosen_from(tmp_path):
+    state = small_network().state_dict()
+    torch.save({"student": state, "teacher": state}, tmp_path / "model.pt")
+    with pytest.raises(DataError, match=r"several sets of weights that fit, 'student\.', 'teacher\.'"):
+        load(tmp_path / "model.pt", small_network())
+
+
+def test_weights_of_half_precision_go_into_the_network_that_is_wrapped(tmp_path):
+    trained, network = nn.Linear(3, 2), HalfPrecision(nn.Linear(3, 2))
+    torch.save(trained.state_dict(), tmp_path / "model.pt")
+    load(tmp_path / "model.pt", network)
+    assert torch.equal(network.network.weight, trained.weight.half())
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (nn.Linear(4, 2), r"weight has the shape \(2, 4\), and \(2, 3\) in the network"),
+        (nn.Linear(3, 2, bias=False), r"does not fit the Linear: it lacks bias\. "),
+        (bare_layers(2), r"it lacks bias, weight and has 0\.weight, 1\.weight, which the network has not"),
+        (bare_layers(6), r"and has 0\.weight, 1\.weight, 2\.weight and 3 more, which the network has not"),
+    ],
+    ids=["shapes", "missing", "names", "many"],
+)
+def test_weights_of_another_network_are_refused_with_the_first_names_that_differ(tmp_path, other, message):
     torch.save(other.state_dict(), tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=r"model\.pt was trained with other settings .*: add .*/model\.json"):
+    with pytest.raises(DataError, match=message + r".*add .*/model\.json"):
         load(tmp_path / "model.pt", nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, number):
+    network = nn.Linear(3, 2)
+    network.bias.data[1] = number
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    with pytest.raises(DataError, match=r"model\.pt has weights that are NaN or infinite, in bias"):
+        load(tmp_path / "model.pt", nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize("config", ["configs/inference.json", "configs/evaluate.json"])
+def test_a_prediction_that_is_not_finite_fails_its_case_and_makes_no_mask(config):
+    """Exported networks, and half precision that overflows, have no file of weights to look at."""
+    content = json.loads((ROOT / config).read_text(encoding="utf-8"))
+    first = (content.get("postprocessing") or content["validate#postprocessing"])["transforms"][0]
+    assert first == {"_target_": "scripts.inference.CheckFinited", "keys": "pred"}
+    good = MetaTensor(torch.rand(2, 4, 4, 4), meta={"filename_or_obj": "/data/a.nii.gz"})
+    assert CheckFinited("pred")({"pred": good})["pred"] is good
+    for number in (torch.nan, torch.inf):
+        spoilt = good.clone()
+        spoilt[1, 2, 2, 2] = number
+        with pytest.raises(DataError, match="the network gives NaN for /data/a.nii.gz"):
+            CheckFinited("pred")({"pred": spoilt})
 
 
 @pytest.mark.parametrize(
@@ -161,7 +254,7 @@ def test_weights_are_not_run_on_volumes_prepared_otherwise_than_in_their_trainin
 def test_both_commands_compare_everything_that_prepares_a_volume(config):
     content = json.loads((ROOT / config).read_text(encoding="utf-8"))
     handlers = content.get("handlers") or content["validate#handlers"]
-    (loader,) = [h for h in handlers if h["_target_"].endswith("CheckpointLoader")]
+    (loader,) = [h for h in handlers if isinstance(h, dict) and h["_target_"].endswith("CheckpointLoader")]
     assert set(loader["settings"]) == {
         *("in_channels", "num_classes", "regions"),
         *("spacing", "intensity_window", "normalize_nonzero"),
@@ -372,3 +465,24 @@ def test_an_error_that_quotes_a_traceback_is_reported_by_its_last_line(tmp_path)
     with pytest.raises(DataError):
         evaluator.run()
     assert failures(tmp_path)[1] == ["/data/a.nii.gz", "OSError: [Errno 28] No space left"]
+
+
+def test_what_is_odd_about_a_header_is_said_before_the_case_is_segmented(tmp_path, caplog):
+    """The preflight's warnings: a unit, a voxel size that no patient has, two places at once."""
+    image = blob((8, 8, 8), seed=0)[0]
+    save(image, np.eye(4), tmp_path / "plain.nii.gz")
+    save(image, np.diag((0.00125, 0.00125, 0.00125, 1)), tmp_path / "metres.nii.gz")
+    save(image, np.diag((1250.0, 1250.0, 1250.0, 1)), tmp_path / "micrometres.nii.gz")
+    two = nibabel.Nifti1Image(image, np.eye(4))
+    two.set_qform(np.eye(4), 1)
+    two.set_sform(np.eye(4) + np.outer((10, 0, 0, 0), (0, 0, 0, 1)), 2)
+    two.header.set_xyzt_units("micron")
+    nibabel.save(two, tmp_path / "two.nii.gz")
+    reader = LoadImaged("image", reader=NiftiReader, ensure_channel_first=True)
+    cases = [{"image": str(path)} for path in sorted(tmp_path.glob("*.nii.gz"))]
+    with caplog.at_level(logging.WARNING):
+        assert all("failure" not in item for item in TolerantDataset(Dataset(cases, reader)))
+    said = {name: [m for m in caplog.messages if name in m] for name in ("plain", "/metres", "/micrometres", "/two")}
+    assert [len(messages) for messages in said.values()] == [0, 1, 1, 2]
+    assert "0.00125" in said["/metres"][0] and "1250" in said["/micrometres"][0]
+    assert "in micrometres" in said["/two"][0] and "10.0 mm apart" in said["/two"][1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import SHAPES, blob, las, oblique, save
+from conftest import ROOT, SHAPES, blob, las, oblique, save
+from PIL import Image
 from scipy import ndimage
 
-from scripts.inference import Predictor
+from scripts.data import DataError, LabelCoding
+from scripts.inference import Predictor, SavePreviewd, Segmenter
 from scripts.networks import DualTaskVNet
 
 INFERENCE = "configs/inference.json"
@@ -82,7 +85,8 @@ def files(folder: Path) -> list[str]:
 def test_by_default_there_is_nothing_but_what_was_asked_for_and_the_record(infer):
     masks = infer()
     expected = [f"{name}_{kind}.nii.gz" for name in NAMES for kind in ("probability", "seg")]
-    assert files(masks) == sorted([*expected, "inference_settings.json"])
+    assert files(masks) == sorted([*expected, "inference_settings.json", "classes.ctbl"])
+    assert (masks / "classes.ctbl").read_text().splitlines()[2] == "1 left_atrium 230 159 0 255"
 
 
 def one_window(folder: Path) -> tuple[str, torch.Tensor]:
@@ -114,6 +118,80 @@ def test_the_mean_of_the_decoders_is_what_both_give(infer):
     both, phi, psi = (voxels(infer(d, decoders=d), "first_probability") for d in ("both", "phi", "psi"))
     assert np.abs(phi - psi).max() > 1e-3
     np.testing.assert_allclose((phi + psi) / 2, both, atol=1e-6)
+
+
+@pytest.mark.parametrize("decoders", ["both", "psi"])
+@pytest.mark.parametrize("heads", ["distance", "all"])
+def test_distance_heads_become_probabilities_and_their_mean_with_the_others_is_taken(infer, folder, heads, decoders):
+    input_dir, x = one_window(folder)
+    masks = infer(input_dir=input_dir, heads=heads, decoders=decoders)
+    with torch.no_grad():
+        of_network = network(0).forward_heads(x)
+    names = ("phi", "psi") if decoders == "both" else (decoders,)
+    parts = [torch.sigmoid(-1500 * of_network[f"distance_{d}"]) for d in names]
+    if heads == "all":
+        parts += [torch.sigmoid(of_network[f"logits_{d}"]) for d in names]
+    expected = (sum(parts) / len(parts))[0, 0].numpy()
+    assert np.mean(np.abs(voxels(masks, "window_probability") - expected) > 1e-3) < 1e-3  # the steep sigmoid at 0
+
+
+def test_a_threshold_makes_masks_of_what_lies_above_it(infer):
+    masks = infer(threshold=0.52, largest_component=False)
+    for name in NAMES:
+        probability, mask = voxels(masks, f"{name}_probability"), voxels(masks, f"{name}_seg")
+        assert np.array_equal(mask == 1, probability > 0.52) and 0 < mask.mean() < (probability > 0.5).mean()
+
+
+@pytest.mark.parametrize("value, dtype", [(3, np.uint8), (420, np.uint16)])
+def test_masks_have_the_label_values_that_are_asked_for(infer, value, dtype):
+    plain, masks = infer("plain"), infer(label_values=[value], save_volumes=True)
+    for name in NAMES:
+        mask = voxels(masks, f"{name}_seg")
+        assert mask.dtype == dtype
+        assert np.array_equal(mask, voxels(plain, f"{name}_seg").astype(dtype) * value) and mask.any()
+    with (masks / "volumes.csv").open(newline="") as file:
+        assert all(int(row["voxels"]) > 0 for row in csv.DictReader(file))
+
+
+def test_preview_draws_every_case_and_lists_all_on_a_page(infer, monkeypatch):
+    masks = infer(preview=True, class_names=["<b>atrium"])
+    pictures = [Image.open(masks / f"{name}_preview.png").convert("RGB") for name in NAMES]
+    for picture in pictures:
+        pixels = np.asarray(picture).astype(int)
+        assert (np.abs(pixels - (0xE6, 0x9F, 0x00)).max(axis=-1) < 15).sum() > 50  # contours in the colour of class 1
+    page = (masks / "preview.html").read_text(encoding="utf-8")
+    assert [f'src="{name}_preview.png"' in page for name in NAMES] == [True, True]
+    assert "<b>atrium" not in page and "&lt;b&gt;atrium" in page and "2 masks" in page
+
+
+def test_preview_without_matplotlib_is_refused_before_the_run(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "scripts.pictures.panels", None)
+    monkeypatch.delattr("scripts.pictures.panels", raising=False)
+    with pytest.raises(DataError, match="preview needs matplotlib"):
+        SavePreviewd("pred", LabelCoding(1), tmp_path)
+
+
+def segmenter(folder: Path, **options: object) -> Segmenter:
+    given = {"ckpt_path": str(folder / "fold0.pt"), "base_filters": 2, "spacing": [1.5, 1.5, 1.5]}
+    given |= {"patch_size": [16, 16, 16], "stride": [8, 8, 8], "device": "cpu", **options}
+    return Segmenter([ROOT / INFERENCE], **given)
+
+
+def test_a_call_on_an_array_gives_the_mask_of_the_file(infer, folder):
+    masks = infer(spacing=[1.5, 1.5, 1.5], label_values=[9])
+    segment = segmenter(folder, label_values=[9])
+    for name in NAMES:
+        image = nibabel.load(folder / "new" / f"{name}.nii.gz")
+        mask = segment(image.get_fdata(), image.affine)
+        assert mask.dtype == np.uint8 and mask.any()
+        assert np.array_equal(mask, voxels(masks, f"{name}_seg"))
+
+
+def test_a_call_on_an_array_that_cannot_be_right_is_refused(folder):
+    segment = segmenter(folder)
+    for image in (np.zeros((20, 20, 20)), np.full((20, 20, 20), np.nan), np.zeros((20, 20)), np.zeros((20, 20, 20, 2))):
+        with pytest.raises(DataError, match="the image"):
+            segment(image, np.eye(4))
 
 
 def test_uncertainty_is_one_where_the_four_heads_do_not_agree(infer, folder):
@@ -243,6 +321,8 @@ def evaluate(workflow, folder, tmp_path) -> Callable[..., tuple[Path, list[dict[
         {"largest_component": "true"},
         {"decoders": "psi"},
         {"flip_axes": [0, 2]},
+        {"heads": "all"},
+        {"threshold": 0.55},
         {"ckpt_path": 2, "save_uncertainty": True, "save_volumes": True},
     ],
     ids=lambda options: next(iter(options)),

@@ -300,8 +300,12 @@ def loss_and_gradients(parts, image, label, known):
     network, objective = parts
     torch.manual_seed(0)
     network.zero_grad()
-    objective.label_coding = Given(label, known)
-    loss = objective(network(image), {"image": image, "label": torch.zeros(len(label), 1, *label.shape[2:])}, 20)
+    for module in objective.modules():
+        if hasattr(module, "label_coding"):
+            module.label_coding = Given(label, known)
+    labeled = {"image": image[: len(label)], "label": torch.zeros(len(label), 1, *label.shape[2:])}
+    targets = objective.views(labeled, {"image": image[len(label) :]}, 20)
+    loss = objective(objective.predict(network, targets["image"]), targets, 20)
     loss.total.backward()
     return loss.terms, [weight.grad.clone() for weight in network.parameters() if weight.grad is not None]
 

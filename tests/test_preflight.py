@@ -584,3 +584,69 @@ def test_preflight_json_alone_ends_in_one_line_with_exit_status_1_on_an_error(ti
     assert "the preflight found 1 error" in finished.stderr.rsplit("\nerror: ", 1)[1]
     assert "[file]" in finished.stdout and "15/15" not in finished.stdout and "file/s" in finished.stderr
     assert report_of(tmp_path / "out")["overview"]["cases"]["labeled"] == 6
+
+
+# --- intensities ---
+
+
+def spoil_image(folder: Path, change) -> Path:
+    """Applies ``change`` to the voxels, float32, of one labeled image."""
+    path = folder / "images" / "training_1.nii.gz"
+    image = nibabel.load(path)
+    voxels = np.asarray(image.dataobj).astype(np.float32)
+    save(change(voxels), image.affine, path)
+    return folder
+
+
+@pytest.mark.parametrize("value", [1e30, -1e9, 3e7])
+def test_single_voxels_that_flatten_an_image_are_an_error_unless_they_are_clipped(tiny_copy, value):
+    def change(voxels):
+        voxels.flat[1000] = value
+        return voxels
+
+    folder = spoil_image(tiny_copy, change)
+    (problem,) = make(folder).report().errors
+    assert (problem.check, Path(problem.file).name) == ("intensities", "training_1.nii.gz")
+    assert f"{value:g}" in problem.what
+    assert make(folder, intensity_window=[0, 500]).report().problems == []
+
+
+def test_far_voxels_that_leave_the_others_their_contrast_are_none(tiny_copy):
+    """The bright voxels of an implant, and a small bright object in a dark volume."""
+
+    def implant(voxels):
+        voxels[3:6, 3:6, 3:6] = 3000
+        return voxels
+
+    assert make(spoil_image(tiny_copy, implant)).report().problems == []
+
+    def small(voxels):
+        return np.where(voxels > voxels.max() - 1, 1000, np.random.default_rng(0).normal(0, 1, voxels.shape))
+
+    assert make(spoil_image(tiny_copy, small)).report().errors == []
+
+
+@pytest.mark.parametrize("channel", [0, 1])
+def test_constant_or_flattened_channel_of_a_4d_file_is_an_error_as_in_a_file_of_its_own(tiny_copy, channel):
+    lists = lists_of(tiny_copy)
+    for cases in lists.values():
+        for entry in cases:
+            image = nibabel.load(tiny_copy / entry["image"])
+            voxels = np.asarray(image.dataobj)
+            save(np.stack([voxels, voxels + 1], -1), image.affine, tiny_copy / entry["image"])
+    assert make(tiny_copy, in_channels=2).report().problems == []
+
+    def constant(voxels):
+        voxels[..., channel] = 5
+        return voxels
+
+    def flattened(voxels):
+        voxels[0, 0, 0, channel] = 1e30
+        return voxels
+
+    spoil_image(tiny_copy, flattened)
+    (problem,) = make(tiny_copy, in_channels=2).report().errors
+    assert problem.check == "intensities" and f"channel {channel}" in problem.what
+    spoil_image(tiny_copy, constant)
+    (problem,) = make(tiny_copy, in_channels=2).report().errors
+    assert problem.check == "intensities" and f"channel {channel}" in problem.what

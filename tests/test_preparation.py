@@ -15,8 +15,9 @@ from doc_pages import module_commands, options_of
 from originals import write_dicom, write_nrrd
 
 from scripts.data import DataError, Datalist, LabelCoding, check_cases
+from tools.preparation.case_folders import find_case_folders
 from tools.preparation.dataset import make_dataset
-from tools.preparation.pairing import CaseFiles, find_case_folders, find_cases
+from tools.preparation.pairing import CaseFiles, find_cases
 from tools.preparation.splits import fold_splits, patient_of, split_cases
 from tools.preparation.volumes import load_volume, volumes_in
 
@@ -98,7 +99,7 @@ def test_nrrd_in_a_space_that_is_not_understood_is_refused(tmp_path):
 
 def test_missing_package_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
     write_nrrd(tmp_path / "a.nrrd", np.zeros((4, 4, 4), np.uint8))
-    monkeypatch.setattr("tools.preparation.volumes.find_spec", lambda name: None)
+    monkeypatch.setattr("tools.preparation.packages.find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"a.nrrd needs the Python package pynrrd: pip install pynrrd"):
         load_volume(tmp_path / "a.nrrd")
 
@@ -445,7 +446,7 @@ def test_dicom_and_nrrd_become_nifti_on_one_grid_that_passes_the_checks(tmp_path
     with pytest.raises(DataError, match=r"b.nii.gz has label values \[255\]"):  # a value of 255 is no class
         checked(make_dataset(**folders(tmp_path), output_dir=str(tmp_path / "raw"), labeled=2, test=1, validation=1))
     path = make_dataset(
-        **folders(tmp_path), output_dir=str(tmp_path / "set"), labeled=2, test=1, validation=1, label_map={255: 1}
+        **folders(tmp_path), output_dir=str(tmp_path / "set"), labeled=2, test=1, validation=1, label_map={1: 1, 255: 1}
     )
     datalist = checked(path)
     for case in (*datalist.training, *datalist.validation, *datalist.test):

@@ -207,19 +207,35 @@ def test_pancreas_label_lies_on_the_organ_whatever_its_header_says(tmp_path, mir
         assert 2 * (near & mask).sum() / (near.sum() + mask.sum()) > 0.95
 
 
-def test_pancreas_crop_is_the_reference_and_25_voxels_and_at_least_96(tmp_path, monkeypatch):
+def test_margin_that_comes_first_counts_for_the_minimum():
     mask = np.zeros((200, 200, 200), bool)
     mask[90:100, 60:160, 5:95] = True
-    box = benchmark.padded_box(mask, minimum=(96,) * 3, before=(25,) * 3, after=(25,) * 3)
-    assert box == (slice(22, 168), slice(35, 185), slice(0, 123))
+    margin = {"minimum": (96,) * 3, "before": (25,) * 3, "after": (25,) * 3}
+    assert benchmark.padded_box(mask, **margin) == (slice(22, 168), slice(35, 185), slice(0, 123))
+    assert benchmark.padded_box(mask, **margin, margin_first=True) == (slice(47, 143), slice(35, 185), slice(0, 120))
+
+
+def test_pancreas_crop_is_that_of_the_lists_in_the_plane_alone_or_another_along_all_axes(tmp_path, monkeypatch):
     monkeypatch.setattr(pancreas_ct, "PATCH", 1)
     monkeypatch.setattr(pancreas_ct, "MARGIN", 3)
     write_pancreata(tmp_path / "original")
-    path = pancreas_ct.make_pancreas_ct(input_dir=str(tmp_path / "original"), output_dir=str(tmp_path / "set"))
-    for case in checked(path).training:
-        mask = voxels(case["label"])
-        first, end = benchmark.bounding_box(mask)
-        assert first.tolist() == [3, 3, 3] and (mask.shape - end).tolist() == [3, 3, 3]
+
+    def made(crop: str) -> list[tuple[list[int], list[int], int]]:
+        """Voxels before and after the pancreas along each axis, and the slices, of each case."""
+        folder = str(tmp_path / crop)
+        path = pancreas_ct.make_pancreas_ct(input_dir=str(tmp_path / "original"), output_dir=folder, crop=crop)
+        found = []
+        for case in checked(path).training:
+            mask = voxels(case["label"])
+            first, end = benchmark.bounding_box(mask)
+            found.append((first.tolist(), (mask.shape - end).tolist(), mask.shape[2]))
+        return found
+
+    whole = made("none")
+    for (first, behind, slices), (_, _, all_slices) in zip(made("reference"), whole):
+        assert first[:2] == behind[:2] == [3, 3] and slices == all_slices
+    for first, behind, slices in made("reference_box"):
+        assert first == behind == [3, 3, 3] and slices < whole[0][2]
 
 
 def test_contrast_is_d_prime_of_the_object_against_its_shell():
@@ -307,6 +323,27 @@ def test_brats_whole_tumour_is_flair_cropped_to_the_brain_and_clipped(gliomas, t
     np.testing.assert_allclose(voxels(case["image"]), clipped, rtol=1e-5)
     assert set(np.unique(voxels(case["label"]))) == {0, 1}
     np.testing.assert_allclose(nibabel.load(case["image"]).affine[:3, 3], (-4, -3, 2))
+
+
+def test_brats_in_the_published_form_has_one_negative_background(gliomas, tmp_path):
+    path = brats2019.make_brats2019(input_dir=str(gliomas), output_dir=str(tmp_path / "set"), intensity="benchmark")
+    original = voxels(gliomas / "LGG" / GLIOMAS[0] / f"{GLIOMAS[0]}_flair.nii.gz").astype(float)
+    clipped = np.minimum(original[4:30, 3:28, 2:27], np.percentile(original[4:30, 3:28, 2:27], 99.9))
+    brain = clipped[clipped > 0]
+    np.testing.assert_allclose(
+        voxels(checked(path).training[0]["image"]), (clipped - brain.mean()) / brain.std(), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_published_scaling_counts_zeros_for_the_clip_and_not_for_the_z_score():
+    image = np.zeros((10, 10, 10), np.float32)
+    image[5:] = np.random.default_rng(0).integers(1, 100, (5, 10, 10))
+    image[9, 9, 9] = 5000
+    scaled = brats2019.scale_as_published(image)
+    clipped = np.minimum(image, np.percentile(image, 99.9))
+    brain = clipped[image > 0]
+    np.testing.assert_allclose(scaled[5:].ravel(), (brain - brain.mean()) / brain.std(), rtol=1e-4, atol=1e-5)
+    assert np.allclose(scaled[:5], -brain.mean() / brain.std())
 
 
 def test_brats_without_the_crop_is_the_whole_volume(gliomas, tmp_path):

@@ -39,6 +39,7 @@ CHECKS = {
     "3 numbers or null": lambda value: value is None or numbers(value, 3),
     "2 numbers or null": lambda value: value is None or numbers(value, 2),
     "list of integers": lambda value: numbers(value, kinds=(int,)),
+    "list of integers or null": lambda value: value is None or numbers(value, kinds=(int,)),
     "list of texts or null": lambda value: value is None or all(isinstance(item, str) for item in value),
     "list of lists of integers or null": lambda value: value is None,
     "map of ranges or null": lambda value: value is None,

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,43 @@ def test_zip_holds_what_every_part_of_the_bundle_needs_and_no_tests_or_outputs(p
     assert code | configs | {"LICENSE", "docs/README.md", "models/model.pt", "large_files.yml"} <= names
     assert {name.split("/")[0] for name in names if "/" in name} == {"configs", "docs", "models", "scripts"}
     assert not [name for name in names if "__pycache__" in name or "/." in name]
+
+
+def test_zip_stands_alone_its_pages_link_to_nothing_and_run_nothing_that_is_not_in_it(downloaded):
+    pages = sorted(downloaded.rglob("*.md"))
+    assert {"README.md", "docs/README.md", "docs/inference.md"} <= {p.relative_to(downloaded).as_posix() for p in pages}
+    absent = []
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if not link.startswith("http")]
+        absent += [(page.name, link) for link in links if not (page.parent / link).exists()]
+        # Files and folders of the repository, by name or as a module.
+        named = re.findall(r"(?<![\w/])(?:configs|docs|scripts|tools|tests|benchmarks)/[\w./-]+\.\w+", text)
+        absent += [(page.name, name) for name in named if not (downloaded / name).exists()]
+        commands = "\n".join(line for line in text.splitlines() if "working copy" not in line)
+        absent += [(page.name, found) for found in re.findall(r"-m (?:tools|benchmarks|pytest)\S*|`make \w+", commands)]
+    assert absent == [], absent
+
+
+def test_commands_of_the_zips_readme_run_in_it(downloaded, tmp_path):
+    """With the packages of requirements-inference.txt alone: those that are not among them cannot be imported."""
+    listed = {
+        re.split(r"[=<>]", line)[0].lower()
+        for line in (downloaded / "requirements-inference.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    }
+    readme = (downloaded / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^python -m monai.bundle run inference .*?\n.*?$", readme, flags=re.MULTILINE)
+    save(blob(SHAPES[0], seed=0)[0], las((1.0, 1.2, 2.0)), tmp_path / "in" / "a.nii.gz")
+    (tmp_path / "without").mkdir()
+    for package in ("matplotlib", "mlflow", "pandas", "SimpleITK", "skimage", "einops", "tensorboard", "onnxruntime"):
+        assert package.lower() not in listed
+        (tmp_path / "without" / f"{package}.py").write_text(f"raise ImportError('{package} is not installed')")
+    words = shlex.split(command.replace("\\\n", "").replace(" DIR", f" {tmp_path / 'in'}").replace("MASKS", "out"))
+    finished = run_process([sys.executable, *words[1:]], cwd=downloaded, PYTHONPATH=str(tmp_path / "without"))
+    assert finished.returncode == 0, finished.stderr
+    assert nibabel.load(downloaded / "out" / "a_seg.nii.gz").shape == SHAPES[0]
+    shutil.rmtree(downloaded / "out")
 
 
 def test_zip_is_the_same_byte_for_byte_from_another_folder_at_another_time(packed, copied, tmp_path):

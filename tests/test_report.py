@@ -22,7 +22,7 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from PIL import Image
 
-from scripts.data import DataError, LabelCoding
+from scripts.data import DataError, LabelCoding, case_name
 from scripts.evaluation import CaseMetrics
 from tools.reports.cases import slices_figure, surfaces_figure
 from tools.reports.distribution import distribution_figure
@@ -255,8 +255,8 @@ def test_report_counts_the_cases_that_failed_and_gives_the_reasons_above_the_sum
 def test_results_of_an_older_version_without_the_new_columns_are_reported_too(tmp_path, figures):
     data, output = evaluate(tmp_path, num_classes=1, names=["all of it"])
     for name, dropped in (
-        ("metrics.csv", {"surface_dice", "surface_tolerance_mm"}),
-        ("metrics_summary.csv", {"ci95_low", "ci95_high"}),
+        ("metrics.csv", {"surface_dice", "surface_tolerance_mm", "list"}),
+        ("metrics_summary.csv", {"ci95_low", "ci95_high", "list"}),
     ):
         with (output / name).open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -268,6 +268,27 @@ def test_results_of_an_older_version_without_the_new_columns_are_reported_too(tm
     page = Page(html_report(EvaluationResults(output, data), figures, title="old"))
     row = next(row for row in page.rows if row[:2] == ["all of it", "dice"])
     assert row[4] == "– to –" and float(row[2]) > 0
+
+
+@pytest.mark.parametrize("name", ["test", "validation"])
+def test_report_says_which_cases_it_is_about_and_takes_their_files(tmp_path, figures, name):
+    data, output = evaluate(tmp_path, num_classes=1, names=["one"])
+    with (output / "metrics.csv").open(newline="") as file:
+        rows = [{**row, "list": name} for row in csv.DictReader(file)]
+    with (output / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    lists = json.loads((data / "dataset.json").read_text())
+    case = lists["test"][0]
+    lists["validation"] = [{**case, "label": "of_validation"}]
+    lists["test"] = [{**case, "label": "of_test"}, *lists["test"][1:]]
+    (data / "dataset.json").write_text(json.dumps(lists))
+    results = EvaluationResults(output, data)
+    text = html_report(results, figures, title="of a run")
+    assert f"<p>{len(results.cases)} {name} case" in text
+    assert ("models may have been chosen" in text) == (name == "validation")
+    assert results.paths(case_name(case["image"]))["label"].endswith(f"of_{name}")
 
 
 def test_figures_differ_between_cases_and_show_reference_and_prediction(figures):

@@ -17,6 +17,7 @@ from matplotlib.image import imread
 from monai.bundle import ConfigParser
 
 from scripts.data import DataError, LabelCoding
+from scripts.methods import Objective
 from scripts.methods.dbisl import unanimity_mask
 from scripts.pictures.crops import crops_figure
 from scripts.training import RunDescription, RunState, run_or_resume
@@ -134,7 +135,7 @@ def test_figure_has_a_panel_for_the_image_every_head_unanimity_and_pseudo_label(
 
 
 def test_softmax_heads_show_their_foreground_and_features_are_left_out():
-    objective = SimpleNamespace(label_coding=LabelCoding(2))
+    objective = Objective(LabelCoding(2))
     logits = torch.tensor([1.0, 2.0, 3.0])[None, :, None, None, None].expand(1, 3, 2, 2, 2)
     heads = {"logits": logits, "features_a": torch.zeros(1, 8, 2, 2, 2)}
     probabilities, distances = drawn_heads(heads, 0, objective)
@@ -144,10 +145,11 @@ def test_softmax_heads_show_their_foreground_and_features_are_left_out():
 
 
 def test_other_methods_and_several_classes_have_a_row_for_each_class():
-    objective = SimpleNamespace(label_coding=LabelCoding(2))
+    objective = Objective(LabelCoding(2))
     label = torch.zeros(1, 1, 4, 4, 4)
     label[0, 0, :2, :2] = 2
-    output = {"image": torch.rand(2, 1, 4, 4, 4), "label": {"label": label}}
+    image = torch.rand(2, 1, 4, 4, 4)
+    output = {"image": image, "label": {"image": image, "label": label}}
     output["pred"] = {"logits": torch.randn(2, 2, 4, 4, 4)}
     engine = SimpleNamespace(state=SimpleNamespace(output=[output]), objective=objective)
     assert [crop.title for crop in crops_of(engine, ["left", "right"])][:2] == ["labeled, left", "labeled, right"]
@@ -250,6 +252,7 @@ def test_description_holds_the_merged_config_and_the_environment(run):
     assert {name: found["cases"] for name, found in start["data"].items()} == {
         "labeled": 3,
         "unlabeled": 3,
+        "pseudo_labeled": 0,
         "validation": 1,
     }
     assert about["config"]["max_iterations"] == 5 and about["config"]["num_epochs"] == 5

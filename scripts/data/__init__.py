@@ -8,6 +8,7 @@ from .checks import check_cases, images_of, kept_apart
 from .datalist import Datalist
 from .folder import case_name, images_in
 from .label_coding import LabelCoding
+from .laterality import side_kept
 from .nifti import NiftiReader
 from .problems import DataError, Problem
 from .stream import crop_stream
@@ -18,6 +19,7 @@ from .transforms import (
     KnownOnlyd,
     MarkUnknownd,
     PreGeneratedMapd,
+    SpacingOfKeysd,
     crop_size,
 )
 
@@ -34,6 +36,7 @@ __all__ = [
     "PreGeneratedMapd",
     "Problem",
     "RandomIntensity",
+    "SpacingOfKeysd",
     "case_name",
     "check_cases",
     "crop_size",
@@ -42,4 +45,5 @@ __all__ = [
     "images_in",
     "images_of",
     "kept_apart",
+    "side_kept",
 ]

@@ -116,7 +116,7 @@ def case_problems(
     problems = [finding for finding in findings if isinstance(finding, Problem)]
     images = [finding for finding in findings if isinstance(finding, Contents)]
     for image in images:
-        problems += _header_problems(image.header) + _intensity_problems(image)
+        problems += header_problems(image.header) + _intensity_problems(image)
     if len(images) == len(paths):
         problems += _modality_problems(images)
         channels = sum(image.header.channels for image in images)
@@ -145,7 +145,8 @@ def _annotated_problems(case: Mapping[str, Any], label_coding: LabelCoding | Non
     return [Problem("label values", case["label"], what, "list those of them that were annotated in this case")]
 
 
-def _header_problems(header: Header) -> list[Problem]:
+def header_problems(header: Header) -> list[Problem]:
+    """Warnings about what a header says of the place and size of its voxels."""
     problems = []
 
     def warn(check: str, what: str, remedy: str) -> None:
@@ -177,9 +178,11 @@ def _intensity_problems(image: Contents) -> list[Problem]:
     if image.not_finite:
         what = f"has {image.not_finite} voxels that are NaN or infinite"
         return [Problem("intensities", path, what, "replace them, for example by the value of the background")]
-    if image.minimum == image.maximum:
-        what = f"is {image.minimum:g} in every voxel"
-        return [Problem("intensities", path, what, "export it again, or take the case out of dataset.json")]
+    for number, channel in enumerate(image.channels):
+        if channel.minimum == channel.maximum:
+            which = f"channel {number} (from 0) " if len(image.channels) > 1 else ""
+            what = f"is {channel.minimum:g} in every voxel" if not which else f"has {which}of {channel.minimum:g} alone"
+            return [Problem("intensities", path, what, "export it again, or take the case out of dataset.json")]
     return []
 
 

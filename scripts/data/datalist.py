@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from .folder import Case, case_name
+from .folder import NIFTI_SUFFIXES, Case, case_name
 from .problems import DataError
 
 LISTS = ("training", "unlabeled", "validation", "test")
+# Cases whose label a network made (tools/self_training.py); the lists whose labels people made have none of them.
+PSEUDO, TRUE = "pseudo_labeled", ("training", "validation", "test")
 # Tells the random numbers of draws of labeled cases from others of the same seed.
 LABELED_DRAW = 3
 # Those of whole cases that no training has seen.
@@ -28,6 +31,9 @@ class Datalist:
     the labeled ones; all others are used as unlabeled and their label files are never opened, nor need they exist.
     A case in which only some label values were annotated names them: ``"annotated": [1]``.
 
+    A further list ``pseudo_labeled`` has cases whose label a network made, each with an entry ``pseudo_label`` that
+    says which. They stay in the list of unlabeled cases that they come from, too.
+
     Args:
         dataset_dir: folder of dataset.json.
         splits: cuts a training list that holds all cases, for data sets that come without the other lists:
@@ -39,7 +45,8 @@ class Datalist:
 
     Raises:
         DataError: when dataset.json is missing, is not JSON or does not have this form, or when a range of ``splits``
-            lies outside the list or overlaps another.
+            lies outside the list or overlaps another; when validation, test or training list a pseudo-label, or
+            validation or test the image of one.
     """
 
     def __init__(
@@ -61,6 +68,8 @@ class Datalist:
         self.validation = lists["validation"]
         self.test = lists["test"]
         self._unlabeled = lists["unlabeled"]
+        self._pseudo_labeled = self._cases(content, PSEUDO)
+        self._refuse_evaluation_on_pseudo_labels()
 
     @property
     def partial(self) -> bool:
@@ -100,6 +109,30 @@ class Datalist:
         """Images of all other training cases and of the list ``unlabeled``. They have no label key. May be empty."""
         return [{"image": case["image"]} for case in [*self.training[num_labeled:], *self._unlabeled]]
 
+    def pseudo_labeled(self, num_labeled: int, *, batch_size: int) -> list[Case]:
+        """Image and pseudo-label of the list ``pseudo_labeled``, without the ``num_labeled`` cases with a true label.
+
+        Raises:
+            DataError: when a batch needs ``batch_size`` of them and there is none, or one has no label.
+        """
+        if batch_size == 0:
+            if self._pseudo_labeled:
+                logging.getLogger(__name__).warning(
+                    "%s: the %d cases of %r are left out, since pseudo_batch_size is 0.",
+                    self.path,
+                    len(self._pseudo_labeled),
+                    PSEUDO,
+                )
+            return []
+        true = _files(self.training[:num_labeled], "image")
+        cases = [case for case in self._pseudo_labeled if not true & _files([case], "image")]
+        if not cases or not all("label" in case for case in cases):
+            raise DataError(
+                f"pseudo_batch_size is {batch_size} and {self.path} has no list {PSEUDO!r} of cases with a label that "
+                "are not labeled anyway: make one (docs/how_to/self_training.md), or set it to 0."
+            )
+        return cases
+
     def required(self, name: str) -> list[Case]:
         """The list ``name``, "test" or "validation", which must not be empty, with outputs named after its images.
 
@@ -131,9 +164,35 @@ class Datalist:
             raise DataError(f"{self.path} is not valid JSON ({error}): correct the file.") from None
         if not isinstance(content, dict):
             raise DataError(f"{self.path} must be an object with a list 'training' of cases.")
+        self._check_form(content)
         return content
 
+    def _check_form(self, content: dict[str, Any]) -> None:
+        """Raises DataError for the lists of other programs, of which a part would be ignored: with what converts it."""
+        training = content.get("training", [])
+        entries = [entry for entry in training if isinstance(entry, dict)] if isinstance(training, list) else []
+        convert = f"convert it with python -m tools.preparation.datalist --datalist {self.path} --output_dir DIR"
+        if "testing" in content or any("fold" in entry for entry in entries):
+            raise DataError(f"{self.path} is Auto3DSeg's (it has 'testing' or 'fold'): {convert} --fold 0.")
+        if "file_ending" in content and not any(name in content for name in LISTS):
+            folders = f"--image_dir {self.folder / 'imagesTr'} --label_dir {self.folder / 'labelsTr'}"
+            raise DataError(
+                f"{self.path} is nnU-Net's and lists no cases: make a list with python -m tools.preparation.dataset "
+                f"{folders} --output_dir DIR."
+            )
+        first = entries[0].get("image") if entries else None
+        if isinstance(first, str) and first.endswith(NIFTI_SUFFIXES):
+            suffix = next(end for end in NIFTI_SUFFIXES if first.endswith(end))
+            numbered = (self.folder / first).with_name(f"{case_name(first)}_0000{suffix}")
+            if not os.path.exists(self.folder / first) and os.path.exists(numbered):
+                raise DataError(f"{self.path} is nnU-Net's (its {first} is {numbered.name}): {convert}.")
+
     def _missing_file(self) -> DataError:
+        if (self.folder / "dataset_description.json").is_file():
+            return DataError(
+                f"{self.folder} is a BIDS data set: make a list of its cases with python -m tools.preparation.dataset "
+                f"--image_dir {self.folder} --label_dir {self.folder / 'derivatives' / 'labels'} --output_dir DIR."
+            )
         return DataError(
             f"{self.path} does not exist: set dataset_dir to a folder with a dataset.json (docs/data.md says how)."
         )
@@ -147,11 +206,32 @@ class Datalist:
             entry = {"image": entry} if isinstance(entry, (str, list)) else entry
             if not isinstance(entry, dict) or not entry.get("image"):
                 raise DataError(f'{self.path}: entry {i} of {name!r} is {entry!r}; it must be {{"image": path, ...}}.')
+            if name in TRUE and "pseudo_label" in entry:
+                raise DataError(
+                    f"{self.path}: entry {i} of {name!r}, {entry['image']}, has a pseudo-label, and that list has true "
+                    f"labels alone: move it to the list {PSEUDO!r}."
+                )
             case: Case = {key: self._resolve(entry[key]) for key in ("image", "label") if entry.get(key)}
             if entry.get("annotated") is not None:
                 case["annotated"] = self._annotated(entry["annotated"], f"entry {i} of {name!r}")
             cases.append(case)
         return cases
+
+    def _refuse_evaluation_on_pseudo_labels(self) -> None:
+        """Raises where a label is both a pseudo-label and a true one, or an evaluated image has a pseudo-label."""
+        images, labels = (_files(self._pseudo_labeled, key) for key in ("image", "label"))
+        for name in TRUE:
+            for case in getattr(self, name):
+                if labels & _files([case], "label"):
+                    raise DataError(
+                        f"{self.path}: {name!r} takes {case['label']} for a true label, and {PSEUDO!r} has it as a "
+                        f"pseudo-label: take the case out of {name!r}."
+                    )
+                if name in EVALUATED and images & _files([case], "image"):
+                    raise DataError(
+                        f"{self.path}: {case['image']} of {name!r} is in {PSEUDO!r}, too, where it is trained on: take "
+                        "it out there, or make the pseudo-labels again with these splits."
+                    )
 
     def _annotated(self, values: Any, where: str) -> list[int]:
         if not isinstance(values, list) or not values or not all(type(v) is int and v > 0 for v in values):
@@ -188,6 +268,11 @@ class Datalist:
         lists = {name: cases[slice(*bounds)] for name, bounds in splits.items()}
         # Cases that were cut for validation or test are never trained on.
         return {"training": [case for i, case in enumerate(cases) if i not in used], **lists}
+
+
+def _files(cases: list[Case], key: str) -> set[str]:
+    """The files of the cases under "image" or "label", whatever the links or paths that lead to them."""
+    return {os.path.realpath(path) for case in cases if key in case for path in np.atleast_1d(case[key])}
 
 
 def drawn(cases: list[Case], draw: int) -> list[Case]:

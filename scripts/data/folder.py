@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ Case = dict[str, Any]
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 # What stands between a case's name and that of a channel.
 SEPARATORS = "_-"
+# What people append to a case's name for its label, or for its image.
+LABEL_SUFFIX = re.compile(r"[_\-.](seg|segmentation|label|labels|labelmap|mask|gt|manual)$", re.IGNORECASE)
+IMAGE_SUFFIX = re.compile(r"[_\-.](img|image|scan|volume|ct|mr|mri)$", re.IGNORECASE)
 # Volumes of other formats, which inference does not read and must not pass over in silence.
 OTHER_SUFFIXES = (
     ".nrrd",
@@ -40,14 +44,31 @@ def case_name(path: str | Path) -> str:
     return Path(name).stem
 
 
+def masks_among(names: Iterable[str]) -> set[str]:
+    """Those of the names of one folder's files that are called after another with the suffix of a label: a_seg, of a.
+
+    Example:
+        >>> sorted(masks_among(["a", "a_seg", "b_image", "b-label", "c_seg"]))
+        ['a_seg', 'b-label']
+    """
+    names = set(names)
+    stems = {IMAGE_SUFFIX.sub("", name) for name in names}
+    return {name for name in names if LABEL_SUFFIX.search(name) and LABEL_SUFFIX.sub("", name) in names | stems}
+
+
 def images_in(
-    directory: str | Path, *, in_channels: int = 1, modalities: Sequence[str] | str | None = None
+    directory: str | Path,
+    *,
+    in_channels: int = 1,
+    modalities: Sequence[str] | str | None = None,
+    subfolders: bool = False,
 ) -> list[Case]:
     """The NIfTI files of a folder as a list of ``{"image": path}``, sorted by name; hidden ones are left out.
 
     Of a case with one file per channel the paths are a list, in the order of the channels. A file of it that is missing
     is listed as if it were there, so that the case is reported with the name of what it lacks. What else looks like a
-    volume, and subfolders, are named in a warning.
+    volume, masks that are called after an image beside them (``a_seg``, ``a-label``), and subfolders are named in a
+    warning.
 
     Args:
         directory: folder to look in.
@@ -55,6 +76,7 @@ def images_in(
             case ``a``, as in nnU-Net.
         modalities: instead of these numbers, what the channels' files end in behind ``_`` or ``-``:
             ``["flair", "t1"]``, in upper or lower case.
+        subfolders: whether the caller looks into subfolders itself, so that none needs to be named.
 
     Raises:
         DataError: when the folder is missing or holds no .nii.gz or .nii file, there are not as many modalities as
@@ -66,7 +88,11 @@ def images_in(
     # Not only regular files: a broken link or a folder of that name is to be reported as a case that failed.
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     files = [path for path in entries if path.name.lower().endswith(NIFTI_SUFFIXES)]
-    others = [p.name for p in entries if p not in files and (p.suffix.lower() in OTHER_SUFFIXES or p.is_dir())]
+    others = [
+        p.name
+        for p in entries
+        if p not in files and (p.is_dir() and not subfolders or p.is_file() and p.suffix.lower() in OTHER_SUFFIXES)
+    ]
     left_out = f"{', '.join(others[:5])}{', ...' if len(others) > 5 else ''}"
     convert = "convert volumes to NIfTI, and move those of subfolders up"
     if not files:
@@ -75,6 +101,15 @@ def images_in(
     if others:
         logging.getLogger(__name__).warning("%s: %s not segmented; %s", folder, left_out, convert)
     endings = _endings(in_channels, modalities)
+    # A channel may be called so, too.
+    masks = {name for name in masks_among(map(case_name, files)) if cut_ending(name, endings) is None}
+    if masks:
+        files = [path for path in files if case_name(path) not in masks]
+        logging.getLogger(__name__).warning(
+            "%s: %s not segmented, since called like masks of images beside them; rename them if they are images",
+            folder,
+            ", ".join(sorted(masks)[:5]) + (", ..." if len(masks) > 5 else ""),
+        )
     # Behind - a number is more likely a case's own.
     separators = "_" if modalities is None else SEPARATORS
     cases: dict[Path, list[Path]] = {}

@@ -31,7 +31,7 @@ class LabelCoding:
         regions: for overlapping regions, the label values of each channel; None for exclusive labels.
         ignore_value: label value of voxels that nobody annotated, 1 to 32767; None if there is none.
         partial: whether there are cases in which not all label values were annotated, besides ``ignore_value``.
-        class_names: of the C classes; only their number is looked at, here because every training begins with this.
+        class_names: of the C classes; their number is checked here because every training begins with this.
 
     Raises:
         UserError: when ``num_classes`` is below 1 or differs from the number of ``regions`` or ``class_names``, when a
@@ -59,6 +59,7 @@ class LabelCoding:
             )
         self.num_classes = num_classes
         self.regions = regions
+        self.class_names = class_names
         if not 0 <= self.values[0] <= self.values[-1] <= LARGEST_VALUE:
             raise UserError(
                 f"the label values are {self.values}; they must be from 0 to {LARGEST_VALUE}: renumber them."

@@ -120,7 +120,7 @@ def crop_stream(
         dataset: see :class:`SeededDraws`.
         batch_size: crops in a batch of this process.
         seed: of the run.
-        stream: tells the labeled (0) from the unlabeled (1) crops of a run.
+        stream: tells the crops of a run apart: labeled 0, unlabeled 1, pseudo-labeled 4.
         num_workers: data worker processes; 0 loads in the training process.
         worker_timeout: seconds after which a worker that does not deliver is an error; 0 waits for ever.
 

@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, RandCropByPosNegLabeld, RandRotate90d
+from monai.transforms import MapTransform, RandCropByPosNegLabeld, RandRotate90d, Spacingd
 from torch import nn
 
 from scripts.errors import UserError
 
 from .label_coding import LabelCoding
+
+# Masks are stored with 16 bits at most.
+MOST_ORIGINAL = 65535
 
 
 def crop_size(patch_size: Sequence[int], augmentation: Sequence[Any], margin: float = 1.0) -> list[int]:
@@ -116,6 +119,17 @@ class KnownOnlyd(MapTransform):
             for c in range(self.label_coding.num_classes):
                 result[key] = result[key].masked_fill((result[key] == c + 1) & ~known[0, c : c + 1], 0)
         return result
+
+
+class SpacingOfKeysd(Spacingd):
+    """MONAI's Spacingd for cases with further entries, such as the "image_path" that MONAI Label adds.
+
+    MONAI 1.6.1 takes every entry whose name begins with "image_" for a dictionary of the image's metadata.
+    """
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, Any]:
+        own = {key: data[key] for key in self.keys if key in data}
+        return {**data, **super().__call__(own, lazy=lazy)}
 
 
 class ForegroundCropd(RandCropByPosNegLabeld):

@@ -20,7 +20,7 @@ from scripts.ranks import gathered, rank
 from .metrics import METRIC_NAMES, checked_tolerance, segmentation_metrics
 from .summary import ALL_CLASSES, SUMMARY_COLUMNS, summarize, summary_table
 
-CASE_COLUMNS = ("case", "class", *METRIC_NAMES, "surface_tolerance_mm")
+CASE_COLUMNS = ("case", "class", *METRIC_NAMES, "surface_tolerance_mm", "list")
 # A list and not "everything after the first point": the names of DICOM series and of some scans contain points.
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".h5", ".hdf5", ".npy", ".npz", ".dcm")
 
@@ -40,9 +40,9 @@ class CaseMetrics:
 
     1. engine started: ``metrics.csv`` begins anew and an old ``metrics_summary.csv`` is removed;
     2. iteration completed: one row per case and class is appended to ``metrics.csv``, with the columns ``case, class``,
-       those of ``segmentation_metrics`` and ``surface_tolerance_mm``. ``case`` is the file name in the prediction's
-       ``meta["filename_or_obj"]`` without its suffix, or "image" where there is none; a name that comes again gets
-       "-2", "-3", ...;
+       those of ``segmentation_metrics``, ``surface_tolerance_mm`` and ``list``. ``case`` is the file name in the
+       prediction's ``meta["filename_or_obj"]`` without its suffix, or "image" where there is none; a repeated name
+       gets "-2", "-3", ...;
     3. engine completed: ``metrics_summary.csv`` is written (see ``summarize``), logged as a table, and the mean Dice,
        over the classes if there are several, becomes ``engine.state.metrics["test_mean_dice"]``.
 
@@ -58,6 +58,8 @@ class CaseMetrics:
         output_dir: folder of the two CSV files, made if missing.
         class_names: names of the C foreground classes in the order of the channels. Default: "1", "2", ..., "C".
         surface_tolerance: tolerance of the surface Dice, in mm.
+        case_list: name of the list that the cases are from, "test" or "validation"; it stands in both tables and the
+            log, since figures of validation cases, by which a model was chosen, are no result.
 
     Raises:
         UserError: if ``class_names`` has another length than C, repeats a name or contains "all", or if
@@ -71,6 +73,7 @@ class CaseMetrics:
         *,
         class_names: Sequence[str] | None = None,
         surface_tolerance: float = 1.0,
+        case_list: str | None = None,
     ) -> None:
         count = int(label_coding.num_classes)
         names = [str(name) for name in class_names] if class_names else [str(i + 1) for i in range(count)]
@@ -82,6 +85,7 @@ class CaseMetrics:
         self.label_coding = label_coding
         self.class_names = names
         self.surface_tolerance = checked_tolerance(surface_tolerance)
+        self.case_list = case_list
         self.output_dir = Path(output_dir)
         self.rows: list[dict] = []
         self.logger = logging.getLogger(__name__)
@@ -140,7 +144,7 @@ class CaseMetrics:
         """
         shares = gathered(self.rows)
         self.rows = [row for share in shares for row in share]
-        summary = summarize(self.rows)
+        summary = [{**line, "list": self.case_list} for line in summarize(self.rows)]
         # The last class of the summary is "all", or the only class.
         dice = [line["mean"] for line in summary if line["metric"] == "dice"]
         engine.state.metrics["test_mean_dice"] = dice[-1] if dice else float("nan")
@@ -149,8 +153,9 @@ class CaseMetrics:
             return
         if len(shares) > 1:
             _write_csv(self.path, CASE_COLUMNS, self.rows)
-        _write_csv(self.output_dir / "metrics_summary.csv", SUMMARY_COLUMNS, summary)
-        self.logger.info("metrics of %d cases, in %s\n%s", self._case_count(), self.output_dir, summary_table(summary))
+        _write_csv(self.output_dir / "metrics_summary.csv", (*SUMMARY_COLUMNS, "list"), summary)
+        cases = f"{self._case_count()} {f'{self.case_list} ' if self.case_list else ''}cases"
+        self.logger.info("metrics of %s, in %s\n%s", cases, self.output_dir, summary_table(summary))
 
     def _measure(self, item: Mapping) -> list[dict]:
         """The rows of one case, one per class."""
@@ -182,6 +187,7 @@ class CaseMetrics:
                     known=None if known is None else known[i],
                 ),
                 "surface_tolerance_mm": self.surface_tolerance,
+                "list": self.case_list,
                 "empty_prediction": self._missed(prediction[i], reference[i], None if known is None else known[i]),
             }
             for i, name in enumerate(self.class_names)

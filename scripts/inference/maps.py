@@ -9,6 +9,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from scripts.data import DataError
+
 
 def extra_maps(*, save_distance: bool = False, save_uncertainty: bool = False) -> list[str]:
     """The names of the maps that are to be written beside the mask; none by default."""
@@ -35,3 +37,23 @@ class SplitMapsd(MapTransform):
             result[key], *parts = result[key].split(self.num_classes)
             result.update(zip(self.maps, parts))
         return result
+
+
+class CheckFinited(MapTransform):
+    """Refuses what a network said of a volume if it is NaN or infinite anywhere: its mask would be empty there.
+
+    Args:
+        keys: of floating tensors, bounded so that their sum is finite if they are.
+
+    Raises:
+        DataError: naming the image.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(data):
+            if not torch.isfinite(data[key].sum(dtype=torch.float32)):  # takes no memory, unlike isfinite of the whole
+                raise DataError(
+                    f"the network gives NaN for {data[key].meta.get('filename_or_obj', 'the image')}: its weights or "
+                    "half precision are at fault; try other weights, or amp false."
+                )
+        return dict(data)

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from scripts.distance import DistanceToSegmentation
 from scripts.errors import UserError
 from scripts.methods.dbisl import DECODERS
 from scripts.networks.heads import foreground_probability
 
 MAPS = ("distance", "uncertainty")
+HEADS = ("segmentation", "distance", "all")
 
 
 class Predictor(nn.Module):
@@ -31,14 +33,16 @@ class Predictor(nn.Module):
         decoders: "both" for the probability that the network itself returns and, of the maps, the mean of all heads of
             a kind; "phi" or "psi" for the heads of one decoder. The other decoder is not run if the network has
             ``forward_decoder``.
+        heads: of the chosen decoders, "segmentation" for the heads whose logits are the probability, "distance" for
+            those of the distance maps, each turned into a probability by DBiSL's Eq. 1, or "all" for the mean of both.
         maps: names of further outputs, in this order. "distance": signed distance, the mean of those heads.
             "uncertainty": 1 where the heads do not vote unanimously for foreground or background (1 minus DBiSL's
             Eq. 13), 0 elsewhere; averaged, the fraction of windows, networks and flips in which they did not.
         flip_axes: spatial axes to mirror, 0 to 2, in the orientation of the preprocessing (right, anterior, superior).
 
     Raises:
-        UserError: when ``decoders``, ``maps`` or ``flip_axes`` is none of these; on the first call, when a network
-            lacks the heads that they need.
+        UserError: when ``decoders``, ``heads``, ``maps`` or ``flip_axes`` is none of these; on the first call, when a
+            network lacks the heads that they need.
 
     Example:
         >>> Predictor([nn.Sigmoid()], flip_axes=[0, 1])(torch.zeros(1, 1, 4, 4, 4)).unique()
@@ -50,18 +54,23 @@ class Predictor(nn.Module):
         networks: Sequence[nn.Module],
         *,
         decoders: str = "both",
+        heads: str = "segmentation",
         maps: Sequence[str] = (),
         flip_axes: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if decoders not in ("both", *DECODERS):
             raise UserError(f"decoders is {decoders!r}; it is 'both', 'phi' or 'psi'.")
+        if heads not in HEADS:
+            raise UserError(f"heads is {heads!r}; it is one of {', '.join(HEADS)}.")
         if any(name not in MAPS for name in maps):
             raise UserError(f"maps is {list(maps)}; there are {', '.join(MAPS)}.")
         if not isinstance(flip_axes, (list, tuple)) or len({*flip_axes} & {0, 1, 2}) != len(flip_axes):
             raise UserError(f"flip_axes is {flip_axes}; it is a list of different axes out of 0, 1 and 2, or [].")
         self.networks = nn.ModuleList(networks)
         self.decoders = decoders
+        self.heads = heads
+        self.distance_to_segmentation = DistanceToSegmentation()
         self.maps = tuple(maps)
         # The window's first two axes are batch and channel.
         axes = [axis + 2 for axis in flip_axes]
@@ -79,19 +88,15 @@ class Predictor(nn.Module):
                 yield self._predict(network, x.flip(axes)).flip(axes) if axes else self._predict(network, x)
 
     def _predict(self, network: Any, x: torch.Tensor) -> torch.Tensor:
-        if self.decoders == "both" and not self.maps:
+        if self.decoders == "both" and self.heads == "segmentation" and not self.maps:
             return network(x)
         heads = self._heads(network, x)
         logits, distance = self._chosen(heads, "logits"), self._chosen(heads, "distance")
-        if self.decoders != "both":
-            if not logits:
-                raise UserError(
-                    f"decoders is {self.decoders!r} and the network has only {sorted(heads)}: set it to 'both'."
-                )
-            probability = torch.sigmoid(torch.stack(logits)).mean(0)
-        else:
+        if self.decoders == "both" and self.heads == "segmentation":
             # What the network itself takes for its probability: the mean of its heads, or one of them.
             probability = network.probability_of(heads) if hasattr(network, "probability_of") else network(x)
+        else:
+            probability = self._mean(logits, distance, found=sorted(heads))
         outputs = [probability]
         for name in self.maps:
             if name == "distance":
@@ -102,14 +107,25 @@ class Predictor(nn.Module):
                 outputs.append(self._uncertainty(logits, distance, num_classes=probability.shape[1]))
         return torch.cat(outputs, dim=1)
 
+    def _mean(self, logits: list[torch.Tensor], distance: list[torch.Tensor], *, found: list[str]) -> torch.Tensor:
+        """The mean probability of the chosen decoders and kinds of heads."""
+        if self.heads != "segmentation" and not distance:
+            raise UserError(f"heads is {self.heads!r} and the network has only {found}: set it to 'segmentation'.")
+        if not logits:
+            raise UserError(f"decoders is {self.decoders!r} and the network has only {found}: set it to 'both'.")
+        of_logits = [torch.sigmoid(head) for head in logits]
+        of_distance = [self.distance_to_segmentation(head) for head in distance]
+        chosen = {"segmentation": of_logits, "distance": of_distance, "all": [*of_logits, *of_distance]}[self.heads]
+        return torch.stack(chosen).mean(0)
+
     def _heads(self, network: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """The heads by name; of the chosen decoder alone where the network can leave the other out."""
         if self.decoders != "both" and hasattr(network, "forward_decoder"):
-            return network.forward_decoder(x, self.decoders, bool(self.maps))
+            return network.forward_decoder(x, self.decoders, bool(self.maps) or self.heads != "segmentation")
         if not hasattr(network, "forward_heads"):
             raise UserError(
-                f"maps and single decoders need the heads, which a {type(network).__name__} does not have: "
-                "use model.pt or TorchScript, or switch save_distance, save_uncertainty and decoders off."
+                f"maps, single decoders and distance heads need the heads, which a {type(network).__name__} lacks: use "
+                " model.pt or TorchScript, or leave save_distance, save_uncertainty, decoders and heads as they are."
             )
         return network.forward_heads(x)
 
@@ -140,13 +156,11 @@ def one_per_checkpoint(network: nn.Module, ckpt_path: str | Sequence[str]) -> li
     return [network, *(copy.deepcopy(network) for _ in range(count - 1))]
 
 
-def predictor_or_network(
-    networks: Sequence[nn.Module], *, decoders: str = "both", maps: Sequence[str] = (), flip_axes: Sequence[int] = ()
-) -> nn.Module:
-    """A :class:`Predictor`, or the network itself where it would do the same.
+def predictor_or_network(networks: Sequence[nn.Module], **options: Any) -> nn.Module:
+    """A :class:`Predictor` with these ``options``, or the network itself where it would do the same.
 
     MONAI's federated client loads weights into what evaluates, by the names that they have in the network.
     """
-    if len(networks) == 1 and decoders == "both" and not maps and flip_axes in ([], ()):
-        return networks[0]
-    return Predictor(networks, decoders=decoders, maps=maps, flip_axes=flip_axes)
+    predictor = Predictor(networks, **options)
+    plain = predictor.decoders == "both" and predictor.heads == "segmentation" and not predictor.maps
+    return networks[0] if plain and len(networks) == len(predictor.flips) == 1 else predictor

@@ -18,11 +18,21 @@ from torch.utils.data import Dataset
 
 from scripts.allocation import keep_freed_memory
 from scripts.data import DataError, images_of
+from scripts.data.checks import header_problems
+from scripts.data.nifti import open_nifti
+from scripts.data.problems import FileError
 from scripts.errors import chain
+from scripts.lock import held
 from scripts.ranks import gathered, rank
+
+from .outputs import MASKS
 
 FAILURE = "failure"
 COLUMNS = ("case", "reason")
+
+
+class SomeCasesFailedError(DataError):
+    """Some cases failed, and the others are complete."""
 
 
 def innermost(error: BaseException) -> str:
@@ -57,6 +67,16 @@ def check_image(image: torch.Tensor, path: Any, *, in_channels: int | None = Non
         )
 
 
+def warn_of_header(path: str) -> None:
+    """Logs what the preflight would say about the header of an image: its units, voxel size, two places at once."""
+    try:
+        header, _ = open_nifti(path)
+    except FileError:  # the reader reports it
+        return
+    for problem in header_problems(header):
+        logging.getLogger(__name__).warning("%s", problem)
+
+
 class TolerantDataset(Dataset):
     """Items of ``dataset``, or ``{"failure": reason, "image": path}`` where making one raises.
 
@@ -82,6 +102,8 @@ class TolerantDataset(Dataset):
         try:
             if self.check is not None:
                 self.check([case])
+            for file in images_of(case):
+                warn_of_header(file)
             item = self.dataset[index]
             check_image(item["image"], path, in_channels=self.in_channels)
             return item
@@ -98,7 +120,8 @@ class TolerantEvaluator(SupervisedEvaluator):
     """MONAI's evaluator for batches of one case, which survives the failure of a case.
 
     Failed cases are appended to ``<output_dir>/failures.csv`` (columns ``case,reason``). When all cases have been
-    tried and some have failed, the run ends with a :class:`~scripts.data.DataError`, so that the exit status says so.
+    tried and some have failed, the run ends with :class:`SomeCasesFailedError`, or if all have with its base class
+    :class:`~scripts.data.DataError`, so that the exit status says so.
     Of several processes with a share of the cases each, the others write to ``failures_rank<r>.csv`` until the end.
 
     Args:
@@ -117,11 +140,12 @@ class TolerantEvaluator(SupervisedEvaluator):
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Go through all cases; without any, because an earlier run has finished them, do nothing."""
-        if not self.state.epoch_length:
-            return None
-        if self.state.device.type == "cpu":
-            keep_freed_memory()
-        return super().run(*args, **kwargs)
+        with held(self.failures_path.parent, purpose=MASKS):
+            if not self.state.epoch_length:
+                return None
+            if self.state.device.type == "cpu":
+                keep_freed_memory()
+            return super().run(*args, **kwargs)
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> Any:
         if FAILURE in batchdata:
@@ -166,8 +190,8 @@ class TolerantEvaluator(SupervisedEvaluator):
             self._append(of_others)
         if count := len(shares[0][0]) + len(of_others):
             total = sum(cases for _, cases in shares)
-            others = "; the others are complete" if count < total else ""
-            raise DataError(
+            kind, others = (SomeCasesFailedError, "; the others are complete") if count < total else (DataError, "")
+            raise kind(
                 f"{count} of {total} cases failed{others}. "
                 f"The reasons are in {self.failures_path.with_name('failures.csv')}."
             )

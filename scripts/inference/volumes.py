@@ -12,12 +12,42 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from scripts.data import LabelCoding, case_name
+from scripts.data import LabelCoding
 from scripts.errors import UserError
 from scripts.files import replacing
 from scripts.ranks import rank
 
+from .outputs import name_of
+
 COLUMNS = ("case", "class", "voxels", "millilitres")
+
+
+def class_volumes(mask: MetaTensor, label_coding: LabelCoding) -> list[tuple[int, float]]:
+    """Voxels and millilitres of every class in a mask, by the affine of its image.
+
+    Args:
+        mask: (1, H, W, D) label values or, for overlapping regions, (C, H, W, D) of 0 and 1.
+        label_coding: says which of the two they are, and C.
+    """
+    voxel = abs(torch.linalg.det(mask.affine[:3, :3].double()).item()) / 1000  # mm³ to ml
+    counts = []
+    for c in range(label_coding.num_classes):
+        channel, value = (0, c + 1) if label_coding.regions is None else (c, 1)
+        counts.append(int((mask[channel] == value).sum()))
+    return [(count, count * voxel) for count in counts]
+
+
+def checked_names(class_names: Sequence[str] | None, label_coding: LabelCoding) -> list[str]:
+    """``class_names``, or "1", "2", ..., "C".
+
+    Raises:
+        UserError: when they are not as many as there are classes.
+    """
+    count = label_coding.num_classes
+    names = [str(name) for name in class_names or range(1, count + 1)]
+    if len(names) != count:
+        raise UserError(f"class_names is {names}; there must be {count}, one for each class.")
+    return names
 
 
 class SaveVolumesd(MapTransform):
@@ -33,6 +63,7 @@ class SaveVolumesd(MapTransform):
         label_coding: says which of the two they are, and C.
         output_dir: folder of the table, made if missing.
         class_names: names of the C classes. Default: "1", "2", ..., "C".
+        root: folder of the images; the case is called after its path below it.
 
     Raises:
         UserError: when ``class_names`` has another length than C.
@@ -44,32 +75,25 @@ class SaveVolumesd(MapTransform):
         label_coding: LabelCoding,
         output_dir: str | Path,
         class_names: Sequence[str] | None = None,
+        root: str | Path = "",
     ) -> None:
         super().__init__(keys)
-        count = label_coding.num_classes
-        self.class_names = [str(name) for name in class_names or range(1, count + 1)]
-        if len(self.class_names) != count:
-            raise UserError(f"class_names is {self.class_names}; there must be {count}, one for each class.")
+        self.class_names = checked_names(class_names, label_coding)
         self.label_coding = label_coding
+        self.root = root
         own = f"_rank{rank()}" if rank() else ""
         self.path = Path(output_dir) / f"volumes{own}.csv"
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, Any]:
         for key in self.key_iterator(data):
             mask = data[key]
-            case = case_name(mask.meta["filename_or_obj"])
-            voxel = abs(torch.linalg.det(mask.affine[:3, :3].double()).item()) / 1000  # mm³ to ml
-            counts = [self._voxels(mask, c) for c in range(len(self.class_names))]
+            case = name_of(mask.meta["filename_or_obj"], self.root)
             rows = [
-                {"case": case, "class": name, "voxels": count, "millilitres": round(count * voxel, 6)}
-                for name, count in zip(self.class_names, counts)
+                {"case": case, "class": name, "voxels": count, "millilitres": round(millilitres, 6)}
+                for name, (count, millilitres) in zip(self.class_names, class_volumes(mask, self.label_coding))
             ]
             self._replace(case, rows)
         return dict(data)
-
-    def _voxels(self, mask: MetaTensor, c: int) -> int:
-        channel, value = (0, c + 1) if self.label_coding.regions is None else (c, 1)
-        return int((mask[channel] == value).sum())
 
     def _replace(self, case: str, rows: list[dict[str, Any]]) -> None:
         """Write the table anew with ``rows`` instead of those of ``case``."""

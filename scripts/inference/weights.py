@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from ignite.engine import Engine
 from monai.handlers import CheckpointLoader
 
-from scripts.errors import UserError
+from scripts.data import DataError
 
 from .continuing import plain
+from .state import OtherNetworkError, load_weights
 
 
 class WeightsCheckpointLoader(CheckpointLoader):
-    """MONAI's CheckpointLoader, for plain state dicts, whose errors name the remedy.
+    """MONAI's CheckpointLoader by :func:`load_weights`, whose errors name the remedy.
 
     The name has to contain "CheckpointLoader": by that MONAI's federated client recognises the handlers that it must
     switch off, so as not to overwrite the weights of a round.
@@ -28,11 +29,12 @@ class WeightsCheckpointLoader(CheckpointLoader):
         settings: config ids and their values, of this run. Where the file that training writes beside its weights,
             ``model.json`` for ``model.pt``, names them too, they must be the same: with another spacing or intensity
             window a network segments without an error, and wrongly.
-        kwargs: as in ``monai.handlers.CheckpointLoader``; weights of any floating precision fit.
+        run_dir: output folder of the run that is evaluated. Where both are known, the digest in its ``run.json`` must
+            be that of the weights: another training may have written to the same ``ckpt_dir`` since.
 
     Raises:
-        UserError: when there are not as many files as networks; when the engine starts and a file is missing, is not
-            a state dict, belongs to another network or was trained with other ``settings``.
+        DataError: when there are not as many files as networks; when the engine starts and a file was trained with
+            other ``settings``, or :func:`load_weights` refuses it.
     """
 
     def __init__(
@@ -41,51 +43,56 @@ class WeightsCheckpointLoader(CheckpointLoader):
         load_path: str | Sequence[str],
         load_dict: dict[str, Any],
         settings: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        run_dir: str | Path | None = None,
     ) -> None:
         paths = [load_path] if isinstance(load_path, str) else list(load_path)
-        super().__init__(load_path=next(iter(paths), ""), load_dict=load_dict, **{"map_location": "cpu", **kwargs})
-        ((name, networks),) = load_dict.items()
+        super().__init__(load_path=next(iter(paths), ""), load_dict=load_dict)
+        ((_, networks),) = load_dict.items()
         networks = list(networks) if isinstance(networks, (list, tuple)) else [networks]
         if len(paths) != len(networks):
-            raise UserError(
+            raise DataError(
                 f"load_path has {len(paths)} file(s) and load_dict {len(networks)} network(s): give as many."
             )
         self.settings = dict(settings or {})
-        self.pairs = [(path, {name: network}) for path, network in zip(paths, networks)]
+        self.run_file = None if run_dir is None else Path(run_dir) / "run.json"
+        self.pairs = list(zip(paths, networks))
 
     def __call__(self, engine: Engine) -> None:
-        for path, targets in self.pairs:
-            self.load_path, self.load_dict = path, targets
-            self._load(engine)
+        self.load()
 
-    def _load(self, engine: Engine) -> None:
-        path = Path(self.load_path)
-        if not path.is_file():
-            raise UserError(f"{path} does not exist: train first, or say where the weights are (ckpt_dir, ckpt_path).")
-        try:
-            torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # unpickling a damaged or foreign file raises any of several types
-            raise UserError(f"{path} is not a file of weights ({type(error).__name__}: {error}).") from error
-        self._compare_settings(path)
-        try:
-            super().__call__(engine)
-        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{path} was trained with other settings than these (in_channels, num_classes, base_filters or the "
-                f"network itself): {_remedy(path)}"
-            ) from error
+    def load(self) -> None:
+        """Loads every file into its network."""
+        for path, network in self.pairs:
+            self._compare(Path(path))
+            try:
+                load_weights(path, network)
+            except OtherNetworkError as error:
+                raise DataError(f"{error} Its settings may be others than these: {_remedy(Path(path))}") from error
+            logging.getLogger(__name__).info("weights: %s", path)
 
-    def _compare_settings(self, path: Path) -> None:
-        """Raises where the weights' own settings are known and others than those of this run."""
-        try:
-            trained = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # weights may come without, and then nothing is known
-            return
+    def _compare(self, path: Path) -> None:
+        """Raises where the weights' own settings or run are known and others than these."""
+        trained = _read(path.with_suffix(".json"))  # weights may come without, and then nothing is known
         here = {name: plain(value) for name, value in self.settings.items() if name in trained}
         differ = [f"{name} {trained[name]}, and {value} here" for name, value in here.items() if value != trained[name]]
         if differ:
-            raise UserError(f"{path} was trained with {'; with '.join(differ)}: {_remedy(path)}")
+            raise DataError(f"{path} was trained with {'; with '.join(differ)}: {_remedy(path)}")
+        run = None if self.run_file is None else _read(self.run_file).get("digest")
+        of_weights = trained.get("run_digest")
+        if run and of_weights and run != of_weights:
+            raise DataError(
+                f"{path} is of the run {of_weights} and {self.run_file} describes the run {run}: another training has "
+                "written there since. Give the weights of this run as --ckpt_path, or another --output_dir to evaluate "
+                "those."
+            )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _remedy(path: Path) -> str:

@@ -1,19 +1,32 @@
-"""Writer: saves a map in all three axes of its image, completely or not at all."""
+"""Writer: saves a map where its image lies for every program, in all three axes, completely or not at all."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 from monai.config import NdarrayOrTensor
 from monai.data import NibabelWriter
 
 from scripts.files import replacing
 
+# What a NIfTI header says about where its voxels lie, and in which unit.
+PLACE = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
+
 
 class NiftiWriter(NibabelWriter):
-    """MONAI's NIfTI writer for ``SaveImaged(writer=...)``, with two differences.
+    """MONAI's NIfTI writer for ``SaveImaged(writer=...)``, with three differences.
+
+    It takes over the place of the image from the header that :class:`~scripts.data.NiftiReader` read: qform, sform,
+    their codes and the units. Programs that go by the qform, or scale by the unit, as those on ITK do, then show the
+    map on its image. An array that came without such a header gets sform and qform from its affine.
 
     It drops only the last axis of a single channel, where MONAI's drops all trailing axes of extent 1 and so the third
     axis of a volume of one slice.
@@ -21,6 +34,10 @@ class NiftiWriter(NibabelWriter):
     It writes by :func:`~scripts.files.replacing`: a run that is killed, or a disk that fills up, never leaves half a
     file under the name of a mask.
     """
+
+    def set_metadata(self, meta_dict: Mapping | None, resample: bool = True, **options: Any) -> None:
+        super().set_metadata(meta_dict, resample=resample, **options)
+        self.place = _place(meta_dict or {}, np.asarray(self.affine))
 
     def set_data_array(
         self, data_array: NdarrayOrTensor, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **kwargs: Any
@@ -35,4 +52,25 @@ class NiftiWriter(NibabelWriter):
         # nibabel compresses by the ending.
         ending = ".nii.gz" if path.name.endswith(".gz") else ".nii"
         with replacing(path, ending=ending) as temporary:
-            super().write(temporary, verbose=verbose, **kwargs)
+            if not self.place:
+                super().write(temporary, verbose=verbose, **kwargs)
+                return
+            image = self.create_backend_obj(self.data_obj, affine=self.affine, dtype=self.output_dtype, **kwargs)
+            for name, value in self.place.items():
+                image.header[name] = value
+            # Without its affine nibabel writes the header as it is.
+            nibabel.save(nibabel.Nifti1Image(image.dataobj, None, image.header), temporary)
+
+
+def _place(meta: Mapping[str, Any], affine: np.ndarray) -> dict[str, np.ndarray]:
+    """The fields :data:`PLACE` of the header in ``meta``; none unless they give ``affine``, that of what is written."""
+    fields = {name: np.asarray(meta[name]) for name in PLACE if name in meta}
+    if len(fields) < len(PLACE):
+        return {}
+    original = np.asarray(meta["original_affine"])
+    voxel = np.linalg.norm(original[:3, :3], axis=0).min()
+    if not np.allclose(affine, original, atol=1e-3 * voxel):
+        return {}
+    # Transforms may change pixdim; MONAI's reader keeps the file's.
+    pixdim = np.asarray(meta.get("original_pixdim", fields["pixdim"]), dtype=np.float32).ravel()
+    return {**fields, "pixdim": np.where(np.arange(8) < 4, pixdim, 1)}

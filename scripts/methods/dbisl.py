@@ -32,7 +32,7 @@ class Supervision(NamedTuple):
 
     Args:
         label: (L, C, H, W, D), 0 or 1.
-        known: the same shape, bool; None for everywhere.
+        known: the same shape, bool or weights; None for everywhere.
         reference: the distance map of the label; None where no active term needs it.
         weight: of the losses under these labels.
     """
@@ -196,7 +196,7 @@ class DBiSLObjective(DualTaskObjective):
         """First summand of Eq. 7; with partial labels where R is known, and on the scale that R has there."""
         assert reference is not None  # as long as the term is active
         labeled = len(reference.map)
-        valid = [mask[:labeled] if reference.known is None else mask[:labeled] & reference.known for mask in valid]
+        valid = [mask[:labeled] if reference.known is None else mask[:labeled] * reference.known for mask in valid]
         if reference.within is not None:
             transform = self.segmentation_to_distance.with_validity
             seen = [transform(head[:labeled], within=reference.within)[0] for head in probability]

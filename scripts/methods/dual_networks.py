@@ -104,7 +104,7 @@ class DualNetworksObjective(Objective):
             )
         if self.active("mistake"):
             first, second = (p >= self.confidence for p in probability)
-            differ = first ^ second if known is None else (first ^ second) & known
+            differ = first ^ second if known is None else (first ^ second) * known
             terms["mistake"] = total(masked_mean((p - label) ** 2, differ) for p in probability)
         return terms
 

@@ -4,7 +4,8 @@ They differ from MONAI's in what they average over: the benchmarks' Dice is join
 MONAI's DiceCELoss takes softmax or one channel, not sigmoid channels with a soft target.
 
 ``known``, of the shape of the target, says where labels are known, voxel by voxel and class by class (docs/how_to/
-partial_labels.md); None means everywhere. What is not known enters neither numerator nor denominator.
+partial_labels.md); None means everywhere. What is not known enters neither numerator nor denominator. Where it is a
+float, it is how much a voxel counts: 1 for a true label, less for a pseudo-label, 0 for what is not known.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ def dice_loss(
     Args:
         probability: (B, C, H, W, D), [0, 1].
         target: the same shape, [0, 1].
-        known: the same shape, bool; the mean is over the classes that are known anywhere. None for all.
+        known: the same shape, bool or weights; the mean is over the classes that are known anywhere. None for all.
         smooth: s; a class that is absent from both costs nothing.
     """
     axes = (0, *range(2, probability.dim()))
-    if known is not None:
-        probability, target = probability * known, target * known
-    intersection = (probability * target).sum(axes)
-    size = (probability * probability).sum(axes) + (target * target).sum(axes)
+    counted = target if known is None else target * known
+    intersection = (probability * counted).sum(axes)
+    squared = probability * probability
+    size = (squared if known is None else squared * known).sum(axes) + (target * counted).sum(axes)
     if known is None:
         intersection, size = sum_over_ranks(intersection, size)
         return (1 - (2 * intersection + smooth) / (size + smooth)).mean()
@@ -52,9 +53,9 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor, known: torch.Tenso
     Args:
         logits: (B, C, H, W, D) before the sigmoid, or (B, C + 1, H, W, D) before the softmax, background first.
         target: (B, C, H, W, D), 0 or 1; for a softmax head at most one class per voxel.
-        known: (B, C, H, W, D), bool. A voxel of which a softmax head's label is known in part is one of several
-            outcomes, and its cross-entropy is that of their sum: -log(sum of p over the outcomes that are possible).
-            None for all.
+        known: (B, C, H, W, D), bool or weights. A voxel of which a softmax head's label is known in part is one of
+            several outcomes, and its cross-entropy is that of their sum: -log(sum of p over the outcomes that are
+            possible). None for all.
     """
     if logits.shape[1] == target.shape[1]:
         if known is None:
@@ -65,10 +66,10 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor, known: torch.Tenso
         return F.cross_entropy(logits, torch.cat([background, target], dim=1).argmax(1))
     # A class that is known to be present leaves no other outcome.
     settled = (target * known).amax(1, keepdim=True) > 0
-    classes = torch.where(settled, (target * known) > 0, ~known)
+    classes = torch.where(settled, (target * known) > 0, known == 0)
     possible = torch.cat([~settled, classes], dim=1)
     lost = torch.logsumexp(logits, 1) - torch.logsumexp(logits.masked_fill(~possible, -torch.inf), 1)
-    return masked_mean(lost, ~possible.all(1))
+    return masked_mean(lost, known.amax(1) * ~possible.all(1))
 
 
 def segmentation_loss(logits: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
@@ -77,14 +78,14 @@ def segmentation_loss(logits: torch.Tensor, target: torch.Tensor, known: torch.T
     Args:
         logits: as for :func:`cross_entropy`.
         target: (B, C, H, W, D), 0 or 1.
-        known: (B, C, H, W, D), bool; None for all.
+        known: (B, C, H, W, D), bool or weights; None for all.
     """
     probability = foreground_probability(logits, target.shape[1])
     return 0.5 * (dice_loss(probability, target, known) + cross_entropy(logits, target, known))
 
 
 def squared_error(values: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean of (values - target)^2 over the voxels that are ``known`` (of their shape, bool; None for all)."""
+    """Mean of (values - target)^2 over the voxels that are ``known`` (of their shape, bool or weights; None: all)."""
     return F.mse_loss(values, target) if known is None else masked_mean((values - target) ** 2, known)
 
 
@@ -94,7 +95,10 @@ def total(values: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of ``values`` where ``mask`` (broadcast to their shape) holds, over all processes; 0 where it never does."""
+    """Mean of ``values`` where ``mask`` (broadcast to their shape) holds, over all processes; 0 where it never does.
+
+    A mask of weights makes it the weighted mean.
+    """
     mask = mask.to(values.dtype).expand_as(values)
     numerator, denominator = sum_over_ranks((values * mask).sum(), mask.sum())
-    return numerator / denominator.clamp(min=1)
+    return numerator / torch.where(denominator > 0, denominator, 1)

@@ -62,10 +62,11 @@ def pasted_labeled(labeled: dict[str, torch.Tensor], box: torch.Tensor) -> dict[
     fits a mixed crop and is left out.
 
     Args:
-        labeled: the labeled stream's "image" and "label", (L, channels, H, W, D).
+        labeled: the labeled stream's "image" and "label", (L, channels, H, W, D), and perhaps "label_weight", which
+            comes back voxel by voxel.
         box: (1, 1, H, W, D), bool.
     """
-    kept = {key: value for key, value in labeled.items() if key in ("image", "label")}
+    kept = {key: value for key, value in labeled.items() if key in ("image", "label", "label_weight")}
     return {key: paste(value, value.roll(1, 0), box) for key, value in kept.items()}
 
 
@@ -131,19 +132,20 @@ class CopyPaste(nn.Module):
 
         Returns:
             "image"; "label", the labeled crops' own, marked; and of the N mixed crops "mixed_label", (N, C, H, W, D),
-            0 or 1, "from_label" and "from_pseudo_label", bool of the same shape: the voxels with a true label, and
-            those with a pseudo-label that is believed. Voxels of unknown label are in neither.
+            0 or 1, "from_label" and "from_pseudo_label", bool of the same shape: the voxels with a label of the data,
+            or their "label_weight", and those with a pseudo-label that is believed. Voxels of unknown label are in
+            neither.
         """
         image, extra = labeled["image"], unlabeled["image"]
         box = box_of_share(image.shape[2:], self.box_share, image.device)
         if iteration < self.warm_up or len(extra) == 0:
             pasted = pasted_labeled(labeled, box)
-            mixed = self._true(pasted["label"])
+            mixed = self._true(pasted)
             views = {"image": pasted["image"], "mixed_label": mixed[0], "from_label": mixed[1]}
             views["from_pseudo_label"] = torch.zeros_like(mixed[1])
         else:
             pseudo, believed = (teach or self.pseudo_label)(self.teacher.forward_heads(extra))
-            label, known = self._true(labeled["label"])
+            label, known = self._true(labeled)
             nothing = torch.zeros_like
             believed = torch.ones_like(pseudo, dtype=torch.bool) if believed is None else believed
             views = {
@@ -173,10 +175,11 @@ class CopyPaste(nn.Module):
             shown = {"labeled crops mixed": 0}
         return {title: (index, targets["mixed_label"][index]) for title, index in shown.items()}
 
-    def _true(self, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Foreground channels (L, C, H, W, D) of marked labels, and where they are known, bool."""
-        channels, known = self.label_coding.encode(label), self.label_coding.known(label)
-        return channels, torch.ones_like(channels, dtype=torch.bool) if known is None else known
+    def _true(self, labeled: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Foreground channels (L, C, H, W, D) of marked labels, and where they are known, bool or weights."""
+        channels, known = self.label_coding.encode(labeled["label"]), self.label_coding.known(labeled["label"])
+        known = torch.ones_like(channels, dtype=torch.bool) if known is None else known
+        return channels, known * labeled.get("label_weight", True)
 
 
 def mean_probability(heads: dict[str, torch.Tensor], num_classes: int) -> torch.Tensor:

@@ -88,7 +88,8 @@ class Objective(nn.Module):
 
         Args:
             labeled: every key of the labeled stream: "image", (L, channels, H, W, D), "label", (L, 1, H, W, D) marked
-                label values, and whatever else the data carry.
+                label values, with pseudo-labels of the data "label_weight", (L, 1, 1, 1, 1), and whatever else the
+                data carry.
             unlabeled: every key of the unlabeled stream; without one, an "image" of no crops.
             iteration: counted from 0.
 
@@ -141,8 +142,9 @@ class Objective(nn.Module):
         Args:
             heads: the network's heads in float32, (B, C, H, W, D); the labeled crops come first.
             targets: "label", (L, C, H, W, D) float32 foreground channels of the L labeled crops, L <= B; "image",
-                (B, channels, H, W, D); with partial labels "known", (L, C, H, W, D), bool, where the label is known;
-                and whatever else the labeled data carry.
+                (B, channels, H, W, D); with partial labels "known", (L, C, H, W, D), bool, where the label is known,
+                and with labels that do not all count the same, how much each voxel counts, float, [0, 1]; and whatever
+                else the labeled data carry.
         """
         raise NotImplementedError
 
@@ -162,7 +164,7 @@ class Objective(nn.Module):
             heads: the network's heads by name, (B, C, H, W, D); the labeled crops come first.
             targets: "label", (L, 1, H, W, D) label values of the L labeled crops, see
                 :meth:`~scripts.data.LabelCoding.mark`; "image", (B, channels, H, W, D), for
-                the methods that look at it.
+                the methods that look at it; perhaps "label_weight", what the labels count, broadcast to "label".
             iteration: counted from 0.
         """
         # Of a MONAI tensor only the values: what it knows of each image does not survive the mixing of a batch.
@@ -175,6 +177,8 @@ class Objective(nn.Module):
             self.measures = {}
             targets = {**targets, "label": self.label_coding.encode(label)}
             known = self.label_coding.known(label)
+            if "label_weight" in targets:
+                known = targets["label_weight"] * torch.ones_like(targets["label"]) * (1 if known is None else known)
             terms = self.terms(heads, targets if known is None else {**targets, "known": known})
             # Means over the voxels of this process become those of the whole batch; see reduction.py.
             terms = dict(zip(terms, mean_over_ranks(*terms.values())))

@@ -12,7 +12,7 @@ class ReferenceMap(NamedTuple):
 
     Args:
         map: (L, C, H, W, D), float32, [-1, 1], negative inside, without gradient.
-        known: the same shape, bool; None for everywhere.
+        known: the same shape, bool or weights; None for everywhere.
         within: see :class:`~scripts.distance.signed_distance.PartialMap`; None where the min-max is over the patch.
     """
 
@@ -27,13 +27,14 @@ def reference_map(targets: dict[str, torch.Tensor], segmentation_to_distance: An
 
     Args:
         targets: "label", (L, C, H, W, D), 0 or 1; perhaps "distance", of the same shape, [-1, 1], NaN where unknown;
-            and perhaps "known", of the same shape, bool: where the label is known.
+            and perhaps "known", of the same shape, bool or weights: where the label is known.
         segmentation_to_distance: see :class:`~scripts.distance.SegmentationToDistance`.
     """
     known = targets.get("known")
     if "distance" in targets:
         given = targets["distance"].float()
-        return ReferenceMap(given) if known is None else ReferenceMap(given.nan_to_num(), given.isfinite())
+        return ReferenceMap(given) if known is None else ReferenceMap(given.nan_to_num(), given.isfinite() * known)
     if known is None:
         return ReferenceMap(segmentation_to_distance(targets["label"]))
-    return ReferenceMap(*segmentation_to_distance.of_partial(targets["label"], known))
+    part = segmentation_to_distance.of_partial(targets["label"], known > 0)
+    return ReferenceMap(part.map, part.known * known, part.within)

@@ -18,8 +18,11 @@ from scripts.data.contents import File, Finding, inspect, inspect_once
 from scripts.data.machine import free_memory, processors, total_memory
 
 from . import across
+from .intensities import outlier_problems
 from .machine import disk_problems, memory_problems
+from .masks import mask_problems
 from .report import SHOWN, Report
+from .sides import side_problems
 
 # A process is started for this many files; for fewer its start would take longer than they do.
 FILES_PER_PROCESS = 24
@@ -47,7 +50,9 @@ class Preflight:
         label_coding: defines the label values that may occur.
         patch_size: in voxels.
         spacing: mm, to which the volumes are resampled.
-        augmentation: random transforms of whole volumes, of which quarter turns are judged by the voxel size.
+        augmentation: random transforms of whole volumes, of which quarter turns are judged by the voxel size, and
+            mirror images by whether classes differ by their side alone.
+        intensity_window: to which intensities are clipped, so that single voxels cannot flatten an image.
         cache_rate: share of the volumes that the data sets cache, for the memory they take.
         workers: processes that read; None for one per core, fewer for few files.
         start_method: of the processes, as in ``multiprocessing.get_context``; None for the system's own.
@@ -70,6 +75,7 @@ class Preflight:
         patch_size: Sequence[int] | None = None,
         spacing: Sequence[float] | None = None,
         augmentation: Sequence[Any] | None = None,
+        intensity_window: Sequence[float] | None = None,
         cache_rate: float = 1.0,
         workers: int | None = None,
         start_method: str | None = None,
@@ -80,6 +86,7 @@ class Preflight:
         self.patch_size = patch_size
         self.spacing = spacing
         self.augmentation = augmentation
+        self.intensity_window = intensity_window
         # Without num_labeled it is not known what a training would draw from.
         self.unlabeled_batch_size = unlabeled_batch_size if num_labeled is not None else 0
         self.cache_rate = cache_rate
@@ -118,6 +125,9 @@ class Preflight:
             *across.patch_problems(self.lists, found, self.patch_size, self.spacing),
             *across.spacing_problems(self.lists, found, self.spacing),
             *across.turn_problems(self.lists, found, self.spacing, self.augmentation),
+            *side_problems(self.lists, found, self.label_coding, self.augmentation),
+            *mask_problems(self.lists, found),
+            *outlier_problems(self.lists, found, self.intensity_window),
             *across.unlabeled_problems(self.lists, self.unlabeled_batch_size),
         ):
             problems.setdefault(problem)

@@ -7,6 +7,7 @@ from .description import RunDescription
 from .graphs import GraphedForward
 from .guards import CollapseWarning, FiniteLoss
 from .handlers import GradientNorms, ProgressBar, TermsLog
+from .initial import start_from
 from .overlay import InferenceOverlay
 from .pictures import TrainingPictures
 from .record import RunRecord
@@ -38,4 +39,5 @@ __all__ = [
     "iterations_per_epoch",
     "polynomial_decay",
     "run_or_resume",
+    "start_from",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -37,7 +38,7 @@ def without_credentials(value: Any) -> Any:
 
 
 class RunDescription:
-    """``<output_dir>/run.json``: the starts of a run and its merged config.
+    """``<output_dir>/run.json``: the starts of a run, its merged config, and its digest, which its weights carry, too.
 
     A start is the time (UTC), the command line, the :func:`~scripts.training.record.environment` and the
     :func:`~scripts.data.digest.data_digest`. A run that continues adds its start to those before; the config is that of
@@ -69,13 +70,16 @@ class RunDescription:
             **environment(torch.device(device)),
             "data": data_digest(data or {}),
         }
+        # Of the first start and the config then: tells the weights of this run from those of others.
+        self.digest = hashlib.sha256(json.dumps([self.start, self.config]).encode()).hexdigest()[:16]
 
     def write(self, *, continued: bool) -> None:
         """Adds the start to those of the run that is continued, or makes it the first. Rank 0 alone writes."""
         if rank() > 0:
             return
-        starts = self._former()["starts"] if continued else []
-        content = {"starts": [*starts, self.start], "config": self.config}
+        former = self._former() if continued else {}
+        self.digest = former.get("digest", self.digest)
+        content = {"digest": self.digest, "starts": [*former.get("starts", []), self.start], "config": self.config}
         files = {self.path: content} if self.config is None else {self.path: content, self.config_path: self.config}
         for path, written in files.items():
             with replacing(path) as temporary:

@@ -13,6 +13,8 @@ from torch import nn
 from scripts.files import replacing
 from scripts.networks import Network
 
+from .description import RunDescription
+
 
 class InferenceOverlay:
     """The settings that inference shares with the training, whatever the method.
@@ -24,17 +26,22 @@ class InferenceOverlay:
         settings: config ids of inference.json and their values.
         network: what is trained; becomes the id ``network_def``, see :func:`definition`. One that is not a
             :class:`~scripts.networks.Network` does not know how it was built and is left to an overlay of the user's.
+        description: of the run, whose digest becomes the id ``run_digest``; None leaves it out.
     """
 
-    def __init__(self, settings: Mapping[str, Any], network: nn.Module) -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], network: nn.Module, description: RunDescription | None = None
+    ) -> None:
         self.settings = dict(settings)
+        self.description = description
         if isinstance(network, Network):
             self.settings["network_def"] = definition(network, settings)
 
     def write(self, path: Path) -> None:
         """Writes ``path``, a JSON file, whole or not at all."""
+        run = {} if self.description is None else {"run_digest": self.description.digest}
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self.settings, indent=4) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps({**self.settings, **run}, indent=4) + "\n", encoding="utf-8")
 
 
 def definition(network: Network, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ignite.engine import Engine, Events
 
 from scripts.errors import UserError
 from scripts.files import UNFINISHED, sha256
+from scripts.lock import held
 from scripts.ranks import any_rank, check_equal, rank, wait_for_all, world_size
 
 from .checkpoints import flush_folder, save_atomically
@@ -217,7 +218,12 @@ class SaveRun:
 
 
 def run_or_resume(
-    trainer: Any, run_state: RunState, mode: str = "auto", *, description: RunDescription | None = None
+    trainer: Any,
+    run_state: RunState,
+    mode: str = "auto",
+    *,
+    description: RunDescription | None = None,
+    folders: Sequence[str | Path] = (),
 ) -> None:
     """Runs the trainer: from the latest checkpoint of its run if there is one, else from the start.
 
@@ -228,10 +234,17 @@ def run_or_resume(
         run_state: of the run.
         mode: "auto" continues what can be continued, "never" starts anew and removes the former checkpoints.
         description: of this start, written once it is certain that there is something to run.
+        folders: that the run writes to, which no other training may do at the same time.
 
     Raises:
-        UserError: when ``mode`` is unknown, or the former run or another process has other settings.
+        UserError: when ``mode`` is unknown, the former run or another process has other settings, or another process
+            trains in one of the ``folders``.
     """
+    with held(*folders, purpose="training"):
+        _run_or_resume(trainer, run_state, mode, description)
+
+
+def _run_or_resume(trainer: Any, run_state: RunState, mode: str, description: RunDescription | None) -> None:
     if mode not in RESUME_MODES:
         raise UserError(f"resume is {mode!r}; it is one of {', '.join(RESUME_MODES)}.")
     content = run_state.latest() if mode == "auto" else None

@@ -15,6 +15,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from scripts.allocation import keep_freed_memory
 from scripts.data.stream import FILE, DrawBatches
+from scripts.errors import UserError
 from scripts.methods import Loss, Objective
 from scripts.ranks import average, broadcast, world_size
 
@@ -58,6 +59,9 @@ class Replicas:
 class SemiSupervisedTrainer(SupervisedTrainer):
     """MONAI's supervised trainer with a second stream and an objective that knows the iteration.
 
+    With ``pseudo_data_loader`` crops with pseudo-labels that were made beforehand stand behind the labeled ones, and
+    every labeled crop has a "label_weight": 1, or ``pseudo_weight``.
+
     The labeled batch comes from ``train_data_loader``, the unlabeled one from ``unlabeled_data_loader``. The objective
     makes of both what the network sees (:meth:`~scripts.methods.Objective.views`; by default the images one after
     the other, labeled first), which goes through the network together. Mixed precision, gradient accumulation and the
@@ -75,12 +79,27 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     Args:
         unlabeled_data_loader: endless loader of batches with an "image"; None to train on the labeled crops alone.
         objective: what is minimised.
+        pseudo_data_loader: endless loader of batches with "image" and "label"; None for true labels alone.
+        pseudo_weight: what a pseudo-label counts beside a true label's 1.
+        true_label_iterations: the last so many iterations are without the crops of ``pseudo_data_loader``.
         kwargs: as in ``monai.engines.SupervisedTrainer``, except for ``loss_function`` and ``prepare_batch``.
+
+    Raises:
+        UserError: when ``pseudo_weight`` or ``true_label_iterations`` is out of range.
     """
 
     def __init__(
-        self, *, unlabeled_data_loader: Iterable[dict] | None = None, objective: Objective, **kwargs: Any
+        self,
+        *,
+        unlabeled_data_loader: Iterable[dict] | None = None,
+        objective: Objective,
+        pseudo_data_loader: Iterable[dict] | None = None,
+        pseudo_weight: float = 0.5,
+        true_label_iterations: int = 0,
+        **kwargs: Any,
     ) -> None:
+        if not 0 < pseudo_weight <= 1:
+            raise UserError(f"pseudo_weight is {pseudo_weight}; it is above 0 and at most 1, a true label's weight.")
         # The heads are a dictionary of whole-batch tensors, for which there is nothing to decollate.
         kwargs.setdefault("decollate", False)
         # Before all handlers, so that what they see of a gradient is the same in every process.
@@ -91,7 +110,16 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         if type(objective).predict is not Objective.predict:
             self.inferer = _Predict(objective)
         self.unlabeled_data_loader = unlabeled_data_loader
-        self._unlabeled: Iterator[dict] | None = None
+        self.pseudo_data_loader = pseudo_data_loader
+        self.pseudo_weight = pseudo_weight
+        self.true_label_iterations = true_label_iterations
+        planned = self.state.max_epochs * self.state.epoch_length
+        if pseudo_data_loader is not None and not 0 <= true_label_iterations < planned:
+            raise UserError(
+                f"true_label_iterations is {true_label_iterations} of {planned} iterations; it is 0 or more, and fewer "
+                "than all, since pseudo_batch_size asks for pseudo-labels."
+            )
+        self._further: dict[str, Iterator[dict]] = {}
         self.add_event_handler(Events.STARTED, self._continue_streams)
         # The last event within an iteration, so that whatever listens to its end finds the method's state complete.
         self.add_event_handler(IterationEvents.MODEL_COMPLETED, self._after_step)
@@ -120,14 +148,18 @@ class SemiSupervisedTrainer(SupervisedTrainer):
 
     def _continue_streams(self, engine: Engine) -> None:
         """Lets the crops of a second ``run`` follow those of the first instead of repeating them."""
-        for loader in (self.data_loader, self.unlabeled_data_loader):
+        for loader in (self.data_loader, *self._further_loaders().values()):
             batches = getattr(loader, "batch_sampler", None)
             if isinstance(batches, DrawBatches):
                 batches.start = engine.state.iteration
         # Here and not when the first batch is needed: making an iterator draws from torch's random numbers, which by
         # then have been seeded for the iteration.
-        if self.unlabeled_data_loader is not None:
-            self._unlabeled = iter(self.unlabeled_data_loader)
+        self._further = {name: iter(loader) for name, loader in self._further_loaders().items()}
+
+    def _further_loaders(self) -> dict[str, Iterable[dict]]:
+        """Those beside the labeled one that there are, by the name of their stream."""
+        loaders = {"pseudo_labeled": self.pseudo_data_loader, "unlabeled": self.unlabeled_data_loader}
+        return {name: loader for name, loader in loaders.items() if loader is not None}
 
     def _views(
         self, batchdata: dict[str, Any], device: torch.device, non_blocking: bool, **to_kwargs: Any
@@ -141,20 +173,32 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             tensors = {str(key): _plain(value) for key, value in batch.items() if isinstance(value, torch.Tensor)}
             return {key: value.to(device=device, non_blocking=non_blocking) for key, value in tensors.items()}
 
-        labeled = moved(batchdata)
-        unlabeled = {Keys.IMAGE.value: labeled[Keys.IMAGE][:0]}
-        self.state.files = {"labeled": list(batchdata.get(FILE, ()))}
-        if self.unlabeled_data_loader is not None:
-            if self._unlabeled is None:
-                self._unlabeled = iter(self.unlabeled_data_loader)
-            drawn = next(self._unlabeled)
-            unlabeled = moved(drawn)
-            self.state.files["unlabeled"] = list(drawn.get(FILE, ()))
+        drawn = {"labeled": batchdata}
+        last = self.state.max_epochs * self.state.epoch_length - self.true_label_iterations
+        for name, loader in self._further_loaders().items():
+            if name != "pseudo_labeled" or self.state.iteration <= last:
+                if name not in self._further:
+                    self._further[name] = iter(loader)
+                drawn[name] = next(self._further[name])
+        self.state.files = {name: list(batch.get(FILE, ())) for name, batch in drawn.items()}
+        labeled, pseudo, unlabeled = (moved(drawn.get(name, {})) for name in ("labeled", "pseudo_labeled", "unlabeled"))
+        unlabeled = unlabeled or {Keys.IMAGE.value: labeled[Keys.IMAGE][:0]}
+        if pseudo:
+            labeled = self._with_weights(labeled, pseudo)
         mixed_precision = self.amp and device.type == "cuda"
         with torch.autocast("cuda", **self.amp_kwargs) if mixed_precision else contextlib.nullcontext():
             targets = self.objective.views(labeled, unlabeled, self.state.iteration - 1)
         image = targets[Keys.IMAGE].to(device=device, **to_kwargs)
         return image, {**targets, Keys.IMAGE.value: image}
+
+    def _with_weights(
+        self, labeled: dict[str, torch.Tensor], pseudo: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """The labeled crops, behind them those with pseudo-labels, and what the labels of each count."""
+        joined = {key: torch.cat([value, pseudo[key]]) for key, value in labeled.items()}
+        weight = joined[Keys.IMAGE].new_ones(len(joined[Keys.IMAGE]), 1, 1, 1, 1)
+        weight[len(labeled[Keys.IMAGE]) :] = self.pseudo_weight
+        return {**joined, "label_weight": weight}
 
     def _after_step(self, engine: Engine) -> None:
         self.objective.after_step(engine.state.iteration - 1)

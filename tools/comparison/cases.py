@@ -36,9 +36,10 @@ def failure_lines(runs: Sequence[Run]) -> list[str]:
 def data_lines(runs: Sequence[Run]) -> list[str]:
     """A paragraph of comparison.md for everything in which the finished runs do not have the same data."""
     lines = []
-    for labels in dict.fromkeys(run.num_labeled for run in runs):
+    for labels, draw in dict.fromkeys((run.num_labeled, run.draw) for run in runs):
+        of_draw = [run for run in runs if (run.num_labeled, run.draw) == (labels, draw)]
         for name in ("labeled", "unlabeled"):
-            groups = _grouped((run.name, _trained_on(run, name)) for run in runs if run.num_labeled == labels)
+            groups = _grouped((run.name, _trained_on(run, name)) for run in of_draw)
             if len(groups) > 1:
                 parts = [f"{_described(data)} in {named(of)}" for data, of in groups.items()]
                 lines += [

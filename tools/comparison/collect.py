@@ -30,7 +30,7 @@ RECORD_COLUMNS = (
     "git_commit",
 )
 COLUMNS = (
-    *("method", "num_labeled", "seed", "class"),
+    *("method", "num_labeled", "labeled_draw", "seed", "class"),
     *(f"{metric}{suffix}" for metric in METRIC_NAMES for suffix in ("", "_std", "_n")),
     *("empty_predictions", "failed_cases", "configs", "overrides"),
     *RECORD_COLUMNS,
@@ -70,6 +70,7 @@ def result_rows(run: Run) -> list[dict[str, Any]]:
     fixed = {
         "method": run.method,
         "num_labeled": run.num_labeled,
+        "labeled_draw": run.draw,
         "seed": run.seed,
         "failed_cases": json.dumps(list(failed_cases(run))),
         "configs": " ".join(run.configs),

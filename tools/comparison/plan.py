@@ -11,20 +11,14 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from scripts.data.datalist import EVALUATED
-from scripts.errors import UserError
 
-EVALUATE = "configs/evaluate.json"
-RECORD = "configs/record.json"
-KEYS = {"about", "configs", "common", "methods", "num_labeled", "seeds", "baseline"}
+from .planned_run import EVALUATE, RECORD, PlanError, Run, run_name
+
+OPTIONAL = {"about", "common", "labeled_draws", "ceiling"}
+KEYS = {"configs", "methods", "num_labeled", "seeds", "baseline", *OPTIONAL}
 METHOD_KEYS = {"configs", "overrides", "num_labeled"}
 # Set for every run by the comparison itself.
-RESERVED = {"seed", "num_labeled", "dataset_dir", "output_dir", "ckpt_dir", "device", "bundle_root"}
-# Where a run reads and computes may change between two calls; what it computes may not.
-LOCATION = {"dataset_dir", "output_dir", "ckpt_dir", "device"}
-
-
-class PlanError(UserError):
-    """The plan, or what lies where it wants to write, is at fault; the message names the value and the remedy."""
+RESERVED = {"seed", "num_labeled", "labeled_draw", "dataset_dir", "output_dir", "ckpt_dir", "device", "bundle_root"}
 
 
 @dataclass(frozen=True)
@@ -45,100 +39,8 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training and its evaluation.
-
-    Attributes:
-        method: name in the plan.
-        num_labeled: labeled cases.
-        seed: of the weights and of the crops.
-        configs: config files of the training, in the order of merging.
-        overrides: common ones and the method's own.
-        folder: receives all that the run writes.
-        of_evaluation: ids among the overrides that training does not have.
-    """
-
-    method: str
-    num_labeled: int
-    seed: int
-    configs: tuple[str, ...]
-    overrides: Mapping[str, Any]
-    folder: Path
-    of_evaluation: frozenset[str] = frozenset()
-
-    @property
-    def name(self) -> str:
-        return f"{self.method}_{self.num_labeled}_{self.seed}"
-
-    def arguments(self, run_id: str, dataset_dir: str | Path, device: str | None = None) -> dict[str, Any]:
-        """What ``python -m monai.bundle run --args_file`` needs to do ``run_id``, "training" or "evaluation"."""
-        last = {"training": RECORD, "evaluation": EVALUATE}[run_id]
-        return {
-            "run_id": run_id,
-            "config_file": [*self.configs, last],
-            **{k: v for k, v in self.overrides.items() if run_id == "evaluation" or k not in self.of_evaluation},
-            "num_labeled": self.num_labeled,
-            "seed": self.seed,
-            "dataset_dir": str(dataset_dir),
-            "output_dir": str(self.folder),
-            "ckpt_dir": str(self.folder / "models"),
-            **({"device": f"$torch.device('{device}')"} if device else {}),
-        }
-
-    @property
-    def trained(self) -> bool:
-        """Whether the training went through to its end."""
-        return (self.folder / "record.json").is_file()
-
-    @property
-    def finished(self) -> bool:
-        """Whether the cases were evaluated: all but those that failed, and at least one."""
-        metrics = self.folder / "metrics.csv"
-        if not ((self.folder / "metrics_summary.csv").is_file() and metrics.is_file()):
-            return False
-        return len(metrics.read_text(encoding="utf-8").splitlines()) > 1
-
-    @property
-    def evaluated_list(self) -> str:
-        """The list of dataset.json that was evaluated; "test" where the comparison did not do it."""
-        path = self.folder / "evaluation.json"
-        return (json.loads(path.read_text()) if path.is_file() else {}).get("evaluation_list", EVALUATED[0])
-
-    def check_settings(self, dataset_dir: str | Path, *, evaluate_again: bool = False) -> None:
-        """Refuses a folder in which something else was trained or evaluated, which would be taken for this run's.
-
-        Args:
-            dataset_dir: of the data set.
-            evaluate_again: evaluations with other settings will be replaced.
-
-        Raises:
-            PlanError: naming the settings that differ.
-        """
-        begun = any((self.folder / "checkpoints").glob("*.pt"))
-        if (begun or self.trained or self.finished) and (values := self.changed_settings("training", dataset_dir)):
-            raise PlanError(
-                f"{self.folder} holds a run with other settings: {values}. Choose another output_dir or "
-                "remove the folder."
-            )
-        if self.finished and not evaluate_again and (values := self.changed_settings("evaluation", dataset_dir)):
-            raise PlanError(
-                f"{self.folder} was evaluated with other settings: {values}. Add --evaluate_again, which replaces its "
-                "results without training, or choose another output_dir."
-            )
-
-    def changed_settings(self, run_id: str, dataset_dir: str | Path) -> str:
-        """The settings in which what was done as ``run_id`` differs from what is to be done; empty if in none."""
-        before = self.folder / f"{run_id}.json"
-        if not before.is_file():
-            return ""
-        old, new = json.loads(before.read_text()), json.loads(json.dumps(self.arguments(run_id, dataset_dir)))
-        differing = sorted(k for k in old.keys() | new.keys() if k not in LOCATION and old.get(k) != new.get(k))
-        return "; ".join(f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in differing)
-
-
-@dataclass(frozen=True)
 class Plan:
-    """A comparison: every method at each of its numbers of labels from every seed, all else alike.
+    """A comparison: every method at each of its numbers of labels from every draw and seed, all else alike.
 
     Attributes:
         configs: config files of all runs.
@@ -146,7 +48,9 @@ class Plan:
         methods: by name.
         num_labeled: numbers of labeled cases, ascending.
         seeds: at least one.
-        baseline: the method against which the others are tested.
+        baseline: the method against which the others are tested; labels only, where there is a ceiling.
+        labeled_draws: which cases are labeled, at least one.
+        ceiling: the method that is trained with all labels, from every seed and the first draw alone; or None.
     """
 
     configs: tuple[str, ...]
@@ -155,6 +59,8 @@ class Plan:
     num_labeled: tuple[int, ...]
     seeds: tuple[int, ...]
     baseline: str
+    labeled_draws: tuple[int, ...] = (0,)
+    ceiling: str | None = None
 
     def runs(self, output_dir: str | Path) -> list[Run]:
         """All runs; a comparison that is broken off has all methods of the first seeds, not all seeds of one method."""
@@ -165,13 +71,16 @@ class Plan:
                 seed,
                 (*self.configs, *method.configs),
                 {**self.common, **method.overrides},
-                Path(output_dir) / f"{name}_{labels}_{seed}",
+                Path(output_dir) / run_name(name, labels, seed, draw),
                 method.of_evaluation,
+                draw,
             )
+            for draw in self.labeled_draws
             for seed in self.seeds
             for labels in self.num_labeled
             for name, method in self.methods.items()
-            if labels in method.num_labeled
+            # All labels leave nothing to draw.
+            if labels in method.num_labeled and (name != self.ceiling or draw == self.labeled_draws[0])
         ]
 
 
@@ -193,7 +102,7 @@ def read_plan(path: str | Path) -> Plan:
         raise PlanError(f"{path} is not valid JSON ({error}): correct the file.") from None
     if not isinstance(content, dict):
         raise PlanError(f"{path} holds no JSON object: a plan has {sorted(KEYS)}.")
-    missing, unknown = KEYS - {"about", "common"} - set(content), set(content) - KEYS
+    missing, unknown = KEYS - OPTIONAL - set(content), set(content) - KEYS
     if missing or unknown:
         raise PlanError(
             f"{path}: keys missing: {sorted(missing)}; unknown: {sorted(unknown)}. A plan has {sorted(KEYS)}."
@@ -203,8 +112,16 @@ def read_plan(path: str | Path) -> Plan:
             raise PlanError(f"{path}: {key} is {content[key]!r}; it must be {what}.")
     labels = _whole_numbers(path, "num_labeled", content["num_labeled"])
     methods = {name: _method(path, name, entry, labels) for name, entry in content["methods"].items()}
-    if content["baseline"] not in methods:
+    if content["baseline"] not in [*methods]:
         raise PlanError(f"{path}: baseline is {content['baseline']!r}; it must be one of {list(methods)}.")
+    ceiling = content.get("ceiling")
+    if ceiling is not None and (
+        ceiling not in [*methods] or ceiling == content["baseline"] or len(methods[ceiling].num_labeled) != 1
+    ):
+        raise PlanError(
+            f"{path}: ceiling is {ceiling!r}; it must be a method other than the baseline, with one num_labeled of its "
+            'own, that of all labels: {"configs": [...], "num_labeled": [160]}.'
+        )
     plan = Plan(
         configs=tuple(content["configs"]),
         common=content.get("common", {}),
@@ -212,6 +129,8 @@ def read_plan(path: str | Path) -> Plan:
         num_labeled=tuple(sorted({n for method in methods.values() for n in method.num_labeled})),
         seeds=_whole_numbers(path, "seeds", content["seeds"]),
         baseline=content["baseline"],
+        labeled_draws=_whole_numbers(path, "labeled_draws", content.get("labeled_draws", [0])),
+        ceiling=ceiling,
     )
     for name, method in methods.items():
         files, overrides = [*plan.configs, *method.configs], {**plan.common, **method.overrides}
@@ -258,8 +177,8 @@ def _check_configs(path: Path, name: str, files: Sequence[str], overrides: Mappi
     reserved = sorted(RESERVED & set(overrides))
     if reserved:
         raise PlanError(
-            f"{path}: method {name!r} overrides {reserved}, which the comparison sets for each run: use num_labeled "
-            "and seeds of the plan, and the options of the command."
+            f"{path}: method {name!r} overrides {reserved}, which the comparison sets for each run: use num_labeled, "
+            "seeds and labeled_draws of the plan, and the options of the command."
         )
     if overrides.get("evaluation_list", EVALUATED[0]) not in EVALUATED:
         raise PlanError(

@@ -16,10 +16,12 @@ from pathlib import Path
 
 from .cases import named
 from .collect import failed_cases
-from .plan import Run
+from .planned_run import Run
+from .progress import Progress, locked
 
 LAST_LINES = 15
-SECONDS_TO_END = 10
+# A training that is asked to stop finishes its iteration and writes a checkpoint.
+SECONDS_TO_END = 60
 # What a new training makes untrue, and an evaluation with other settings.
 TABLES = ("metrics.csv", "metrics_summary.csv", "failures.csv")
 
@@ -28,7 +30,8 @@ class Processes:
     """Trains and evaluates runs in processes of their own.
 
     A run writes into its folder training.json and evaluation.json (the commands' --args_file) and run.log (what both
-    printed). A run that was trained, or evaluated before, is only evaluated.
+    printed). A run that was trained, or evaluated before, is only evaluated. One that another process carries out, or
+    has carried out since the call, is left to it.
 
     Args:
         dataset_dir: folder of the data set's dataset.json.
@@ -57,13 +60,19 @@ class Processes:
         Raises:
             KeyboardInterrupt: after Ctrl-C, when no process is left.
         """
+        self.progress = Progress(runs)
+        earlier = [_written_at(run) for run in runs]
         with ThreadPoolExecutor(self.workers) as pool:
-            futures = {pool.submit(self._carry_out, run, f"[{i}/{len(runs)}]"): run for i, run in enumerate(runs, 1)}
+            futures = {
+                pool.submit(self._carry_out, run, f"[{i}/{len(runs)}]", earlier[i - 1]): run
+                for i, run in enumerate(runs, 1)
+            }
             try:
                 # In short waits, since a wait without an end cannot be interrupted on every system.
                 pending = set(futures)
                 while pending:
                     _, pending = wait(pending, timeout=1)
+                    self.progress.show()
             except BaseException:
                 self._stop()
                 pool.shutdown(cancel_futures=True)
@@ -87,59 +96,77 @@ class Processes:
             except subprocess.TimeoutExpired:
                 process.kill()
 
-    def _carry_out(self, run: Run, number: str) -> bool:
-        """Trains and evaluates ``run``; whether it went well."""
-        device, start = self._devices.get(), time.monotonic()
-        earlier = _written_at(run)
+    def _carry_out(self, run: Run, number: str, earlier: int | None) -> bool:
+        """Trains and evaluates ``run``, whose last evaluation was written at ``earlier``; whether it went well."""
+        device = self._devices.get()
         try:
             if self._stopping:
                 return False
-            print(f"{number} {run.name}{f' on {device}' if device else ''} ...", flush=True)
-            status = self._train_and_evaluate(run, device)
+            with locked(run.folder) as lock:
+                if lock is None or _written_at(run) != earlier:
+                    self.progress.leave_out(run)
+                    tense = "is being" if lock is None else "was"
+                    self.progress.say(f"{number} {run.name} {tense} carried out by another process")
+                    return True
+                self.progress.say(f"{number} {run.name}{f' on {device}' if device else ''} ...")
+                with self.progress.of(run):
+                    return self._report(run, number, device, lock)
         finally:
             self._devices.put(device)
+
+    def _report(self, run: Run, number: str, device: str | None, lock: int) -> bool:
+        """Trains and evaluates ``run``, and says how that went."""
+        start, earlier = time.monotonic(), _written_at(run)
+        status = self._train_and_evaluate(run, device, lock)
         if self._stopping:
             return False
         log = run.folder / "run.log"
         # An evaluation that broke off before its first case leaves the tables of an earlier one.
         incomplete = failed_cases(run) if run.finished and _written_at(run) != earlier else {}
         if status != 0 and not incomplete:
-            print(
-                f"{number} {run.name} FAILED with exit status {status}; {log} ends with\n{last_lines(log)}", flush=True
-            )
+            ending = last_lines(log)
+            self.progress.say(f"{number} {run.name} FAILED with exit status {status}; {log} ends with\n{ending}")
             return False
         without = f", without the cases that FAILED: {named(incomplete)}" if incomplete else ""
-        print(f"{number} {run.name} finished in {time.monotonic() - start:.0f} s{without}", flush=True)
+        self.progress.say(f"{number} {run.name} finished in {time.monotonic() - start:.0f} s{without}")
         return True
 
-    def _train_and_evaluate(self, run: Run, device: str | None) -> int:
-        run.folder.mkdir(parents=True, exist_ok=True)
+    def _train_and_evaluate(self, run: Run, device: str | None, lock: int) -> int:
         run_ids = ["evaluation"] if run.trained or run.finished else ["training", "evaluation"]
+        # The log of a training that goes on stands below that of its beginning.
+        mode = "w" if "training" in run_ids and not run.begun else "a"
         if "training" in run_ids:
             _remove(run, ("record.json", *TABLES))
         elif run.changed_settings("evaluation", self.dataset_dir):
             _remove(run, TABLES)
         status = 0
-        with (run.folder / "run.log").open("w" if "training" in run_ids else "a", encoding="utf-8") as log:
+        with (run.folder / "run.log").open(mode, encoding="utf-8") as log:
             for run_id in run_ids:
                 arguments = run.folder / f"{run_id}.json"
-                arguments.write_text(
-                    json.dumps(run.arguments(run_id, self.dataset_dir, device), indent=4) + "\n", encoding="utf-8"
-                )
-                status = self._process(self.command(run_id, arguments), log)
+                content = json.dumps(run.arguments(run_id, self.dataset_dir, device), indent=4) + "\n"
+                arguments.write_text(content, encoding="utf-8")
+                status = self._process(self.command(run_id, arguments), log, lock)
                 if status != 0:
                     return status
         # The commands went well and left no result: a config that redirects its output.
         return status if run.finished else 1
 
-    def _process(self, arguments: Sequence[str], log) -> int:
-        """Runs a Python command with its output in ``log``, and returns its exit status."""
+    def _process(self, arguments: Sequence[str], log, lock: int) -> int:
+        """Runs a Python command with its output in ``log``, and returns its exit status.
+
+        The command holds the lock, too: should this process be killed, no other begins the run beside it.
+        """
         print("$ " + shlex.join(["python", *arguments]), file=log, flush=True)
         with self._lock:
             if self._stopping:
                 return 1
             process = subprocess.Popen(
-                [sys.executable, *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.environment
+                [sys.executable, *arguments],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=self.environment,
+                pass_fds=[lock] if lock >= 0 else [],
             )
             self._running.add(process)
         try:

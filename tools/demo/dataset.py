@@ -11,9 +11,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import fire
-
 from scripts.errors import UserError
+from tools.command_line import run_command
 from tools.preparation.volumes import save_volume
 
 from .phantom import simulate_volume
@@ -149,4 +148,4 @@ def make_dataset(
 
 
 if __name__ == "__main__":
-    fire.Fire(make_dataset)
+    run_command(make_dataset)

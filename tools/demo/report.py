@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import fire
-
+from tools.command_line import run_command
 from tools.reports.heads import heads_figure
 
 METHODS = {"dbisl": "DBiSL", "supervised": "labels only"}
@@ -56,4 +55,4 @@ def main(demo_dir: str = "outputs/demo", iterations: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    fire.Fire(main)
+    run_command(main)

@@ -78,9 +78,22 @@ def bounding_box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array([edge.start for edge in box]), np.array([edge.stop for edge in box])
 
 
-def padded_box(mask: np.ndarray, *, minimum: Sequence[int], before: Sequence[int], after: Sequence[int]) -> Box:
-    """The box around ``mask`` (H, W, D), widened to ``minimum`` and by margins, all in voxels, within the volume."""
+def padded_box(
+    mask: np.ndarray,
+    *,
+    minimum: Sequence[int],
+    before: Sequence[int],
+    after: Sequence[int],
+    margin_first: bool = False,
+) -> Box:
+    """The box around ``mask`` (H, W, D), widened to ``minimum`` and then by margins, all in voxels, within the volume.
+
+    With ``margin_first`` the margins come first, so that they count for the minimum.
+    """
     first, end = bounding_box(mask)
+    if margin_first:
+        first, end = first - np.asarray(before), end + np.asarray(after)
+        before = after = (0, 0, 0)
     short = np.maximum(np.asarray(minimum) - (end - first), 0)
     first = np.maximum(first - (short + 1) // 2 - np.asarray(before), 0)
     end = np.minimum(end + (short + 1) // 2 + np.asarray(after), mask.shape)

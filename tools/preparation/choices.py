@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from scripts.data import DataError
+from scripts.data.laterality import SIDE_AXIS, paired_by_name, paired_by_place
 from scripts.preflight.across import TURNABLE
 
 from .fingerprint import PERCENTILES, Fingerprint
@@ -68,15 +69,49 @@ def choose_spacing(cases: Sequence[Fingerprint]) -> tuple[list[float] | None, st
     return [round(float(v), 4) for v in median], f"the median, {text} mm; volumes range from {low} to {high} mm"
 
 
+def choose_names(
+    cases: Sequence[Fingerprint], names: list[str] | None, num_classes: int
+) -> tuple[list[str] | None, str | None]:
+    """Names of the classes, and the pair of them that only their side tells apart, in words; None where there is none.
+
+    Classes without names are called by their side where their shape and place show such a pair, since inference knows
+    of it by the names alone.
+
+    Args:
+        cases: all of the training; those with a label are looked at.
+        names: of dataset.json, or None.
+        num_classes: foreground classes, the label values 1, 2, ...
+    """
+    if names and (pairs := paired_by_name(names)):
+        return names, f"{names[pairs[0][0]]!r} and {names[pairs[0][1]]!r}"
+    pairs = paired_by_place([case.moments for case in cases if case.moments])
+    if not pairs:
+        return names, None
+    if names is None:
+        names = [f"class {value}" for value in range(1, num_classes + 1)]
+        for left, right in pairs:
+            names[left - 1], names[right - 1] = (f"{side} {left}-{right}" for side in ("left", "right"))
+        paired = names[pairs[0][0] - 1], names[pairs[0][1] - 1]
+        return names, f"{paired[0]!r} and {paired[1]!r}, so called because they lie like mirror images,"
+    return names, f"{names[pairs[0][0] - 1]!r} and {names[pairs[0][1] - 1]!r}, which lie like mirror images,"
+
+
 def choose_augmentation(
-    cases: Sequence[Fingerprint], spacing: Sequence[float] | None
+    cases: Sequence[Fingerprint], spacing: Sequence[float] | None, sides: str | None = None
 ) -> tuple[list[dict[str, Any]], str] | None:
     """Flips alone, and why, where quarter turns of the axes 0 and 1 would swap thick and thin; else None, no choice.
 
     Args:
         cases: all of the training.
         spacing: mm, to which they are resampled; None where all have the same.
+        sides: classes that only their side tells apart, in words, for which left and right are not mirrored either.
     """
+    if sides:
+        kept = [flip for flip in FLIPS if flip["spatial_axis"] != SIDE_AXIS]
+        return kept, (
+            f"no left-right mirror images and no quarter turns, which would exchange {sides} that differ by their side "
+            "alone; leave axis 0 out of flip_axes at inference, too (docs/how_to/left_and_right.md)"
+        )
     first, second = (np.median([case.spacing for case in cases], axis=0) if spacing is None else spacing)[:2]
     factor = max(first, second) / min(first, second)
     if factor <= TURNABLE:

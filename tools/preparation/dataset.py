@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import fire
-import numpy as np
-
 from scripts.data import DataError
-from scripts.errors import print_briefly
+from tools.command_line import run_command
 
-from .declared import CHANNELS, CLASSES, declared_beside
-from .every_case import for_every_case
-from .orientation import to_axes_of
-from .pairing import CaseFiles, are_numbered, find_case_folders, find_cases
+from .bids import PATIENT, find_bids, is_bids
+from .case_folders import find_case_folders
+from .convert import Converter
+from .declared import CHANNELS, CLASSES, ORIGINAL, declared_beside
+from .pairing import CaseFiles, are_numbered, find_cases
+from .segments import has_segments, numbering, say_overlaps, segment_names
 from .splits import Split, fold_splits, split_cases
-from .volumes import check_label, is_nifti, load_volume, renumber, save_volume, volume_name
-
-# Image and label of another format than NIfTI may differ by this fraction of a voxel to count as one grid.
-GRID_TOLERANCE = 0.1
+from .summary import check_class_names, classes, counts, separated
+from .volumes import check_label_map, original_values
 
 
 def make_dataset(
@@ -44,9 +40,12 @@ def make_dataset(
     seed: int = 0,
     folds: int | None = None,
     patient_pattern: str | None = None,
+    image_pattern: str | None = None,
+    label_pattern: str | None = None,
     modalities: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
-    label_map: Mapping[int, int] | None = None,
+    label_map: Mapping[int | str, int] | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Pairs images and labels, splits them by patient and writes ``output_dir/dataset.json``.
 
@@ -57,9 +56,10 @@ def make_dataset(
     Args:
         output_dir: folder for dataset.json, made if missing.
         image_dir: folder of the images: .nii.gz, .nii, .nrrd, or one subfolder with a DICOM series per case.
-        label_dir: folder of the labels: .nii.gz, .nii or .nrrd.
+        label_dir: folder of the labels: .nii.gz, .nii, .nrrd, .seg.nrrd, DICOM-SEG, or one subfolder per case with one
+            mask per structure.
         case_dir: instead of the two, a folder with one folder per case, which holds its images and its label.
-        label_name: with case_dir, the name of the label's file or its end: ``laendo``; by default label, seg, mask...
+        label_name: with case_dir or BIDS, the name of the label's file or its end: ``laendo``; by default label, seg...
         unlabeled_dir: folder(s) of further images, which have no labels.
         labeled: patients to use with their labels, or the fraction of those that have one; all that validation and
             test leave by default. The others become unlabeled.
@@ -70,10 +70,16 @@ def make_dataset(
             another for validation; labeled, unlabeled and test cases are the same in all.
         patient_pattern: regular expression that finds the patient in a case's name, for several scans of one patient,
             such as ``"^(P[0-9]+)_"``; the whole name is the patient by default.
+        image_pattern: names of the images, with ``*`` for what image and label have in common: ``"IMG_*"``.
+        label_pattern: names of the labels: ``"SEG_*"``.
         modalities: suffixes (with case_dir also names) of a case's image files, in the order of the channels:
             ``[flair,t1]``. Without, the channels' names are those of a dataset.json beside image_dir, if there is one.
-        class_names: of the label values 1, 2, ...; by default those of a dataset.json beside image_dir.
-        label_map: replaces label values: ``"{255: 1}"``; the labels are rewritten into ``output_dir/labels``.
+        class_names: of the label values 1, 2, ...; by default those of a dataset.json beside image_dir. Segments get
+            their values by them, and a later one covers an earlier one.
+        overwrite: replaces the data set that output_dir holds; files of cases that are no longer there stay.
+        label_map: replaces label values: ``"{420: 1, 500: 2, others: 0}"``, where ``others`` are all that it does not
+            name but 0; the labels are rewritten into ``output_dir/labels``. Segments are named:
+            ``"{liver: 1, tumour: 2, others: 0}"``.
 
     Returns:
         Path of dataset.json; with folds, of that of the first fold.
@@ -82,22 +88,36 @@ def make_dataset(
         DataError: when files cannot be paired, split or read; naming the file or argument and the remedy.
     """
     root = Path(str(output_dir))
-    if (root / "dataset.json").exists() or (root / "fold_0").exists():
-        raise DataError(f"output_dir {root} already holds a data set: delete it, or give another folder.")
-    if isinstance(modalities, str):
-        modalities = modalities.split(",")
+    if not overwrite and ((root / "dataset.json").exists() or (root / "fold_0").exists()):
+        raise DataError(
+            f"output_dir {root} already holds a data set: give another folder, or --overwrite true to write it anew."
+        )
     if case_dir is not None:
         if image_dir is not None or label_dir is not None:
             raise DataError("give either --case_dir, or --image_dir and --label_dir.")
         cases = find_case_folders(case_dir, modalities=modalities, label_name=label_name)
-    elif image_dir is None or label_dir is None or label_name is not None:
-        raise DataError("give --image_dir and --label_dir; or --case_dir, to which --label_name belongs.")
+    elif image_dir is None or label_dir is None:
+        raise DataError("give --image_dir and --label_dir, or --case_dir.")
+    elif is_bids(Path(image_dir)):
+        patient_pattern = patient_pattern or PATIENT
+        cases = find_bids(Path(image_dir), Path(label_dir), modalities=modalities, label_name=label_name)
+    elif label_name is not None:
+        raise DataError("--label_name belongs to --case_dir, or to BIDS: give --label_pattern for other names.")
     else:
-        cases = find_cases(image_dir, label_dir, modalities=modalities)
+        cases = find_cases(
+            image_dir, label_dir, modalities=modalities, image_pattern=image_pattern, label_pattern=label_pattern
+        )
+    if not any(case.label for case in cases):
+        raise DataError(
+            f"none of {len(cases)} cases has a label (images are called {', '.join(c.name for c in cases[:3])}, ...): "
+            "name the labels by --label_dir and --label_pattern, or with --case_dir by --label_name."
+        )
     numbered = None if case_dir is not None or modalities else are_numbered(cases)
     for further in [unlabeled_dir] if isinstance(unlabeled_dir, str) else unlabeled_dir or []:
         # By the layout of the labeled ones: without labels a number may be a channel's or the case's own.
-        cases += find_cases(further, modalities=modalities, numbered=numbered, argument="--unlabeled_dir")
+        cases += find_cases(
+            further, modalities=modalities, numbered=numbered, argument="--unlabeled_dir", image_pattern=image_pattern
+        )
     check_names(cases)
     if validation is None:
         validation = 0 if folds else 0.1
@@ -106,6 +126,10 @@ def make_dataset(
     split = split_cases(
         cases, labeled=labeled, validation=validation, test=test, seed=seed, patient_pattern=patient_pattern
     )
+    with_label = (*split.labeled, *split.validation, *split.test)
+    named = {case.label: segment_names(case.label) for case in with_label if case.label and has_segments(case.label)}
+    check_label_map(label_map, named=bool(named))
+    segments = numbering(named, class_names=class_names, label_map=label_map) if named else {}
     splits = fold_splits(split, folds, patient_pattern=patient_pattern) if folds else [split]
     header: dict[str, Any] = {
         "name": root.resolve().name,
@@ -118,14 +142,26 @@ def make_dataset(
     if modalities:
         header.pop(CHANNELS[1], None)
         header["modality"] = {str(i): str(name) for i, name in enumerate(modalities)}
+    if original := original_values(label_map or {}):
+        header[ORIGINAL] = original
+    if named:
+        used = {value: name for name, value in reversed(segments.items()) if value}
+        header["labels"] = {"0": "background", **{str(value): used[value] for value in sorted(used)}}
     if class_names:
         header["labels"] = {str(i): str(name) for i, name in enumerate(["background", *class_names])}
-    entries = convert_all(split, root, label_map=label_map or {})
+    converter = Converter(root, label_map=label_map or {}, segments=segments)
+    entries = converter.convert_all(split)
+    if class_names:
+        check_class_names(class_names, entries)
     written = []
     for number, part in enumerate(splits):
         folder = root / f"fold_{number}" if folds else root
         written.append(write_datalist(part, entries, folder, header))
-        print(f"{written[-1]}: {summary(part)}")
+        print(f"{written[-1]}: {counts(part, patient_pattern)}")
+        for line in (*classes(part, entries, header), *separated(part, patient_pattern)):
+            print(f"  {line}")
+    for line in say_overlaps(converter.overlaps.values()):
+        print(line)
     return written[0]
 
 
@@ -141,97 +177,6 @@ def check_names(cases: Sequence[CaseFiles]) -> None:
                 f"case {case.name!r} has {len(case.images)} image files and {cases[0].name!r} has "
                 f"{len(cases[0].images)}: all need the same channels."
             )
-
-
-def convert_all(split: Split, root: Path, *, label_map: Mapping[int, int]) -> dict[str, dict[str, Any]]:
-    """Converts the files of all cases that are used, several at a time; labels only of cases that keep theirs.
-
-    Returns:
-        For every case "image" (a list of one path per channel) and, unless it is unlabeled, "label".
-
-    Raises:
-        DataError: naming every case that cannot be converted; the others have been, and no file is left unfinished.
-    """
-    jobs = [(case, False) for case in split.unlabeled]
-    jobs += [(case, True) for case in (*split.labeled, *split.validation, *split.test)]
-    entries = for_every_case(lambda job: convert(job[0], root, with_label=job[1], label_map=label_map), jobs)
-    return {case.name: entry for (case, _), entry in zip(jobs, entries, strict=True)}
-
-
-def convert(case: CaseFiles, root: Path, *, with_label: bool, label_map: Mapping[int, int]) -> dict[str, Any]:
-    """NIfTI paths of a case; writes those that are no NIfTI files, or whose label values change, below ``root``.
-
-    Raises:
-        DataError: when a file cannot be read, or a converted image or label does not lie on the grid of the first.
-    """
-    grid: tuple[tuple[int, ...], np.ndarray] | None = None
-    images = []
-    for path in case.images:
-        # In a folder per case many are called alike; outputs are named after the image and must not be.
-        own_name = volume_name(path).startswith(case.name)
-        name = (
-            case.name
-            if len(case.images) == 1
-            else volume_name(path) if own_name else f"{case.name}_{volume_name(path)}"
-        )
-        if is_nifti(path):
-            images.append(path if own_name else copy_as(path, root / "images" / name))
-            continue
-        array, own_affine = load_volume(path)
-        grid = grid or (array.shape, own_affine)
-        check_grid(array.shape, own_affine, *grid, path, case.images[0])
-        images.append(save_volume(array, grid[1], root / "images" / f"{name}.nii.gz"))
-    entry: dict[str, Any] = {"image": images}
-    if not with_label or case.label is None:
-        return entry
-    if is_nifti(case.label) and not label_map and grid is None:
-        return {**entry, "label": case.label}
-    target = root / "labels" / f"{case.name}.nii.gz"
-    if target.resolve() == case.label.resolve():
-        raise DataError(f"{case.label} would be overwritten by its changed copy: give another output_dir.")
-    label, own_affine = load_volume(case.label)
-    label = renumber(check_label(label, case.label), label_map)
-    if grid is not None:
-        # A label that was drawn on another program's conversion of the series has other axes on the same grid.
-        label, own_affine = to_axes_of(label, own_affine, grid[1])
-        check_grid(label.shape, own_affine, *grid, case.label, case.images[0])
-        own_affine = grid[1]
-    return {**entry, "label": save_volume(label, own_affine, target)}
-
-
-def copy_as(path: Path, target: Path) -> Path:
-    """Copies a NIfTI file to ``target`` with its own suffix and returns where it is.
-
-    Raises:
-        DataError: when it cannot be read.
-    """
-    suffix = path.name[len(volume_name(path)) :]
-    copied = target.with_name(target.name + suffix.lower())
-    copied.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        shutil.copyfile(path, copied)
-    except OSError as error:
-        raise DataError(f"{path} cannot be copied to {copied} ({error}): check both.") from error
-    return copied
-
-
-def check_grid(
-    shape: Sequence[int],
-    affine: np.ndarray,
-    first_shape: Sequence[int],
-    first_affine: np.ndarray,
-    path: Path,
-    first: Path,
-) -> None:
-    """Raises DataError unless a volume has the shape and, up to rounding, the affine of the first."""
-    if tuple(shape) != tuple(first_shape):
-        raise DataError(f"{path} has shape {tuple(shape)} and {first} has {tuple(first_shape)}: they must be equal.")
-    corner = np.array([*np.subtract(first_shape, 1), 1.0])
-    offset = max(np.abs((affine - first_affine) @ corner).max(), np.abs(affine - first_affine)[:3].max())
-    if offset > max(GRID_TOLERANCE * np.linalg.norm(first_affine[:3, :3], axis=0).min(), 1e-3):
-        raise DataError(
-            f"{path} lies up to {offset:.2f} mm away from {first} by their headers: resample one onto the other's grid."
-        )
 
 
 def write_datalist(
@@ -272,22 +217,5 @@ def _relative(path: Path, folder: Path) -> str:
         return path.as_posix()
 
 
-def summary(split: Split) -> str:
-    """The counts of a split, in words."""
-    text = ", ".join(
-        f"{len(getattr(split, name))} {word}"
-        for name, word in (
-            ("labeled", "labeled"),
-            ("unlabeled", "unlabeled"),
-            ("validation", "validation"),
-            ("test", "test"),
-        )
-    )
-    if split.left_out:
-        text += f"; {len(split.left_out)} unlabeled scans of validation or test patients are left out"
-    return text
-
-
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(make_dataset)
+    run_command(make_dataset)

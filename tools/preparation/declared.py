@@ -10,6 +10,7 @@ from scripts.data import DataError
 
 CHANNELS = ("modality", "channel_names")
 CLASSES = "labels"
+ORIGINAL = "label_values"  # those of the classes 1, 2, ... before they were renumbered
 IGNORE = "ignore"  # nnU-Net's name for the value of voxels that nobody annotated
 
 
@@ -54,3 +55,9 @@ def declared_ignore_value(header: dict[str, Any]) -> int | None:
     labels = header.get(CLASSES)
     value = labels.get(IGNORE) if isinstance(labels, dict) else None
     return value if type(value) is int else None
+
+
+def declared_values(header: dict[str, Any], num_classes: int) -> list[int] | None:
+    """The label values that the classes had in the original files; None where they are the classes' numbers."""
+    values = header.get(ORIGINAL)
+    return values if isinstance(values, list) and len(values) == num_classes else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import nibabel
 import numpy as np
 
 from scripts.data import DataError, images_of
+from scripts.data.laterality import Moments, moments_of
 from scripts.data.nifti import open_nifti
 
 from .benchmark import bounding_box
@@ -33,6 +34,7 @@ class Fingerprint:
         extent: (3,) mm of the box around the foreground; None without a label, or with an empty one.
         label_values: that occur; empty without a label.
         foreground: sampled intensities of the first channel in the foreground; empty without.
+        moments: size and place of every class; empty without a label.
     """
 
     shape: np.ndarray
@@ -44,6 +46,7 @@ class Fingerprint:
     extent: np.ndarray | None
     label_values: tuple[int, ...]
     foreground: np.ndarray
+    moments: dict[int, Moments] = field(default_factory=dict)
 
 
 def read_fingerprint(case: Mapping[str, Any], *, ignore_value: int | None = None) -> Fingerprint:
@@ -63,6 +66,7 @@ def read_fingerprint(case: Mapping[str, Any], *, ignore_value: int | None = None
     sample = _sample(first)
     extent, foreground = None, np.empty(0)
     values: tuple[int, ...] = ()
+    moments: dict[int, Moments] = {}
     if "label" in case:
         label, _ = load_volume(case["label"])
         if label.shape != first.shape:
@@ -70,6 +74,7 @@ def read_fingerprint(case: Mapping[str, Any], *, ignore_value: int | None = None
         if ignore_value is not None:
             label = np.where(label == ignore_value, 0, label)
         values = label_values(label, case["label"])
+        moments = moments_of(label, affine)
         if (label > 0).any():
             start, end = bounding_box(label > 0)
             extent = ((end - start) * spacing)[axes]
@@ -84,6 +89,7 @@ def read_fingerprint(case: Mapping[str, Any], *, ignore_value: int | None = None
         extent=extent,
         label_values=values,
         foreground=foreground,
+        moments=moments,
     )
 
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fire
 import numpy as np
 
 from scripts.data import DataError
-from scripts.errors import print_briefly
+from tools.command_line import run_command
 
 from .benchmark import available, case_list, check_choice, check_output, cut, padded_box, write_benchmark
 from .volumes import load_volume
@@ -91,5 +90,4 @@ def prepare_scan(
 
 
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(make_left_atrium)
+    run_command(make_left_atrium)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import fire
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -16,11 +15,12 @@ from monai.transforms import Compose, Orientation, Spacing
 from tqdm import tqdm
 
 from scripts.data import DataError
-from scripts.errors import print_briefly
+from tools.command_line import run_command
 
 from .benchmark import available, case_list, check_choice, check_output, cut, padded_box, write_benchmark
+from .dicom import dicom_folders
 from .orientation import FLIPS, contrasts, flip, to_axes_of
-from .volumes import check_label, dicom_folders, load_volume
+from .volumes import check_label, load_volume
 
 WINDOW = (-125, 275)  # HU
 SPACING = 1.0  # mm
@@ -30,6 +30,7 @@ PATCH = 96
 SAMPLED_CASES = 10
 # An orientation other than the headers' is only believed when its contrast is this many times that of the headers.
 CLEARLY_BETTER = 1.5
+CROPS = ("reference", "reference_box", "none")
 AXES = ("first", "second", "third")
 
 
@@ -45,8 +46,10 @@ def make_pancreas_ct(*, input_dir: str, output_dir: str, crop: str = "reference"
         input_dir: folder of the download: below it one DICOM series per case in a folder ``PANCREAS_0001``, and the
             labels ``label0001.nii.gz``, both at any depth.
         output_dir: made if missing.
-        crop: "reference", the benchmark's: the box around the reference and 25 voxels, at least 96, which tells the
-            network where the pancreas is, in test scans too; or "none", the whole scan.
+        crop: "reference", that of the program whose lists these are: in the axial plane the box around the reference,
+            widened to 96 and then by 25 voxels, and all slices; "reference_box", another public program's: the box
+            around the reference and 25 voxels, at least 96, along all three axes. Both tell the network where the
+            pancreas is, in test scans too. "none": the whole scan.
 
     Returns:
         Path of dataset.json.
@@ -54,7 +57,7 @@ def make_pancreas_ct(*, input_dir: str, output_dir: str, crop: str = "reference"
     Raises:
         DataError: when no case is found, or one cannot be used.
     """
-    check_choice("crop", crop, ("reference", "none"))
+    check_choice("crop", crop, CROPS)
     root, source = check_output(output_dir), Path(str(input_dir))
     series, labels = find_series(source), find_labels(source)
     lists = available(case_list("pancreas_ct"), set(series) & set(labels), source)
@@ -62,7 +65,7 @@ def make_pancreas_ct(*, input_dir: str, output_dir: str, crop: str = "reference"
     mirrored = find_mirroring([(series[name], labels[name]) for name in names[:SAMPLED_CASES]])
 
     def prepare(name: str):
-        return prepare_scan(series[name], labels[name], mirrored=mirrored, crop_to_reference=crop == "reference")
+        return prepare_scan(series[name], labels[name], mirrored=mirrored, crop=crop)
 
     header = {
         "name": "PancreasCT",
@@ -135,7 +138,7 @@ def find_mirroring(cases: list[tuple[Path, Path]]) -> tuple[bool, ...]:
 
 
 def prepare_scan(
-    series: Path, label_path: Path, *, mirrored: tuple[bool, ...], crop_to_reference: bool
+    series: Path, label_path: Path, *, mirrored: tuple[bool, ...], crop: str
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Image [(H, W, D)], float32, HU clipped to ``WINDOW``; label (H, W, D), uint8; affine (4, 4), mm; 1 mm, RAS.
 
@@ -147,8 +150,13 @@ def prepare_scan(
         raise DataError(f"{label_path} is empty: download it again.")
     label = flip(label, mirrored)
     image, label, affine = resample(np.clip(image, *WINDOW).astype(np.float32), label, affine)
-    if crop_to_reference:
-        box = padded_box(label, minimum=(PATCH,) * 3, before=(MARGIN,) * 3, after=(MARGIN,) * 3)
+    if crop != "none":
+        axes = (1, 1, 0) if crop == "reference" else (1, 1, 1)
+        margin = tuple(MARGIN * axis for axis in axes)
+        minimum = tuple(PATCH * axis for axis in axes)
+        box = padded_box(label, minimum=minimum, before=margin, after=margin, margin_first=crop == "reference_box")
+        if crop == "reference":
+            box = (*box[:2], slice(0, image.shape[2]))
         image, cropped = cut(image, affine, box)
         label, affine = label[box], cropped
     return [image], label, affine
@@ -167,5 +175,4 @@ def resample(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> tuple[
 
 
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(make_pancreas_ct)
+    run_command(make_pancreas_ct)

@@ -10,16 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fire
 import numpy as np
 import torch
 
 from scripts.data import DataError, Datalist, LabelCoding
 from scripts.data.machine import total_memory
-from scripts.errors import print_briefly
+from tools.command_line import run_command
 
 from . import choices
-from .declared import class_names, declared_ignore_value, declared_modalities
+from .declared import class_names, declared_ignore_value, declared_modalities, declared_values
 from .fingerprint import Fingerprint, read_fingerprints
 from .memory import FLOAT, seconds_per_iteration
 
@@ -164,8 +163,13 @@ def plan(
     if len(channels) > 1:
         raise DataError(f"volumes have {channels} channels; all need the same number.")
     num_classes = len(regions) if regions else count_classes(cases)
-    names = class_names(header, num_classes) if not regions else None
+    names, sides = None, None
+    if not regions:
+        names, sides = choices.choose_names(cases, class_names(header, num_classes), num_classes)
     reasons.append(f"num_classes {num_classes}: label values of the labeled cases.")
+    values = declared_values(header, num_classes) if not regions else None
+    if values:
+        reasons.append(f"label_values {values}: the classes' values in the original labels, for masks of new images.")
     if spacing is None:
         spacing, reason = choices.choose_spacing(cases)
     else:
@@ -191,7 +195,7 @@ def plan(
     reasons.append(f"stride {stride}: half the patch, so that every voxel is seen eight times.")
     share, reason = choices.choose_foreground_crops(volume, network.patch_size)
     reasons.append(f"foreground_crops {share}: {reason}.")
-    augmentation = choices.choose_augmentation(cases, spacing)
+    augmentation = choices.choose_augmentation(cases, spacing, sides)
     if augmentation is not None:
         reasons.append(f"augmentation: {augmentation[1]}.")
     reasons.append(
@@ -214,6 +218,7 @@ def plan(
         "patch_size": network.patch_size,
         "stride": stride,
         "foreground_crops": share,
+        **({"label_values": values} if values else {}),
         **({"augmentation": augmentation[0]} if augmentation else {}),
         "base_filters": network.base_filters,
         **({"dropout": dropout[0]} if dropout else {}),
@@ -288,5 +293,4 @@ def _at_least_a_tenth(value: float) -> str:
 
 
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(make_plan)
+    run_command(make_plan)

@@ -1,24 +1,27 @@
-"""Volumes: finds NIfTI, NRRD and DICOM volumes in a folder, reads them with MONAI's readers and writes NIfTI."""
+"""Volumes: finds NIfTI, NRRD and DICOM volumes in a folder, reads them and writes NIfTI."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib.util import find_spec
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
-from monai.data import ImageReader, NrrdReader, PydicomReader
+from monai.data import NrrdReader
 
 from scripts.data import DataError
 from scripts.data.folder import NIFTI_SUFFIXES
 from scripts.data.nifti import open_nifti
 
+from .dicom import DICOM_SUFFIXES, dicom_folders, is_dicom, load_series
+from .packages import need_package
+
 NRRD_SUFFIXES = (".seg.nrrd", ".nrrd")  # the longer first: it is a part of the name, too
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-# Slices of one series may be this fraction of their distance off a regular grid, for rounding in their headers.
-SLICE_TOLERANCE = 0.1
+# The largest value of a label that is written, and the name of all values that a label_map does not name.
+MOST_LABEL, OTHERS = 255, "others"
+LISTED = 5
+LPS_SPACES = ("left-posterior-superior", "lps")
 SPACES = ("left-posterior-superior", "right-anterior-superior", "lps", "ras")
 
 
@@ -28,7 +31,7 @@ class NoVolumeError(DataError):
 
 def volume_name(path: Path) -> str:
     """File name without its suffix; of a DICOM series, the folder's name."""
-    for suffix in (*NIFTI_SUFFIXES, *NRRD_SUFFIXES):
+    for suffix in (*NIFTI_SUFFIXES, *NRRD_SUFFIXES, *DICOM_SUFFIXES):
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name
@@ -38,7 +41,14 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(NIFTI_SUFFIXES)
 
 
-def volumes_in(folder: str | Path, *, argument: str) -> list[Path]:
+def structures_in(folder: Path) -> list[Path]:
+    """The NIfTI files of a folder, sorted, which may be masks of one structure each; none of what is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if is_nifti(path) and not path.name.startswith("."))
+
+
+def volumes_in(folder: str | Path, *, argument: str, labels: bool = False) -> list[Path]:
     """The volumes of a folder, sorted: NIfTI and NRRD files, and each subfolder that holds one DICOM series.
 
     Hidden files are left out. A subfolder is searched to any depth, so that the folders of study and series that
@@ -47,6 +57,7 @@ def volumes_in(folder: str | Path, *, argument: str) -> list[Path]:
     Args:
         folder: to look in.
         argument: the name of the command's argument that gave the folder, for the messages.
+        labels: also takes single DICOM files, and subfolders with one mask per structure.
 
     Raises:
         DataError: when the folder is missing or holds no volume, or a subfolder holds more than one DICOM series.
@@ -66,6 +77,10 @@ def volumes_in(folder: str | Path, *, argument: str) -> list[Path]:
                         "keep one series per case."
                     )
                 found.append(path)
+            elif labels and structures_in(path):
+                found.append(path)
+        elif labels and is_dicom(path):
+            found.append(path)
         elif path.name.lower().endswith((*NIFTI_SUFFIXES, *NRRD_SUFFIXES)):
             found.append(path)
     if not found:
@@ -74,21 +89,6 @@ def volumes_in(folder: str | Path, *, argument: str) -> list[Path]:
             "DICOM series each."
         )
     return found
-
-
-def dicom_folders(folder: Path) -> list[Path]:
-    """The folders at and below ``folder`` that hold DICOM files, sorted."""
-    return sorted({path.parent for path in folder.rglob("*") if is_dicom(path)})
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, by its suffix or, where it has none, by the mark behind its preamble of 128 bytes."""
-    if path.name.startswith(".") or not path.is_file() or path.name == "DICOMDIR":
-        return False
-    if path.suffix and not path.suffix[1:].isdigit():
-        return path.suffix.lower() in DICOM_SUFFIXES
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
@@ -104,21 +104,19 @@ def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """
     path = Path(path)
     if path.is_dir() and not is_nifti(path):
-        (folder,) = dicom_folders(path)
-        check_series(folder)
-        # None: whatever is DICOM, which MONAI allows and does not annotate.
-        options: dict[str, Any] = {"fname_regex": None}
-        reader: Callable[[], ImageReader] = lambda: PydicomReader(**options)  # noqa: E731
-        source = folder
-    elif path.name.lower().endswith(NRRD_SUFFIXES):
-        need_package("nrrd", "pynrrd", path)
-        reader, source = lambda: NrrdReader(), path
-    else:
+        folders = dicom_folders(path)
+        if len(folders) != 1:
+            raise DataError(f"{path} holds DICOM files in {len(folders)} folders: expected is one series.")
+        return load_series(folders[0])
+    if path.name.lower().endswith(DICOM_SUFFIXES):
+        return load_series(path)  # of many frames
+    if not path.name.lower().endswith(NRRD_SUFFIXES):
         return _load_nifti(path)
+    need_package("nrrd", "pynrrd", path)
     try:
-        opened = reader()
-        array, meta = opened.get_data(opened.read(source))
-    except Exception as error:  # the readers raise any of several types
+        opened: Any = NrrdReader()  # MONAI annotates its two halves differently
+        array, meta = opened.get_data(opened.read(path))
+    except Exception as error:  # the reader raises any of several types
         raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}): export it again.") from error
     if array.ndim != 3:
         raise DataError(f"{path} has shape {array.shape}; expected is one volume of three dimensions.")
@@ -141,67 +139,83 @@ def _load_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return array, np.asarray(volume.affine)
 
 
-def need_package(module: str, package: str, path: Path) -> None:
-    """Raises DataError unless an optional ``module`` can be imported."""
-    if find_spec(module) is None:
-        raise DataError(f"{path} needs the Python package {package}: pip install {package}.")
-
-
-def check_series(folder: Path) -> None:
-    """Raises DataError unless the DICOM files of a folder are one series of evenly spaced slices of one size."""
-    need_package("pydicom", "pydicom", folder)
-    import pydicom
-
-    tags = ["SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns", "InstanceNumber"]
-    files = [path for path in sorted(folder.iterdir()) if is_dicom(path)]
-    try:
-        slices = [pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags) for path in files]
-    except Exception as error:
-        raise DataError(
-            f"{folder} has a damaged DICOM file ({type(error).__name__}: {error}): export it again."
-        ) from None
-    series = {str(s.get("SeriesInstanceUID")) for s in slices}
-    if len(series) > 1:
-        raise DataError(f"{folder} holds {len(series)} DICOM series: keep one of them, or move each to its own folder.")
-    missing = [tag for tag in tags[1:] if any(tag not in s for s in slices)]
-    if missing:
-        raise DataError(f"{folder} has slices without {', '.join(missing)}: export it as a CT or MR series.")
-    if len({(s.Rows, s.Columns, *map(float, s.ImageOrientationPatient)) for s in slices}) > 1:
-        raise DataError(f"{folder} has slices of several sizes or orientations: remove the localizers.")
-    row, column = np.reshape([float(v) for v in slices[0].ImageOrientationPatient], (2, 3))
-    normal = np.cross(row, column)
-    ordered = sorted(slices, key=lambda s: int(s.InstanceNumber))
-    steps = np.diff([np.dot(normal, [float(v) for v in s.ImagePositionPatient]) for s in ordered])
-    if len(steps) == 0:
-        raise DataError(f"{folder} holds a single slice; expected is a series of at least two.")
-    if np.abs(steps - np.median(steps)).max() > SLICE_TOLERANCE * abs(np.median(steps)):
-        raise DataError(
-            f"{folder} has slices {np.abs(steps).min():.2f} to {np.abs(steps).max():.2f} mm apart in the order of "
-            "their InstanceNumber: some are missing or belong to another series; export it again."
-        )
-
-
 def check_label(label: np.ndarray, path: Path) -> np.ndarray:
     """``label`` (H, W, D) as uint8.
 
     Raises:
         DataError: when it is not 3D, or has values that are no integers from 0 to 255.
     """
-    if label.ndim != 3:
-        raise DataError(f"{path} has shape {label.shape}; a label is one volume of three dimensions.")
-    values = np.unique(label)
-    if not np.isin(values, np.arange(256)).all():
-        odd = values[~np.isin(values, np.arange(256))][:5].tolist()
-        raise DataError(f"{path} has label values {odd}; expected are integers from 0 to 255.")
+    values = _values(label, path)
+    if odd := [value for value in values if not 0 <= value <= MOST_LABEL]:
+        raise DataError(
+            f"{path} has label values {odd[:LISTED]}; expected are integers from 0 to {MOST_LABEL}: renumber them with "
+            '--label_map, such as "{420: 1, others: 0}".'
+        )
     return label.astype(np.uint8)
 
 
-def renumber(label: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:
-    """``label`` (H, W, D), uint8, with every value that ``mapping`` names replaced."""
-    table = np.arange(256, dtype=np.uint8)
-    for value, new in mapping.items():
-        table[int(value)] = int(new)
-    return table[label]
+def check_label_map(label_map: Mapping[int | str, int] | None, *, named: bool = False) -> None:
+    """Raises DataError unless a map gives a value from 0 to 255 to label values, and perhaps to "others".
+
+    Args:
+        label_map: value to value.
+        named: whether there are segments, which have names.
+    """
+    for value, new in (label_map or {}).items():
+        is_key = type(value) is int or value == OTHERS or (named and isinstance(value, str))
+        if not is_key or type(new) is not int or not 0 <= new <= MOST_LABEL:
+            raise DataError(
+                f"label_map has {value!r}: {new!r}; it gives whole numbers, and {OTHERS!r} for all that it does not "
+                f'name, a value from 0 to {MOST_LABEL}: "{{420: 1, others: 0}}".'
+            )
+
+
+def original_values(label_map: Mapping[int | str, int]) -> list[int] | None:
+    """The values of the classes 1, 2, ... before ``label_map``; None where some had several, or all are the same."""
+    sources: dict[int, list[int | str]] = {}
+    for value, new in label_map.items():
+        if new:
+            sources.setdefault(new, []).append(value)
+    values = [sources.get(number, []) for number in range(1, max(sources, default=0) + 1)]
+    found = [value for own in values if len(own) == 1 for value in own if isinstance(value, int) and value > 0]
+    return found if len(found) == len(values) and found != list(range(1, len(found) + 1)) else None
+
+
+def renumber(label: np.ndarray, label_map: Mapping[int | str, int], path: Path) -> np.ndarray:
+    """``label`` (H, W, D) with every value replaced as ``label_map`` says, uint8; 0 stays 0 if it is not named.
+
+    Raises:
+        DataError: when the label is not 3D, or has a value that is no whole number, or that the map does not name.
+    """
+    values = _values(label, path)
+    unnamed = [value for value in values if value not in label_map and value != 0]
+    if unnamed and OTHERS not in label_map:
+        raise DataError(
+            f"{path} has label values {unnamed[:LISTED]}, which --label_map does not name: name them, or add "
+            f"{OTHERS}: 0 to make them background."
+        )
+    renumbered = np.full(label.shape, label_map.get(OTHERS, 0), np.uint8)
+    for value in values:
+        if value in label_map or value == 0:
+            renumbered[label == value] = label_map.get(value, 0)
+    return renumbered
+
+
+def _values(label: np.ndarray, path: Path) -> list[int]:
+    """The values of a label, in ascending order.
+
+    Raises:
+        DataError: when it is not 3D, or a value is no whole number.
+    """
+    if label.ndim != 3:
+        raise DataError(f"{path} has shape {label.shape}; a label is one volume of three dimensions.")
+    values = np.unique(label).tolist()
+    if broken := [value for value in values if value != value or value != np.rint(value)]:
+        raise DataError(
+            f"{path} has label values {broken[:LISTED]}; expected are whole numbers: check that it is a label and not "
+            "an image, and resample labels by nearest neighbour."
+        )
+    return [int(value) for value in values]
 
 
 def save_volume(array: np.ndarray, affine: np.ndarray, path: Path) -> Path:

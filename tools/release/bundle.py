@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import fire
-
 from scripts.errors import UserError
 from scripts.files import sha256
+from tools.command_line import run_command
 
 # The folder in the zip: by this name monai.bundle.load finds the bundle.
 NAME = "dbisl_semi_supervised_segmentation"
@@ -27,20 +28,27 @@ REQUIRED = (
 # A list of what belongs in, not of what does not: a forgotten file of the working folder is never published.
 CONTENTS = (
     "LICENSE",
-    "README.md",
-    "CHANGELOG.md",
     "CITATION.cff",
     "requirements.txt",
+    "requirements-inference.txt",
     "configs/**/*.json",
     "configs/logging.conf",
-    "docs/**/*.md",
-    "docs/**/*.txt",
-    "docs/**/*.png",
-    "docs/**/*.svg",
+    # Those that say how to use what is in the zip. The others are about the repository's tools, tests and benchmarks.
+    "docs/README.md",
+    "docs/data.md",
+    "docs/export.md",
+    "docs/inference.md",
+    "docs/preflight.md",
+    "docs/training.md",
+    "docs/data_license.txt",
+    "docs/figures/model_*.png",
     "docs/federated/job/**/*.json",
     "scripts/**/*.py",
     "models/model.json",
 )
+# README.md of the zip; that of the repository is about a working copy.
+README = Path(__file__).with_name("zip_readme.md")
+LINK = re.compile(r"\[([^]]+)\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
 WEIGHTS = ("models/model.pt", "models/model.ts")
 LARGE_FILES = "large_files.yml"
 LARGE_FILES_HEAD = """# The weights and their SHA-256, by tools.release.model and tools.release.bundle.
@@ -89,6 +97,19 @@ def large_files(root: Path, weights: list[str], models_url: str | None) -> str:
     return "\n".join(lines) + "\n"
 
 
+def stand_alone(files: dict[str, bytes]) -> None:
+    """Gives the zip its own README.md, and makes links to pages that are not in it plain text, in place."""
+    files["README.md"] = README.read_bytes()
+    for name in [name for name in files if name.endswith(".md")]:
+        folder = Path(name).parent
+
+        def kept(link: re.Match[str], folder: Path = folder) -> str:
+            target = os.path.normpath(folder / link[2])
+            return link[0] if Path(target).as_posix() in files else link[1]
+
+        files[name] = LINK.sub(kept, files[name].decode()).encode()
+
+
 def match_settings(files: dict[str, bytes]) -> None:
     """Writes the settings of models/model.json into train.json, inference.json and the metadata's channels, in place.
 
@@ -96,6 +117,7 @@ def match_settings(files: dict[str, bytes]) -> None:
     weights to train them on, and ``monai.bundle.load`` would leave out what does not fit without a word.
     """
     settings = json.loads(files["models/model.json"])
+    settings.pop("run_digest", None)  # says nothing where the run is not
     for name in ("configs/train.json", "configs/inference.json"):
         files[name] = as_json({**json.loads(files[name]), **settings})
     metadata = json.loads(files["configs/metadata.json"])
@@ -146,6 +168,7 @@ def make_bundle(
     files = {name: (root / name).read_bytes() for name in contents(root) + ([] if models_url else weights)}
     if matched:
         match_settings(files)
+    stand_alone(files)
     files[LARGE_FILES] = large_files(root, weights, models_url).encode()
     version = json.loads(files["configs/metadata.json"])["version"]
     path = Path(str(output_dir)) / f"{NAME}_v{version}.zip"
@@ -166,4 +189,4 @@ def main(output_dir: str = "dist", models_url: str | None = None, matched: bool 
 
 
 if __name__ == "__main__":
-    fire.Fire(main)
+    run_command(main)

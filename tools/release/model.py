@@ -13,16 +13,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import fire
 import nibabel
 import numpy as np
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts.data import DataError
-from scripts.errors import UserError, print_briefly
+from scripts.errors import UserError
 from scripts.files import replacing, sha256
 from scripts.pictures.panels import png
+from tools.command_line import run_command
 from tools.reports.cases import surfaces_figure
 from tools.reports.distribution import distribution_figure
 from tools.reports.results import EvaluationResults
@@ -267,5 +267,4 @@ def main(run_dir: str, dataset_dir: str, ckpt_dir: str | None = None, *, largest
 
 
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(main)
+    run_command(main)

@@ -9,9 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import fire
-
 from scripts.settings import IDS, PARTS
+from tools.command_line import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("train", "evaluate", "inference", "preflight")
@@ -126,4 +125,4 @@ def main(path: str | Path = ROOT / "docs" / "reference.md") -> None:
 
 
 if __name__ == "__main__":
-    fire.Fire(main)
+    run_command(main)

@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from scripts.data.colours import class_colours
 from scripts.pictures.panels import PANEL_WIDTH, REFERENCE, draw_contour, draw_image, grey_window, new_figure
 
 from .results import CaseVolumes
-from .surface import CLASS_COLOURS, bounding_box, render_surfaces
+from .surface import bounding_box, render_surfaces
 
 # The two axes of the picture and the one that is cut, in (right, anterior, superior).
 PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
@@ -56,8 +57,8 @@ def slices_figure(volumes: CaseVolumes, class_names: Sequence[str], *, title: st
         aspect = spacing[up] / spacing[across]
         position = part[cut].start + index
         draw_image(axes, plane, aspect=aspect, window=grey_window(plane), title=f"{name}, slice {position}")
-        for c in range(len(class_names)):
-            line = {"colour": CLASS_COLOURS[c % len(CLASS_COLOURS)], "style": PREDICTION_STYLE}
+        for c, colour in enumerate(class_colours(len(class_names))):
+            line = {"colour": colour, "style": PREDICTION_STYLE}
             draw_contour(axes, masks["reference"][c].take(index, axis=cut), level=0.5, line=REFERENCE)
             draw_contour(axes, masks["prediction"][c].take(index, axis=cut), level=0.5, line=line)
         if volumes.known is not None:
@@ -66,8 +67,7 @@ def slices_figure(volumes: CaseVolumes, class_names: Sequence[str], *, title: st
             area[unknown.T] = to_rgba(UNKNOWN["colour"], alpha=0.4)
             axes.imshow(area, origin="lower", aspect=aspect)
     handles: list[Artist] = [Line2D([], [], color=REFERENCE["colour"], linewidth=2, label="reference")]
-    for c, name in enumerate(class_names):
-        colour = CLASS_COLOURS[c % len(CLASS_COLOURS)]
+    for name, colour in zip(class_names, class_colours(len(class_names))):
         handles.append(
             Line2D([], [], color=colour, linestyle=PREDICTION_STYLE, linewidth=2, label=f"prediction: {name}")
         )
@@ -98,7 +98,7 @@ def surfaces_figure(cases: Mapping[str, CaseVolumes], class_names: Sequence[str]
             axes.imshow(render_surfaces(masks, volumes.spacing, box=box))
             axes.set_title(f"{title}\n{name}" if name == "reference" else name, fontsize=9, loc="left")
             axes.set_axis_off()
-    colours = [CLASS_COLOURS[c % len(CLASS_COLOURS)] for c in range(len(class_names))]
+    colours = class_colours(len(class_names))
     handles = [Patch(facecolor=colour, label=name) for colour, name in zip(colours, class_names)]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
     return figure

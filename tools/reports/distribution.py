@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from scripts.data.colours import class_colours
 from scripts.pictures.panels import new_figure
-
-from .surface import CLASS_COLOURS
 
 
 def distribution_figure(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
@@ -30,8 +29,7 @@ def distribution_figure(values: Mapping[str, Mapping[str, Sequence[float]]]) -> 
         finite = {name: [value for value in column if math.isfinite(value)] for name, column in classes.items()}
         positions = list(range(1, len(classes) + 1))
         axes.boxplot(list(finite.values()), positions=positions, widths=0.6, showfliers=False, manage_ticks=False)
-        for position, column in zip(positions, finite.values()):
-            colour = CLASS_COLOURS[(position - 1) % len(CLASS_COLOURS)]
+        for position, column, colour in zip(positions, finite.values(), class_colours(len(classes))):
             x = position + spread.uniform(-0.16, 0.16, len(column))
             axes.scatter(x, column, s=14, color=colour, edgecolors="black", linewidths=0.4, zorder=3)
         missing = {name: len(classes[name]) - len(column) for name, column in finite.items()}

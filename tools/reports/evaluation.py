@@ -10,10 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-import fire
-
 from scripts.data import case_name
-from scripts.errors import print_briefly
+from tools.command_line import run_command
 
 from .figures import draw_figures
 from .results import EvaluationResults, shown
@@ -32,6 +30,7 @@ SUMMARY_NOTE = (
     "value: a distance does not exist where exactly one of the masks is empty, and such cases leave its mean. The "
     "interval says how the mean would vary over other cases, not over other trainings."
 )
+VALIDATION_NOTE = "Validation cases: models may have been chosen by them, so that test cases can turn out worse."
 CASE_NOTE = "From the lowest to the highest Dice, averaged over the classes of the case."
 
 
@@ -95,9 +94,11 @@ def html_report(results: EvaluationResults, figures: Mapping[str, bytes], *, tit
     slices = "\n".join(picture(png, name) for name, png in figures.items() if name.startswith("slices_"))
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{len(results.cases)} case{'s' if len(results.cases) > 1 else ''}; "
+        f"<p>{len(results.cases)} {f'{results.case_list} ' if results.case_list else ''}"
+        f"case{'s' if len(results.cases) > 1 else ''}; "
         f"class{'es' if len(results.classes) > 1 else ''}: "
         f"{escape(', '.join(results.classes))}.{escape(tolerance)}</p>",
+        *([f"<p><strong>{VALIDATION_NOTE}</strong></p>"] if results.case_list == "validation" else []),
         *failures(results),
         "<h2>Summary</h2>",
         summary_table(results),
@@ -147,5 +148,4 @@ def main(
 
 
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(main)
+    run_command(main)

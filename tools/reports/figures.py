@@ -9,10 +9,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import fire
-
-from scripts.errors import print_briefly
 from scripts.pictures.panels import png
+from tools.command_line import run_command
 
 from .cases import slices_figure, surfaces_figure
 from .distribution import distribution_figure
@@ -84,5 +82,4 @@ def main(
 
 
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(main)
+    run_command(main)

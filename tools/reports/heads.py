@@ -13,6 +13,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, ResampleToMatch
 
 from scripts.data import DataError, NiftiReader
+from scripts.inference import load_weights
 from scripts.methods.dbisl import unanimity_mask
 from scripts.pictures.overlay import overlay_figure
 
@@ -37,7 +38,7 @@ def predict_heads(model_dir: str | Path, image_path: str | Sequence[str]) -> tup
     parser.read_config([str(ROOT / "configs" / "inference.json"), str(folder / "model.json")])
     parser["device"] = "$torch.device('cpu')"
     network = parser.get_parsed_content("network").eval()
-    network.load_state_dict(torch.load(folder / "model.pt", weights_only=True, map_location="cpu"))
+    load_weights(folder / "model.pt", network)
     image = parser.get_parsed_content("preprocessing")({"image": image_path})["image"]
     windows = SlidingWindowInferer(roi_size=parser["patch_size"], overlap=0.5)
     with torch.no_grad():

@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import fire
 import torch
 from monai.bundle import ConfigParser
 from monai.data import Dataset
@@ -21,11 +20,12 @@ from monai.transforms import Compose
 from tqdm import tqdm
 
 from scripts.data import DataError, Datalist, case_name, images_of
-from scripts.errors import print_briefly
+from scripts.inference import load_weights
 from scripts.methods import DBiSLObjective, Objective
 from scripts.methods.dbisl import unanimity_mask
 from scripts.networks import Network
 from scripts.networks.heads import foreground_probability, segmentation_heads
+from tools.command_line import run_command
 
 SCORES = ("dice", "recall", "precision")
 SHARES = ("unanimous_share", "unanimous_foreground_share")
@@ -173,7 +173,7 @@ def trained_network(parser: ConfigParser) -> Network:
             f"{path} does not exist: let the training come to its end, or give its ckpt_dir as --model_dir."
         )
     network = parser.get_parsed_content("network").eval()
-    network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    load_weights(path, network)
     return network
 
 
@@ -265,5 +265,4 @@ def main(
 
 
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(main)
+    run_command(main)

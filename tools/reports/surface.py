@@ -9,9 +9,8 @@ import numpy as np
 from scipy import ndimage
 
 from scripts.data import foreground_box
+from scripts.data.colours import class_colours
 
-# Okabe & Ito's colours, which those who see red and green alike tell apart too.
-CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442")
 BACKGROUND = 1.0
 # The light comes from above the viewer's left shoulder; in view axes (right, up, away from the viewer).
 LIGHT = np.array([-0.45, 0.6, -0.66])
@@ -121,5 +120,4 @@ def _first_hit(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _colours(count: int) -> list[np.ndarray]:
-    names = [CLASS_COLOURS[i % len(CLASS_COLOURS)] for i in range(count)]
-    return [np.array([int(name[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for name in names]
+    return [np.array([int(name[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for name in class_colours(count)]

@@ -12,11 +12,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import fire
-
 from scripts.data import DataError
-from scripts.errors import print_briefly
 from scripts.pictures.panels import png
+from tools.command_line import run_command
 
 from .curves import curves_figure
 from .evaluation import page, picture, table
@@ -119,5 +117,4 @@ def main(output_dir: str, title: str = "Training") -> None:
 
 
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(main)
+    run_command(main)
