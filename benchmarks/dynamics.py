@@ -84,7 +84,8 @@ def evaluate(parser: ConfigParser, row: dict[str, Any]) -> list[dict[str, Any]]:
 
     rows = []
     for name, dataset in (("validation", parser.get_parsed_content("validate#dataset")), ("test", test)):
-        for number, item in enumerate(dataset):
+        for number in range(len(dataset)):
+            item = dataset[number]
             found = inferer(item["image"][None].as_subclass(torch.Tensor).to(device), probabilities)
             label = coding.encode(item["label"][None].as_subclass(torch.Tensor).to(device))[0] > 0.5
             parts = found.split(coding.num_classes, 1)

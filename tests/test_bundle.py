@@ -152,7 +152,7 @@ def test_an_argument_that_the_class_does_not_have_is_none():
 def test_evaluate_json_sets_nothing_of_its_own_but_its_run_list_what_its_loader_reads_and_options_of_inference():
     train, inference = merged(TRAIN), content(INFERENCE)
     own = {key for key in content(EVALUATE) if key not in train}
-    options = {"save_uncertainty", "save_volumes", "decoders", "flip_axes", "networks"}
+    options = {"save_uncertainty", "save_volumes", "decoders", "heads", "threshold", "flip_axes", "networks"}
     assert own == {"evaluation", "evaluation_list", "validate#tolerant_dataset", "ckpt_path", "maps"} | options
     assert all(content(EVALUATE)[key] == inference[key] for key in options)
 

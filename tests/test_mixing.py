@@ -61,7 +61,7 @@ def test_a_box_may_be_empty_or_all():
 
 def test_cut_mix_boxes_have_a_share_of_the_volume():
     torch.manual_seed(0)
-    shares = [cut_mix_box((40, 40, 40), 0.02, 0.4).float().mean().item() for _ in range(100)]
+    shares = [cut_mix_box((40, 40, 40), (0.02, 0.4)).float().mean().item() for _ in range(100)]
     assert 0.01 < min(shares) < 0.05 and 0.3 < max(shares) <= 0.4
 
 

@@ -98,7 +98,7 @@ class ADMTObjective(Objective):
         image = unlabeled["image"]
         if len(image) == 0 or not self.active("pseudo"):
             return dict(labeled)
-        taught = [self._log_distributions(teacher.forward_heads(image)) for teacher in self.teachers]
+        taught = [self._log_distributions(teacher.forward_heads(image)) for teacher in self.teachers]  # type: ignore[operator]
         if self.active_teacher(iteration) == 0:
             view = self.augmentation(image)
         else:

@@ -51,7 +51,7 @@ class CPSObjective(Objective):
         super().__init__(label_coding, weights)
         self._network = (network,)
         self.cut_mix = cut_mix
-        self.box_volume = tuple(box_volume)
+        self.box_volume = box_volume
 
     @torch.no_grad()
     def views(
@@ -63,7 +63,7 @@ class CPSObjective(Objective):
         (network,) = self._network
         with eval_mode(network):
             masks = self._masks(network.forward_heads(image))
-        box = cut_mix_box(image.shape[2:], *self.box_volume, image.device)
+        box = cut_mix_box(image.shape[2:], self.box_volume, image.device)
         mixed = paste(image, image.roll(1, 0), box)
         targets = {f"mask_of_{name}": paste(mask, mask.roll(1, 0), box) for name, mask in masks.items()}
         return {**labeled, **targets, "image": torch.cat([labeled["image"], mixed])}

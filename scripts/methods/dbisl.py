@@ -100,7 +100,7 @@ class DBiSLObjective(DualTaskObjective):
         "pseudo",
     )
 
-    MEASURES = ("unanimous_share",)
+    MEASURES: tuple[str, ...] = ("unanimous_share",)
 
     def __init__(
         self,

@@ -32,8 +32,8 @@ def random_box(extents: Sequence[int], sides: Sequence[int], device: torch.devic
         (1, 1, H, W, D), bool, True within the box.
     """
     inside = torch.zeros(1, 1, *extents, dtype=torch.bool, device=device)
-    corner = [int(torch.randint(extent - side + 1, ())) for extent, side in zip(extents, sides, strict=True)]
-    inside[(..., *(slice(first, first + side) for first, side in zip(corner, sides)))] = True
+    x, y, z = (int(torch.randint(extent - side + 1, ())) for extent, side in zip(extents, sides, strict=True))
+    inside[..., x : x + sides[0], y : y + sides[1], z : z + sides[2]] = True
     return inside
 
 
@@ -43,9 +43,10 @@ def box_of_share(extents: Sequence[int], share: float, device: torch.device | No
 
 
 def cut_mix_box(
-    extents: Sequence[int], smallest: float, largest: float, device: torch.device | None = None
+    extents: Sequence[int], volume: tuple[float, float], device: torch.device | None = None
 ) -> torch.Tensor:
-    """:func:`random_box` with a share of the crop's volume that is uniform from ``smallest`` to ``largest``."""
+    """:func:`random_box` with a share of the crop's volume that is uniform between the two of ``volume``."""
+    smallest, largest = volume
     share = smallest + (largest - smallest) * float(torch.rand(()))
     return box_of_share(extents, share ** (1 / 3), device)
 

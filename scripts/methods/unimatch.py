@@ -76,7 +76,7 @@ class UniMatchObjective(Objective):
         self._network = (network,)
         self.augmentation = augmentation
         self.confidence = confidence
-        self.box_volume = tuple(box_volume)
+        self.box_volume = box_volume
         self.feature_dropout = feature_dropout
         self._perturbed: slice | None = None
 
@@ -100,7 +100,7 @@ class UniMatchObjective(Objective):
             strong, others = self.augmentation(weak), self.augmentation(further)
             target, believed = mask[:half], confident[:half]
             if len(further) and float(torch.rand(())) < 0.5:
-                box = cut_mix_box(image.shape[2:], *self.box_volume, image.device)
+                box = cut_mix_box(image.shape[2:], self.box_volume, image.device)
                 number_in = torch.arange(half, device=image.device) % len(further)
                 strong = paste(strong, others[number_in], box)
                 target = paste(target, mask[half:][number_in], box)

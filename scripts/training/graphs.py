@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,17 +30,17 @@ class GraphedForward(Inferer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.recorded: dict[tuple[int, ...], nn.Module] = {}
+        self.recorded: dict[tuple[int, ...], Callable[..., Any]] = {}
 
-    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if inputs.device.type != "cuda" or not network.training:
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(network, nn.Module) or inputs.device.type != "cuda" or not network.training:
             return network(inputs)
         shape = tuple(inputs.shape)
         if shape not in self.recorded:
             self.recorded[shape] = self._record(network, inputs)
         return self.recorded[shape](inputs)
 
-    def _record(self, network: nn.Module, inputs: torch.Tensor) -> nn.Module:
+    def _record(self, network: nn.Module, inputs: torch.Tensor) -> Callable[..., Any]:
         # The passes that warm up must leave no trace in running statistics.
         buffers = [buffer.clone() for buffer in network.buffers()]
         # Weights cast to half precision outside of the graph would be missing in it.
