@@ -168,10 +168,11 @@ def test_every_part_of_training_can_be_made_with_an_overlay(path, tiny, tmp_path
     parser.get_parsed_content("optimizer")
     transforms = parser.get_parsed_content("train#preprocessing").transforms
     image = torch.randn(4, parser["in_channels"], 16, 16, 16, generator=torch.Generator().manual_seed(0))
-    heads = network(image)
     label = torch.zeros(2, 1, 16, 16, 16)
     label[:, :, 4:9, 4:9, 4:9] = 1
-    loss = objective(heads, {"image": image, "label": label}, 0)
+    targets = objective.views({"image": image[:2], "label": label}, {"image": image[2:]}, 0)
+    heads = objective.predict(network, targets["image"])
+    loss = objective(heads, targets, 0)
     objective.after_step(0)
     for name, head in heads.items():
         softmax = name.startswith("logits") and head.shape[1] == count + 1
@@ -226,7 +227,7 @@ def test_image_is_preprocessed_alike_in_training_evaluation_and_inference():
     assert inference == image_steps(content(TRAIN)["train"]["load_transforms"])
 
 
-@pytest.mark.parametrize("key", ["network_def", "label_coding", "network", "imports", "device", "sw_batch_size"])
+@pytest.mark.parametrize("key", ["network_def", "label_coding", "imports", "device", "sw_batch_size"])
 def test_inference_json_says_the_same_as_train_json(key):
     trained = content(TRAIN)[key]
     if key == "label_coding":  # inference has no labels, of which something could be unknown or misnamed
@@ -234,6 +235,10 @@ def test_inference_json_says_the_same_as_train_json(key):
             name: value for name, value in trained.items() if name not in ("ignore_value", "partial", "class_names")
         }
     assert content(INFERENCE)[key] == trained
+
+
+def test_network_of_a_training_is_that_of_inference_with_weights_to_start_from():
+    assert content(TRAIN)["network"]["network"] == content(INFERENCE)["network"]
 
 
 def test_windows_of_inference_are_those_of_the_evaluation():

@@ -240,7 +240,7 @@ def test_weights_are_not_run_on_volumes_prepared_otherwise_than_in_their_trainin
     network = nn.Linear(3, 2)
     torch.save(network.state_dict(), tmp_path / "best.pt")
     (tmp_path / "best.json").write_text(json.dumps(trained))
-    settings = {"spacing": (1, 1, 1), "regions": None, "normalize_nonzero": "True"}
+    settings = {"spacing": (1, 1, 1), "regions": None, "normalize_nonzero": True}
     if differing is None:
         load(tmp_path / "best.pt", network, settings=settings)
         return

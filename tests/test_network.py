@@ -79,6 +79,7 @@ def test_inference_json_and_model_json_build_the_network_that_was_trained(overla
     settings = {"in_channels": 2, "num_classes": 3, "base_filters": 4, "normalization": normalization}
     parser = merged(TRAIN, *overlays)
     parser.update({**settings, "ckpt_dir": str(tmp_path), "network_def#dropout": 0.25})
+    parser["train"]["inference_overlay"]["description"] = None  # that of a run, with its data
     parser.get_parsed_content("train#inference_overlay").write(tmp_path / "model.json")
     trained = parser.get_parsed_content("network_def").eval()
 

@@ -550,7 +550,7 @@ def test_overlays_decide_what_the_preflight_expects(workflow, tmp_path):
     assert {error["check"] for error in report_of(tmp_path / "out")["errors"]} == {"label values"}
 
 
-@pytest.mark.parametrize("run_id, settings", [("training", {"run_preflight": "false"}), ("run", {})])
+@pytest.mark.parametrize("run_id, settings", [("training", {"run_preflight": False}), ("run", {})])
 def test_run_of_clients_and_a_switched_off_training_have_no_preflight(workflow, tiny, tmp_path, run_id, settings):
     run_in_process(workflow, TRAIN, run_id=run_id, **small(tiny, tmp_path, max_iterations=1, **settings))
     assert (tmp_path / "models" / "model.pt").is_file()

@@ -132,8 +132,8 @@ class DBiSLMixedObjective(DBiSLObjective):
         """The map of the mixed mask, known where its voxels belong to either of the regions."""
         if self.label_coding.partial:
             # What is in neither region may be of either class, and with it the distances to it.
-            partial = self.segmentation_to_distance.of_partial(mask, regions[0] | regions[1])
-            return [ReferenceMap(partial.map, part & partial.known, partial.within) for part in regions]
+            partial = self.segmentation_to_distance.of_partial(mask, (regions[0] > 0) | (regions[1] > 0))
+            return [ReferenceMap(partial.map, part * partial.known, partial.within) for part in regions]
         map_ = self.segmentation_to_distance(mask)
         if self.source == "nearest_seed":
             nearest = nearest_of_other_side(mask)
