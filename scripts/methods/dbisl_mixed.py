@@ -130,16 +130,19 @@ class DBiSLMixedObjective(DBiSLObjective):
     @torch.no_grad()
     def _references(self, mask: torch.Tensor, regions: tuple[torch.Tensor, torch.Tensor]) -> list[ReferenceMap]:
         """The map of the mixed mask, known where its voxels belong to either of the regions."""
+        known, within = None, None
         if self.label_coding.partial:
             # What is in neither region may be of either class, and with it the distances to it.
-            partial = self.segmentation_to_distance.of_partial(mask, (regions[0] > 0) | (regions[1] > 0))
-            return [ReferenceMap(partial.map, part * partial.known, partial.within) for part in regions]
-        map_ = self.segmentation_to_distance(mask)
+            everything = (regions[0] > 0) | (regions[1] > 0)
+            map_, known, within = self.segmentation_to_distance.of_partial(mask, everything)
+        else:
+            map_ = self.segmentation_to_distance(mask)
         if self.source == "nearest_seed":
             nearest = nearest_of_other_side(mask)
-            regions_of_seed = [part.flatten(2).gather(2, nearest).reshape(part.shape) for part in regions]
-            return [ReferenceMap(map_, part) for part in regions_of_seed]
-        return [ReferenceMap(map_, part) for part in regions]
+            parts = [part.flatten(2).gather(2, nearest).reshape(part.shape) for part in regions]
+        else:
+            parts = list(regions)
+        return [ReferenceMap(map_, part if known is None else part * known, within) for part in parts]
 
 
 def nearest_of_other_side(mask: torch.Tensor) -> torch.Tensor:
