@@ -151,7 +151,7 @@ def test_mask_is_named_after_its_input(workflow, tmp_path, stem, suffix):
         tmp_path / "new" / f"{stem}{suffix}"
     )
     infer(workflow, tmp_path / "new", tmp_path / "masks", spacing=None)
-    assert [path.name for path in (tmp_path / "masks").iterdir() if path.suffix != ".json"] == [f"{stem}_seg.nii.gz"]
+    assert [path.name for path in (tmp_path / "masks").glob("*.nii*")] == [f"{stem}_seg.nii.gz"]
 
 
 @pytest.mark.parametrize("name", ["sform-of-other-voxels", "pixdim-zero", "forms-turned", "big-endian", "scaled"])

@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import LABELED, SMALL, delete_unlabeled_labels, merged, save, small
+from conftest import LABELED, SMALL, delete_unlabeled_labels, merged, run_bundle, save, small
 
 from scripts.data import DataError
 from scripts.networks import Network, VNet
@@ -199,12 +199,9 @@ def test_methods_without_pseudo_labels_of_their_own_are_judged_by_their_segmenta
     assert {name: float(row[name]) for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_run_of_the_bundle_is_read_from_its_own_files(tiny, tmp_path, workflow):
-    bundle = workflow("configs/train.json", run_id="steps", **small(tiny, tmp_path / "run", max_iterations=2))
-    # As the id "training", without what changes the whole process.
-    bundle.parser["steps"] = bundle.parser["training"][2:]
-    bundle.initialize()
-    bundle.run()
+def test_a_run_of_the_bundle_is_read_from_its_own_files(tiny, tmp_path):
+    finished = run_bundle("training", "configs/train.json", **small(tiny, tmp_path / "run", max_iterations=2))
+    assert finished.returncode == 0, finished.stderr
     main(str(tmp_path / "run"), str(tiny), path=str(tmp_path / "elsewhere" / "pseudo_labels.csv"))
     rows = rows_of(tmp_path / "elsewhere")
     assert [row["case"] for row in rows] == ["training_3", "training_4", "training_5"]

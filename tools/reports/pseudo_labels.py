@@ -151,12 +151,17 @@ def read_run(run_dir: str | Path, **changes: Any) -> ConfigParser:
         changes: ids and their values instead of the run's.
 
     Raises:
-        DataError: when there is no run.json.
+        DataError: when there is no run.json, or it has no settings.
     """
     path = Path(run_dir) / "run.json"
     if not path.is_file():
         raise DataError(f"{path} does not exist: give the output_dir of a training as --run_dir.")
-    parser = ConfigParser(json.loads(path.read_text(encoding="utf-8"))["config"])
+    config = json.loads(path.read_text(encoding="utf-8"))["config"]
+    if config is None:
+        raise DataError(
+            f"{path} has no settings: the program that trained kept them. Train by python -m scripts train."
+        )
+    parser = ConfigParser(config)
     parser.update({name: value for name, value in changes.items() if value is not None})
     return parser
 
