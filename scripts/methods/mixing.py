@@ -171,9 +171,9 @@ class CopyPaste(nn.Module):
     def pictured(self, targets: dict[str, torch.Tensor]) -> dict[str, tuple[int, torch.Tensor | None]]:
         """See :meth:`Objective.pictured`: the first crop of either direction."""
         number = len(targets["mixed_label"])
-        shown = {"labeled, unlabeled in the box": 0, "unlabeled, labeled in the box": number // 2}
+        shown = {"labeled outside": 0, "unlabeled outside": number // 2}
         if not targets["from_pseudo_label"].any():
-            shown = {"labeled crops mixed": 0}
+            shown = {"labeled, mixed": 0}
         return {title: (index, targets["mixed_label"][index]) for title, index in shown.items()}
 
     def _true(self, labeled: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
