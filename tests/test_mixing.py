@@ -28,9 +28,8 @@ class Scale(nn.Module):
         return {"logits": x * self.weight}
 
 
-def streams(labeled=2, unlabeled=2, seed=0):
+def streams(labeled=2, unlabeled=2):
     """Crops whose values tell them apart: labeled ones are 1, 2, ..., unlabeled ones -1, -2, ...; labels are all 1."""
-    del seed
     image = torch.arange(1.0, labeled + 1).reshape(-1, 1, 1, 1, 1).expand(-1, 1, *SHAPE).clone()
     other = -torch.arange(1.0, unlabeled + 1).reshape(-1, 1, 1, 1, 1).expand(-1, 1, *SHAPE).clone()
     return {"image": image, "label": torch.ones(labeled, 1, *SHAPE)}, {"image": other}
