@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
+import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ def without_credentials(value: Any) -> Any:
 
 
 class RunDescription:
-    """``<output_dir>/run.json``: the starts of a run, its merged config, and its digest, which its weights carry, too.
+    """``<output_dir>/run.json``: the starts of a run, its merged config, and an identifier that its weights carry.
 
     A start is the time (UTC), the command line, the :func:`~scripts.training.record.environment` and the
     :func:`~scripts.data.digest.data_digest`. A run that continues adds its start to those before; the config is that of
@@ -70,8 +70,8 @@ class RunDescription:
             **environment(torch.device(device)),
             "data": data_digest(data or {}),
         }
-        # Of the first start and the config then: tells the weights of this run from those of others.
-        self.digest = hashlib.sha256(json.dumps([self.start, self.config]).encode()).hexdigest()[:16]
+        # Tells the weights of this run from those of others, also where two start in the same second.
+        self.digest = secrets.token_hex(8)
 
     def write(self, *, continued: bool) -> None:
         """Adds the start to those of the run that is continued, or makes it the first. Rank 0 alone writes."""
