@@ -193,8 +193,9 @@ def performance(results: EvaluationResults, failures: Mapping[str, CaseVolumes],
     header = ["class", "metric", "mean +- standard deviation", "95 % interval of the mean", "median", "worst", "n"]
     missed = ["case", "class", "Dice", "95HD (mm)", "ASD (mm)", "reference (ml)", "prediction (ml)"]
     parts = [
-        f"On {len(results.cases)} report cases, at the resolution of their files. The interval is a bootstrap over the "
-        "cases: it says what\nother cases of the same kind would give, and nothing of other trainings or other data.",
+        f"Results on {len(results.cases)} report cases, at the resolution of their files. The interval is a bootstrap "
+        "over the cases: it shows\nhow the mean varies with other cases of the same kind, not with other trainings or "
+        "other data.",
         markdown_table(header, result_rows(results)),
         f"### Failure cases\n\nThe {len(failures)} with the lowest Dice:",
         markdown_table(missed, failure_rows(results, failures)),
