@@ -17,23 +17,24 @@ FILES = ("train", "evaluate", "inference", "preflight")
 MERGE = "+"  # MONAI's prefix of an id that is merged into an earlier file's
 HEAD = """# Config ids
 
-Made by `python -m tools.release.reference` from `configs/{train,evaluate,inference,preflight}.json` and
-`scripts/settings.py`; edit those.
+`python -m tools.release.reference` generates this page from `configs/{train,evaluate,inference,preflight}.json` and
+`scripts/settings.py`; edit those files instead.
 
-Any id is changed on the command line (`--num_labeled 10`, `--optimizer#momentum 0.95`, `--patch_size "[96,96,96]"`) or
-by an overlay, a JSON file of ids that comes later in `--config_file`. Values that begin with `$` are Python
-expressions, `@id` is the value of another id. Training and evaluation share train.json's; evaluate.json and
-preflight.json are overlays of it: where a table has no column for evaluate.json, or "–" there, train.json's value
-holds. Methods add ids of their own ([methods/](methods/)). "–": the file does not have it.
+Change any id on the command line (`--num_labeled 10`, `--optimizer#momentum 0.95`, `--patch_size "[96,96,96]"`) or
+with an overlay, a JSON file of ids that comes later in `--config_file`. Values that begin with `$` are Python
+expressions; `@id` is the value of another id. Methods add ids of their own ([methods/](methods/)).
+
+The columns show the default in each file; "–" means that the file does not set the id. evaluate.json and preflight.json
+are overlays of train.json, so train.json's value holds where they set none. Tables in which evaluate.json sets no id
+have no column for it.
 
 File formats are in [data.md](data.md), metrics in [metrics.md](metrics.md), options of inference in
-[inference.md](inference.md), checks in [preflight.md](preflight.md); the commands of `scripts/` list their arguments
-with `--help`.
+[inference.md](inference.md), checks in [preflight.md](preflight.md). The commands list their arguments with `--help`.
 """
 PARTS_HEAD = """
 ## Parts of `train` and `validate`
 
-By these names MONAI's clients find the parts of a bundle, and a command line changes them:
+MONAI's clients find the parts of a bundle by these names. Change a part on the command line, for example with
 `--validate#inferer#sw_batch_size 1`.
 """
 
@@ -63,7 +64,7 @@ def shown(value: Any) -> str:
     if isinstance(value, dict):
         return code(value["_target_"].removeprefix("scripts.")) if "_target_" in value else f"{len(value)} parts"
     if isinstance(value, list) and any(isinstance(item, (dict, str)) for item in value) and len(str(value)) > 40:
-        return f"{len(value)} entries"
+        return f"{len(value)} {'entry' if len(value) == 1 else 'entries'}"
     return code(value if isinstance(value, str) and value[:1] in "$@%" else json.dumps(value))
 
 
