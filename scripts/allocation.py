@@ -1,4 +1,4 @@
-"""Allocation: has the C library keep freed memory for the next tensor, on a CPU."""
+"""Allocation: on a CPU, makes the C library keep freed memory for the next tensor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHOSEN_BY_USER = (
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process use memory again that it has freed, in blocks of up to 32 MB each, instead of returning it.
+    """Makes this process reuse freed memory, in blocks of up to 32 MB, instead of returning it to the system.
 
     By default glibc returns large blocks to the system, from which the next tensor of the same size gets them page by
     page, each cleared first: for a volume that is as much work as an addition or more (docs/performance.md). The peak

@@ -1,4 +1,4 @@
-"""Command: what ``python -m scripts train left_atrium dtc --max_iterations 6000`` stands for, and its help.
+"""Command: translates ``python -m scripts train left_atrium dtc`` into MONAI's command, runs it, and prints help.
 
 Nothing heavy is imported before it is known that there is something to run, so that help comes at once.
 """
@@ -60,7 +60,7 @@ FOLDERS = ("dataset_dir", "output_dir", "ckpt_dir", "input_dir")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs a command line; an error of the user's ends the process with one line."""
+    """Runs a command line; a user's error ends the process with one line."""
     print_briefly()
     name, *rest = arguments or ["--help"]
     wants_help = any(word in ("--help", "-h") for word in rest)
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def run_config(name: str, arguments: Sequence[str]) -> None:
-    """Runs a command over the configs, behind the equal command of MONAI's runner."""
+    """Prints the equivalent command of MONAI's runner and runs it."""
     from .overrides import read_words
     from .workflow import run_workflow
 
@@ -94,7 +94,7 @@ def run_config(name: str, arguments: Sequence[str]) -> None:
 
 
 def options_of(name: str, words: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of MONAI's ``run`` for a command, its words (overlays by name or path) and its options.
+    """Translates a command, its words (overlays by name or path) and its options to arguments of MONAI's ``run``.
 
     Raises:
         UserError: when an overlay or the folder of ``--run`` does not exist.
@@ -122,7 +122,7 @@ def options_of(name: str, words: Sequence[str], options: Mapping[str, Any]) -> d
 
 
 def overlays(words: Iterable[str], folders: Sequence[str]) -> list[str]:
-    """The files of overlays given by name (``dtc``) or path, in the order in which they are applied; paths last.
+    """Finds the files of overlays given by name (``dtc``) or path, in the order of application; paths last.
 
     Raises:
         UserError: naming the nearest overlay.
@@ -154,7 +154,7 @@ def monais_command(options: Mapping[str, Any]) -> str:
 
 
 def help_text(name: str) -> str:
-    """What a command over the configs takes: overlays with their purpose, settings with type and meaning."""
+    """Help of a command over the configs: overlays with their purpose, settings with type and meaning."""
     run_id, first, last, folders = CONFIGS[name]
     lines = [f"python -m scripts {name} [OVERLAY ...] [--SETTING VALUE ...]", "", RUN_HELP[name]]
     for folder in folders:
@@ -176,12 +176,12 @@ def help_text(name: str) -> str:
 
 
 def plain(text: str) -> str:
-    """A text of Markdown without its links and marks."""
+    """Removes links and marks from a Markdown text."""
     return re.sub(r" ?\(\[[^\]]*\]\([^)]*\)\)|`", "", text)
 
 
 def run_tool(name: str, arguments: Sequence[str], *, wants_help: bool) -> None:
-    """Runs a command of tools/ as its own module does; its help is read from the source.
+    """Runs a command of tools/ as a module; reads its help from the source.
 
     Raises:
         UserError: when this copy of the bundle has no tools/.
@@ -204,7 +204,7 @@ def run_tool(name: str, arguments: Sequence[str], *, wants_help: bool) -> None:
 
 
 def _config(name: str) -> str:
-    """The path of a config of the bundle: short where the command is called from its folder."""
+    """The path of a config of the bundle: relative if the command is called from the bundle's folder."""
     path = ROOT / "configs" / f"{name}.json"
     return path.relative_to(ROOT).as_posix() if Path.cwd() == ROOT else str(path)
 

@@ -1,4 +1,4 @@
-"""Errors: ends a bundle run that failed on the user's data or settings with the one message that matters."""
+"""Errors: shows one message, not a traceback, when a run fails because of the user's data or settings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ REPORT = "\nThis is a defect of the bundle: please report it to its repository, 
 
 
 class UserError(ValueError):
-    """What the user can mend: a setting, a file, a command. Its message names it, the value and the remedy.
+    """An error that the user can correct: a setting, file or command. Its message names it, the value and the remedy.
 
     Every error that is the user's derives from it; any other is taken for a defect of ours and keeps its traceback.
     """
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """``error``, then what caused it, and so on to the first."""
+    """``error``, then its cause, and so on to the first cause."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -31,11 +31,11 @@ def users_error(error: BaseException) -> BaseException | None:
 
 
 class Advice(str):
-    """A note on an exception (``add_note``) that says what the user can do, so that no traceback is needed."""
+    """A note on an exception (``add_note``) that tells the user what to do; no traceback is shown then."""
 
 
 def advice_of(error: BaseException) -> str | None:
-    """What went wrong and the advice on it, from the first error in the chain of ``error`` that has any; else None."""
+    """The message and the advice of the first error in the chain of ``error`` that has advice; else None."""
     for cause in chain(error):
         for note in getattr(cause, "__notes__", ()):
             if isinstance(note, Advice):
@@ -46,12 +46,12 @@ def advice_of(error: BaseException) -> str | None:
 
 
 def summary(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
+    """The first line of an error's message, or its type if it has no message."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def print_briefly() -> None:
-    """Makes an uncaught error of the user's end the process with its message only and exit status 1.
+    """Makes an uncaught user's error end the process with only its message and exit status 1.
 
     The bundle runner wraps every error in several of its own; the message would drown in their tracebacks. Set the
     environment variable DBISL_TRACEBACK to any value to see them all. Anything else keeps its traceback, followed by a

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, never through a link, known by their digest, and named as a database."""
+"""Files: writes files completely or not at all and never through a link; digests; addresses of databases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SQLITE = "sqlite:///"
 
 @contextmanager
 def replacing(path: str | Path, *, ending: str = "") -> Iterator[Path]:
-    """A file beside ``path`` to write to, which takes its place in the end; after an error ``path`` is as it was.
+    """Yields a temporary file that replaces ``path`` at the end; after an error ``path`` is unchanged.
 
     Whenever the process stops, ``path`` is the old file or the new one, never a part of it. The name in between is
     ``.writing-<process>``, short because that of a case may be as long as a file name can be; a killed process may
@@ -44,7 +44,7 @@ def replacing(path: str | Path, *, ending: str = "") -> Iterator[Path]:
 
 
 def check_writable(name: str, folder: str | Path) -> None:
-    """Tries to write into ``folder``, or where it will be made, so that a run does not find out at its end.
+    """Tries to write into ``folder``, or where it will be created, so that a run does not fail at its end.
 
     Raises:
         UserError: naming the setting ``name``, the folder and the reason.
@@ -64,7 +64,7 @@ def sha256(path: Path) -> str:
 
 
 def sqlite_uri(path: str | Path) -> str:
-    """The database file ``path`` as MLflow names it: absolute, special characters encoded.
+    """MLflow's address of the database file ``path``: absolute, with special characters encoded.
 
     As monai.utils.path_to_sqlite_uri, which MONAI 1.5 does not have.
     """

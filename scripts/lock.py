@@ -32,7 +32,7 @@ _held: dict[Path, TextIO] = {}
 
 
 def hold(folder: str | Path, purpose: str) -> None:
-    """Locks ``folder`` for this process until :func:`release` or its end; does nothing if the process holds it.
+    """Locks ``folder`` for this process until :func:`release` or exit; does nothing if the process has the lock.
 
     Of several processes of one run the first holds the lock.
 
@@ -73,7 +73,7 @@ def hold(folder: str | Path, purpose: str) -> None:
 
 
 def release(folder: str | Path, purpose: str) -> None:
-    """Gives up what :func:`hold` took, and removes its file."""
+    """Releases the lock of :func:`hold` and removes its file."""
     _release((Path(folder) / f".lock-{purpose}").absolute())
 
 

@@ -1,4 +1,4 @@
-"""Overrides: reads the options of a command, gives them their types, and refuses those that would have no effect."""
+"""Overrides: reads and types the options of a command and rejects those that would have no effect."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class UnknownIdError(UserError):
 
 
 class WindowError(UserError):
-    """An intensity_window that is not two numbers, of which MONAI would take the first two or turn the image round."""
+    """An intensity_window that is not two ascending numbers; MONAI would use the first two, or invert the image."""
 
 
 def read_words(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """The words of a command line that belong to no option, and its options by name, as Fire reads them.
+    """Splits a command line, as Fire does, into words that belong to no option and options by name.
 
     Raises:
         UserError: when an option is given twice.
@@ -54,7 +54,7 @@ def read_words(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 def read_command(arguments: Sequence[str]) -> dict[str, Any]:
-    """The options of MONAI's ``run`` by name, over those of its args_file; the word is the run_id.
+    """The options of MONAI's ``run`` by name, which override those of its args_file; the word is the run_id.
 
     Raises:
         UserError: when a word belongs to no option, or an option is given twice.
@@ -76,7 +76,7 @@ def read_command(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def typed(value: Any) -> Any:
-    """``value`` with the texts true, false, null and none, in any case and at any depth, as what they mean.
+    """Converts the texts true, false, null and none in ``value``, in upper or lower case and at any depth.
 
     Fire leaves them texts, and the text "false" counts as true.
     """
@@ -88,7 +88,7 @@ def typed(value: Any) -> Any:
 
 
 def literal(value: Any) -> Any:
-    """``value`` whose plain texts keep a "#", which MONAI would turn into "::", as in a path or the name of a class."""
+    """Protects a "#" in plain texts of ``value``, such as paths or class names; MONAI would replace it by "::"."""
     if isinstance(value, str) and "#" in value and not value.startswith(("$", "@", "%")):
         return "$" + repr(value).replace("#", r"\x23").replace("@", r"\x40")
     if isinstance(value, Mapping):
@@ -97,7 +97,7 @@ def literal(value: Any) -> Any:
 
 
 def config_files(value: str | Sequence[str]) -> list[str]:
-    """The paths that ``config_file`` names: a path, several with commas between them, or a list.
+    """The paths in ``config_file``: a path, several separated by commas, or a list.
 
     Raises:
         UserError: when a file is missing, or one that others are overlays of does not stand first.
@@ -158,7 +158,7 @@ def check_window(window: Any) -> None:
 
 
 def check_names(overrides: Mapping[str, Any], config: Mapping[str, Any], files: Sequence[str]) -> None:
-    """Refuses an override whose id, or argument of a component, no config has.
+    """Raises for an override whose id, or argument of a component, is in no config.
 
     Files may add ids; MONAI would add a misspelt override, too, and train with the default.
 
@@ -185,7 +185,7 @@ def check_names(overrides: Mapping[str, Any], config: Mapping[str, Any], files: 
 
 
 def check_used(overrides: Iterable[str], config: Mapping[str, Any], run_ids: Iterable[str]) -> None:
-    """Refuses an override that nothing refers to of what is run, such as the weight of a term of another method.
+    """Raises for an override that the run does not use, such as the weight of a term of another method.
 
     Args:
         overrides: ids.
@@ -207,7 +207,7 @@ def check_used(overrides: Iterable[str], config: Mapping[str, Any], run_ids: Ite
 
 
 def used_ids(config: Mapping[str, Any], run_ids: Iterable[str]) -> list[list[str]]:
-    """The ids, as their parts, to which ``run_ids`` refer, directly or through others; they themselves included."""
+    """The ids, split into parts, that ``run_ids`` refer to directly or through others, and ``run_ids`` themselves."""
     parser = ConfigParser(config=dict(config))
     used: list[list[str]] = []
     waiting = [ReferenceResolver.normalize_id(name) for name in run_ids]
@@ -234,7 +234,7 @@ def _texts(value: Any) -> list[str]:
 def unknown_part(
     name: str, config: Mapping[str, Any], *, given: Iterable[str] = ()
 ) -> tuple[str, str | None, list[str]] | None:
-    """What of the id ``name`` the config does not have, with the nearest id or None; None where it is known.
+    """The part of the id ``name`` that the config lacks, with the nearest id or None; None if the id is known.
 
     If it is an argument of a component, the arguments that there are follow, else an empty list.
 
@@ -266,12 +266,12 @@ def unknown_part(
 
 
 def parts_of(name: str) -> list[str]:
-    """The parts of an id: ``train::dataset#cache_rate`` is train, dataset, cache_rate."""
+    """Splits an id: ``train::dataset#cache_rate`` becomes train, dataset, cache_rate."""
     return re.split("#|::", name.lstrip("+"))
 
 
 def _known_names(value: Any) -> set[str] | None:
-    """The names that may stand below a value of the config; None where any may."""
+    """The names allowed below a value of the config; None if any is."""
     if _is_group(value):
         return set(value)
     if not isinstance(value, Mapping) or "_target_" not in value:
@@ -281,7 +281,7 @@ def _known_names(value: Any) -> set[str] | None:
 
 
 def arguments_of(component: Mapping[str, Any]) -> set[str] | None:
-    """The names of the arguments that the class or function of a component takes; None where it takes any."""
+    """The argument names of a component's class or function; None if it accepts any."""
     module, found = "", False
     with contextlib.suppress(Exception):  # an expression, or a class that is not there, is found out when it is made
         module, _, name = ConfigComponent(dict(component)).resolve_module_name().rpartition(".")
@@ -296,7 +296,7 @@ def arguments_of(component: Mapping[str, Any]) -> set[str] | None:
 
 
 def _is_group(value: Any) -> bool:
-    """Whether ``value`` holds components by their names and is none itself."""
+    """Whether ``value`` maps names to components and is not a component itself."""
     if not isinstance(value, Mapping) or "_target_" in value:
         return False
     return any(isinstance(item, Mapping) and "_target_" in item for item in value.values())

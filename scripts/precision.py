@@ -1,4 +1,4 @@
-"""Precision: what MONAI's engines need to know of mixed precision, from the setting ``amp`` and the device."""
+"""Precision: arguments of mixed precision for MONAI's engines, from the setting ``amp`` and the device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def amp_options(amp: bool | str, device: torch.device | str) -> dict[str, Any]:
-    """The arguments of ``torch.autocast`` beside the kind of device, for ``amp_kwargs`` of MONAI's engines.
+    """The arguments of ``torch.autocast`` except the device type, for ``amp_kwargs`` of MONAI's engines.
 
     Args:
         amp: False; True for bfloat16 where the card computes in it and float16 where not; or the name of either.

@@ -30,7 +30,7 @@ def rank() -> int:
 
 
 def device_of_process() -> torch.device:
-    """The GPU whose number on this machine is that of the process (LOCAL_RANK of torchrun), or the CPU without GPUs.
+    """The GPU with the local number of this process (LOCAL_RANK of torchrun); the CPU if there is no GPU.
 
     Raises:
         UserError: when more processes were started than there are GPUs.
@@ -46,7 +46,7 @@ def device_of_process() -> torch.device:
 
 
 def start_processes(device: torch.device, *, timeout_minutes: float = 60) -> None:
-    """Joins the processes that torchrun started: gloo on the CPU; on GPUs nccl, and gloo for what lies on the CPU.
+    """Joins the processes that torchrun started: gloo on the CPU; on GPUs nccl, and gloo for tensors on the CPU.
 
     Args:
         device: of this process.
@@ -70,20 +70,20 @@ def start_processes(device: torch.device, *, timeout_minutes: float = 60) -> Non
 
 
 def end_processes() -> None:
-    """Leaves the processes that :func:`start_processes` joined."""
+    """Leaves the group of processes that :func:`start_processes` joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
         logging.disable(logging.NOTSET)
 
 
 def wait_for_all() -> None:
-    """Returns when every process has come here."""
+    """Returns when every process has called it."""
     if world_size() > 1:
         dist.barrier()
 
 
 def any_rank(condition: bool) -> bool:
-    """Whether ``condition`` holds in any process."""
+    """Whether ``condition`` is true in any process."""
     if world_size() == 1:
         return condition
     found = torch.tensor(int(condition))
@@ -92,7 +92,7 @@ def any_rank(condition: bool) -> bool:
 
 
 def gathered(value: Any) -> list[Any]:
-    """``value`` of every process, in the order of their ranks."""
+    """``value`` of every process, in the order of the ranks."""
     values: list[Any] = [None] * world_size()
     if len(values) == 1:
         return [value]
@@ -101,7 +101,7 @@ def gathered(value: Any) -> list[Any]:
 
 
 def check_equal(settings: Mapping[str, Any]) -> None:
-    """Refuses a run whose processes were given different settings.
+    """Raises if the processes of a run have different settings.
 
     Raises:
         UserError: in every process, with the setting and both values.
@@ -118,7 +118,7 @@ def check_equal(settings: Mapping[str, Any]) -> None:
 
 
 def share_of(cases: Sequence[Any]) -> Sequence[Any]:
-    """The cases of this process: consecutive ones, so that the shares in the order of the ranks are ``cases`` again.
+    """The cases of this process, consecutive ones: the shares in the order of the ranks give ``cases``.
 
     Raises:
         UserError: when there are fewer cases than processes.
@@ -130,7 +130,7 @@ def share_of(cases: Sequence[Any]) -> Sequence[Any]:
 
 
 def share_for_a_mean(cases: Sequence[Any]) -> Sequence[Any]:
-    """:func:`share_of`; all cases in every process when there are too few, which leaves their mean as it is.
+    """Like :func:`share_of`, but all cases in every process if there are too few; this does not change their mean.
 
     MONAI's metrics gather what the processes measured, so that all of them know the same mean.
     """
@@ -138,7 +138,7 @@ def share_for_a_mean(cases: Sequence[Any]) -> Sequence[Any]:
 
 
 def handlers_of_rank(handlers: Sequence[Any], every_rank: Iterable[str]) -> list[Any]:
-    """All handlers in rank 0; elsewhere those whose class is named in ``every_rank``, so that files have one writer.
+    """All handlers in rank 0, otherwise those with a class in ``every_rank``, so that one process writes files.
 
     Args:
         handlers: of an engine.
@@ -166,7 +166,7 @@ def broadcast(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def _together(tensors: Iterable[torch.Tensor], operation: Callable[[torch.Tensor], Any]) -> None:
-    """One operation on one vector per data type: a network has a hundred small tensors, each worth a message."""
+    """Runs one operation on one vector per data type; a network's hundred small tensors would need a message each."""
     if world_size() == 1:
         return
     groups: dict[torch.dtype, list[torch.Tensor]] = {}

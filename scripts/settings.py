@@ -1,4 +1,4 @@
-"""Settings: the type and the meaning of every config id; docs/reference.md and the commands' help follow from it."""
+"""Settings: type and meaning of every config id, from which docs/reference.md and the commands' help are generated."""
 
 from __future__ import annotations
 

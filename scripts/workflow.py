@@ -1,4 +1,4 @@
-"""Workflow: what every command over the configs runs through; it owns the parser, the checks and the user's errors.
+"""Workflow: runs every command over the configs, with the parser, the checks and the handling of user's errors.
 
 ``python -m scripts`` makes it, and ``python -m monai.bundle run`` hands over to it by the first entry of the run lists.
 """
@@ -43,11 +43,11 @@ RUN_ARGUMENTS = {"config_file", "meta_file", "logging_file", "init_id", "run_id"
 
 
 class SettingError(UserError):
-    """A part of the config that cannot be made of its settings."""
+    """A part of the config that cannot be built from its settings."""
 
 
 class Workflow(ConfigWorkflow):
-    """MONAI's workflow, with overrides that are typed and checked, and the merged config at hand for its parts.
+    """MONAI's workflow with typed and checked overrides and with the merged config available to its parts.
 
     - Overrides: the texts true, false, null and none are what they mean, at any depth; an id that no file has, or that
       nothing uses, is refused; "#" in a path or name stays one. See :mod:`scripts.overrides`.
@@ -133,7 +133,7 @@ class Workflow(ConfigWorkflow):
             )
 
     def _steps_of_its_own(self, run_id: str) -> None:
-        """Leaves out the entry of the run list that hands over to this class."""
+        """Removes the entry of the run list that passes control to this class."""
         steps = self.parser[run_id]
         if isinstance(steps, str) and steps.startswith("%"):  # "run": "%evaluation"
             steps = self.parser[steps[1:]]
@@ -141,7 +141,7 @@ class Workflow(ConfigWorkflow):
             self.parser[run_id] = [step for step in steps if step != TAKE_OVER]
 
     def initialize(self) -> Any:
-        """Checks that the folders of the run can be written, then as MONAI's."""
+        """Checks that the folders of the run can be written, then does what MONAI's method does."""
         result = super().initialize()
         for name in ("output_dir", "ckpt_dir") if self.run_id == "training" else ("output_dir",):
             if name in self.parser:
@@ -149,7 +149,7 @@ class Workflow(ConfigWorkflow):
         return result
 
     def _run_expr(self, id: str, **kwargs: Any) -> list[Any]:  # noqa: A002  # MONAI's name
-        """As MONAI's; before each entry what it refers to is made, so that a part that cannot be made is named."""
+        """Like MONAI's, but builds the parts that an entry refers to first, so that an error names the part."""
         result: list[Any] = []
         entries = self.parser[id] if id in self.parser else []
         for entry in [f"{id}::{i}" for i in range(len(entries))] if isinstance(entries, list) else [id]:
@@ -160,7 +160,7 @@ class Workflow(ConfigWorkflow):
         return result
 
     def _needed(self, entry: str, seen: set[str] | None = None) -> Iterator[str]:
-        """The ids to which ``entry`` refers, each behind those that it itself refers to."""
+        """The ids that ``entry`` refers to, each after those that it refers to itself."""
         seen = {entry} if seen is None else seen
         for name in self.parser.ref_resolver.find_refs_in_config(self.parser.get(entry), entry):
             if name not in seen:
@@ -183,7 +183,7 @@ class Workflow(ConfigWorkflow):
             ) from error
 
     def _settings_of(self, part: str) -> Iterator[tuple[str, Any]]:
-        """The settings, numbers, texts and lists of them, that a part refers to, and their values."""
+        """The settings that a part refers to (numbers, texts and lists of them) and their values."""
         resolver = self.parser.ref_resolver
         for name in resolver.find_refs_in_config(self.parser.get(part), part):
             value = resolver.resolved_content.get(name, resolver)
@@ -192,14 +192,14 @@ class Workflow(ConfigWorkflow):
 
 
 def _is_plain(value: object) -> bool:
-    """Whether ``value`` is what people write into a config: a number, a text, or a list of them."""
+    """Whether ``value`` is a number, a text or a list of them, as people write into a config."""
     if isinstance(value, (list, tuple)):
         return all(_is_plain(item) for item in value)
     return value is None or isinstance(value, (bool, int, float, str))
 
 
 def run_workflow(options: Mapping[str, Any]) -> None:
-    """Runs what the options of a command say, see :func:`~scripts.overrides.read_command`.
+    """Runs a command with the given options, see :func:`~scripts.overrides.read_command`.
 
     Args:
         options: arguments of :class:`Workflow`; "verbose" lets MONAI and ignite say all that they say.
@@ -219,14 +219,14 @@ def run_workflow(options: Mapping[str, Any]) -> None:
 
 
 def quieten() -> None:
-    """Leaves out what says nothing to a user: readers that are not needed, "resuming from iteration 0", file names."""
+    """Hides messages that do not help a user: readers that are not needed, "resuming from iteration 0", file names."""
     warnings.filterwarnings("ignore", message="NvImgCodec")
     for name, level in (("ignite", logging.WARNING), ("monai.bundle", logging.WARNING), ("monai.data", logging.ERROR)):
         logging.getLogger(name).setLevel(level)
 
 
 def take_over(argv: Sequence[str] | None = None) -> None:
-    """Runs the command line of ``python -m monai.bundle run`` by :class:`Workflow` and ends the process.
+    """Runs the command line of ``python -m monai.bundle run`` with :class:`Workflow` and ends the process.
 
     First in the run lists, for MONAI's own runner makes the plain ConfigWorkflow, which knows neither what came from
     the command line nor what words no option took. Does nothing in any other program: one that drives the bundle
