@@ -1,4 +1,4 @@
-"""Batch augmentation: random intensity changes of a whole batch at once, on the device that it lies on.
+"""Batch augmentation: random intensity changes of a whole batch at once, on the batch's device.
 
 MONAI's random transforms take one crop at a time on the host, which costs more than a network's pass on a GPU. Here
 every crop has draws of its own and all are computed together. The draws are made on the CPU by torch's generator, so
@@ -17,7 +17,7 @@ SMALLEST_RANGE = 1e-6
 
 
 class RandomIntensity:
-    """Random gamma, brightness, contrast, bias field, noise and blur of every crop by itself.
+    """Random gamma, brightness, contrast, bias field, noise and blur, drawn separately for every crop.
 
     Images are expected normalised to mean 0 and standard deviation 1, the unit of ``brightness`` and ``noise``.
 
@@ -129,5 +129,5 @@ def _uniform(number: int, strength: float) -> torch.Tensor:
 
 
 def _per_crop(values: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """(B,) as (B, 1, 1, 1, 1) on the image's device."""
+    """Reshapes (B,) to (B, 1, 1, 1, 1) on the image's device."""
     return values.to(image.device)[:, None, None, None, None]

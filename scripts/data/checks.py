@@ -1,4 +1,4 @@
-"""Checks: finds what is wrong with the files of a case, for the preflight and for every data set that is made."""
+"""Checks: finds problems in the files of a case, for the preflight and for every data set."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ THREADS = 8
 def check_cases(
     cases: list[dict[str, Any]], *, in_channels: int, label_coding: LabelCoding | None = None
 ) -> list[dict[str, Any]]:
-    """Returns ``cases`` unchanged if the files of all of them can be used.
+    """Returns ``cases`` unchanged if all their files can be used.
 
     Every file is read once, labels only of cases whose labels are used, and none that the preflight of this process has
     read already. Warnings are left to the preflight.
@@ -70,7 +70,7 @@ def check_cases(
 
 
 def kept_apart(cases: list[dict[str, Any]], *, output_dir: str | Path) -> list[dict[str, Any]]:
-    """Returns ``cases`` unchanged if no file of theirs lies in ``output_dir``, where a mask could take its place.
+    """Returns ``cases`` unchanged if none of their files is in ``output_dir``, where a mask could overwrite it.
 
     Raises:
         DataError: naming the first that does.
@@ -102,7 +102,7 @@ def case_problems(
     label_coding: LabelCoding | None,
     with_label: bool,
 ) -> list[Problem]:
-    """Errors and warnings of one case, from what was found in its files.
+    """Errors and warnings of one case, from the contents of its files.
 
     Args:
         case: see :func:`check_cases`.
@@ -146,7 +146,7 @@ def _annotated_problems(case: Mapping[str, Any], label_coding: LabelCoding | Non
 
 
 def header_problems(header: Header) -> list[Problem]:
-    """Warnings about what a header says of the place and size of its voxels."""
+    """Warnings about the position and size of the voxels in a header."""
     problems = []
 
     def warn(check: str, what: str, remedy: str) -> None:

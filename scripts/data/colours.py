@@ -1,4 +1,4 @@
-"""Colours: those of the classes, the same in pictures, reports and viewers, and the table that 3D Slicer reads."""
+"""Colours: colours of the classes for pictures, reports and viewers, and the colour table of 3D Slicer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00
 
 
 def class_colours(count: int) -> list[str]:
-    """The colours of ``count`` classes as "#RRGGBB", in their order; of more than seven they come again."""
+    """The colours of ``count`` classes as "#RRGGBB", in order; they repeat after seven."""
     return [CLASS_COLOURS[c % len(CLASS_COLOURS)] for c in range(count)]
 
 
 def write_colour_table(path: str | Path, class_names: Sequence[str], label_values: Sequence[int] | None = None) -> None:
-    """Writes a colour table of 3D Slicer, a line "value name red green blue opacity" for every label value.
+    """Writes a colour table for 3D Slicer, with a line "value name red green blue opacity" for every label value.
 
     Args:
         path: ends in ``.ctbl``, by which Slicer knows it.

@@ -1,4 +1,4 @@
-"""Contents: reads the voxels of a file once and keeps what the checks of a data set need to know of them."""
+"""Contents: reads the voxels of a file once and keeps what the checks of a data set need."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Channel:
 
 @dataclass(frozen=True)
 class Contents:
-    """A usable file: its header and what its voxels are.
+    """A usable file: its header and a description of its voxels.
 
     Args:
         header: see :class:`~scripts.data.nifti.Header`.
@@ -101,7 +101,7 @@ def inspect(file: File) -> Finding:
 def inspect_once(
     files: Iterable[File], *, inspect_all: Callable[[list[File]], Iterable[Finding]]
 ) -> dict[File, Finding]:
-    """:func:`inspect` of every file, but only of those which have not been inspected or have changed since.
+    """Runs :func:`inspect` on the files that have not been inspected or have changed since.
 
     Args:
         files: paths, and whether each is a label.
@@ -193,7 +193,7 @@ class _Summary:
         self.squares += float(np.square(numbers, dtype=np.float64).sum(where=finite))
 
     def channel(self, parts: Iterable[np.ndarray], size: int) -> Channel:
-        """What was found; ``parts`` are looked at again where few voxels may flatten the others."""
+        """The statistics of the channel; reads ``parts`` again if a few outliers may dominate them."""
         if self.count == 0:
             return Channel(np.nan, np.nan)
         mean = self.total / self.count
@@ -215,13 +215,13 @@ class _Summary:
 
 
 class _Runs:
-    """Voxels and runs of every value of an image, as long as it may be a mask."""
+    """Counts voxels and runs of every value of an image as long as it may be a mask."""
 
     def __init__(self) -> None:
         self.found: dict[float, list[int]] = {}  # value -> voxels, runs
 
     def add(self, numbers: np.ndarray) -> _Runs | None:
-        """Counts a part of the image; None as soon as it is no mask."""
+        """Counts a part of the image; None as soon as the image cannot be a mask."""
         # What no mask has is seen in a few voxels already, without sorting all.
         for part in (numbers[:: max(1, numbers.size // 4096)], numbers):
             if not np.array_equal(part, np.rint(part)) or len(np.unique(part[:65536])) > MASK_VALUES:
@@ -236,7 +236,7 @@ class _Runs:
         return self if len(self.found) <= MASK_VALUES else None
 
     def mask_values(self) -> tuple[int, ...]:
-        """The values, if it is one."""
+        """The values if the image is a mask."""
         counts = sorted(self.found.values())[:-1]  # without the commonest
         voxels, runs = (sum(count[n] for count in counts) for n in range(2))
         return tuple(sorted(map(int, self.found))) if 0 < runs <= MASK_CHANGES * voxels else ()

@@ -1,4 +1,4 @@
-"""Datalist: which cases are labeled, unlabeled, for validation and for test, read from a dataset.json."""
+"""Datalist: the labeled, unlabeled, validation and test cases of a dataset.json."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EVALUATED = ("test", "validation")
 
 
 class Datalist:
-    """The cases of a data set in the Medical Segmentation Decathlon's form.
+    """The cases of a data set in the format of the Medical Segmentation Decathlon.
 
     ``dataset.json`` has an ordered list ``training`` of ``{"image": ..., "label": ...}`` with paths relative to the
     folder, and optional lists ``unlabeled``, ``validation`` and ``test``. The first ``num_labeled`` training cases are
@@ -73,7 +73,7 @@ class Datalist:
 
     @property
     def partial(self) -> bool:
-        """Whether there is a case in which only some label values were annotated."""
+        """Whether any case has only some label values annotated."""
         return any("annotated" in case for case in [*self.training, *self.validation, *self.test])
 
     def labeled(self, num_labeled: int, *, batch_size: int = 1) -> list[Case]:
@@ -106,11 +106,11 @@ class Datalist:
         return cases
 
     def unlabeled(self, num_labeled: int) -> list[Case]:
-        """Images of all other training cases and of the list ``unlabeled``. They have no label key. May be empty."""
+        """Images of all other training cases and of the list ``unlabeled``, without a label key. May be empty."""
         return [{"image": case["image"]} for case in [*self.training[num_labeled:], *self._unlabeled]]
 
     def pseudo_labeled(self, num_labeled: int, *, batch_size: int) -> list[Case]:
-        """Image and pseudo-label of the list ``pseudo_labeled``, without the ``num_labeled`` cases with a true label.
+        """Images and pseudo-labels of the list ``pseudo_labeled``, without the ``num_labeled`` cases with a true label.
 
         Raises:
             DataError: when a batch needs ``batch_size`` of them and there is none, or one has no label.
@@ -134,7 +134,7 @@ class Datalist:
         return cases
 
     def required(self, name: str) -> list[Case]:
-        """The list ``name``, "test" or "validation", which must not be empty, with outputs named after its images.
+        """The list ``name`` ("test" or "validation"); raises if it is empty or two images would have the same output.
 
         Raises:
             DataError: when it is another list, is empty, or two of its images have the same file name.
@@ -168,7 +168,7 @@ class Datalist:
         return content
 
     def _check_form(self, content: dict[str, Any]) -> None:
-        """Raises DataError for the lists of other programs, of which a part would be ignored: with what converts it."""
+        """Raises DataError for lists of other programs, of which a part would be ignored, and names the converter."""
         training = content.get("training", [])
         entries = [entry for entry in training if isinstance(entry, dict)] if isinstance(training, list) else []
         convert = f"convert it with python -m tools.preparation.datalist --datalist {self.path} --output_dir DIR"
@@ -218,7 +218,7 @@ class Datalist:
         return cases
 
     def _refuse_evaluation_on_pseudo_labels(self) -> None:
-        """Raises where a label is both a pseudo-label and a true one, or an evaluated image has a pseudo-label."""
+        """Raises if a label is both a pseudo-label and a true one, or if an evaluated image has a pseudo-label."""
         images, labels = (_files(self._pseudo_labeled, key) for key in ("image", "label"))
         for name in TRUE:
             for case in getattr(self, name):
@@ -242,7 +242,7 @@ class Datalist:
         return values
 
     def _resolve(self, path: str | list[str]) -> str | list[str]:
-        """Path(s) below the folder; several modalities of a case are a list of files."""
+        """Path(s) in the folder; several modalities of a case are a list of files."""
         return [self._path(p) for p in path] if isinstance(path, list) else self._path(path)
 
     def _path(self, path: str) -> str:
@@ -271,12 +271,12 @@ class Datalist:
 
 
 def _files(cases: list[Case], key: str) -> set[str]:
-    """The files of the cases under "image" or "label", whatever the links or paths that lead to them."""
+    """The files of the cases under "image" or "label", with links and relative paths resolved."""
     return {os.path.realpath(path) for case in cases if key in case for path in np.atleast_1d(case[key])}
 
 
 def drawn(cases: list[Case], draw: int) -> list[Case]:
-    """``cases`` with those that have a label in a random order and in front of the others; as they are for draw 0."""
+    """``cases`` with the labeled ones first and in random order; unchanged for draw 0."""
     if draw == 0:
         return cases
     order = np.random.default_rng([draw, LABELED_DRAW]).permutation(len(cases))

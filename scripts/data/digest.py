@@ -1,4 +1,4 @@
-"""Digest: by which one sees whether two runs had the same data."""
+"""Digest: shows whether two runs had the same data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def data_digest(lists: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, d
 
 
 def file_digest(path: Any) -> bytes:
-    """SHA-256 of a file's size, its first and its last 64 KiB; of what is no readable file, of nothing."""
+    """SHA-256 of a file's size and its first and last 64 KiB; of no bytes if the file cannot be read."""
     digest = hashlib.sha256()
     if isinstance(path, (str, Path)) and Path(path).is_file():
         size = Path(path).stat().st_size

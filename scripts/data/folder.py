@@ -1,4 +1,4 @@
-"""Folder: the cases that are the NIfTI files of a folder, one file or one per channel, and the names of cases."""
+"""Folder: the cases in a folder of NIfTI files, with one file each or one per channel, and their names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OTHER_SUFFIXES = (
 
 
 def case_name(path: str | Path) -> str:
-    """The file name of an image without its NIfTI suffix, by which a case is known in every output."""
+    """The name of a case in every output: the file name of its image without the NIfTI suffix."""
     name = Path(path).name
     for suffix in NIFTI_SUFFIXES:
         if name.lower().endswith(suffix):
@@ -45,7 +45,7 @@ def case_name(path: str | Path) -> str:
 
 
 def masks_among(names: Iterable[str]) -> set[str]:
-    """Those of the names of one folder's files that are called after another with the suffix of a label: a_seg, of a.
+    """The names in a folder that are another name with the suffix of a label: a_seg beside a.
 
     Example:
         >>> sorted(masks_among(["a", "a_seg", "b_image", "b-label", "c_seg"]))
@@ -63,7 +63,7 @@ def images_in(
     modalities: Sequence[str] | str | None = None,
     subfolders: bool = False,
 ) -> list[Case]:
-    """The NIfTI files of a folder as a list of ``{"image": path}``, sorted by name; hidden ones are left out.
+    """The NIfTI files of a folder as a list of ``{"image": path}``, sorted by name, without hidden files.
 
     Of a case with one file per channel the paths are a list, in the order of the channels. A file of it that is missing
     is listed as if it were there, so that the case is reported with the name of what it lacks. What else looks like a
@@ -141,7 +141,7 @@ def images_in(
 
 
 def cut_ending(name: str, endings: Sequence[str], *, separators: str = SEPARATORS) -> tuple[str, str, str] | None:
-    """A name as the case's, separator and ending, the longest that fits: t1_ce rather than ce; None if none does.
+    """Splits a name into case, separator and the longest ending that fits (t1_ce, not ce); None if none fits.
 
     Upper and lower case are the same, except where endings differ in nothing else.
     """
@@ -154,7 +154,7 @@ def cut_ending(name: str, endings: Sequence[str], *, separators: str = SEPARATOR
 
 
 def _endings(in_channels: int, modalities: Sequence[str] | str | None) -> list[str]:
-    """What the names of a case's files end in, one per channel; empty where a file is a case."""
+    """The endings of the names of a case's files, one per channel; empty if each file is a case."""
     if modalities is None:
         return [f"{channel:04d}" for channel in range(in_channels)] if in_channels > 1 else []
     names = [str(name) for name in (modalities.split(",") if isinstance(modalities, str) else modalities)]

@@ -1,4 +1,4 @@
-"""Label coding: between the integers of a label file and the foreground channels of a network."""
+"""Label coding: converts between the integers of a label file and the foreground channels of a network."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ class LabelCoding:
 
     @property
     def values(self) -> list[int]:
-        """Every label value with a meaning, 0 included; a file may also have ``ignore_value``."""
+        """Every label value that has a meaning, including 0; a file may also have ``ignore_value``."""
         if self.regions is None:
             return list(range(self.num_classes + 1))
         return sorted({0, *(value for region in self.regions for value in region)})
 
     @property
     def accepted(self) -> list[int]:
-        """Every value that may occur in a label file."""
+        """Every value allowed in a label file."""
         return self.values if self.ignore_value is None else [*self.values, self.ignore_value]
 
     @property
@@ -98,7 +98,7 @@ class LabelCoding:
         return [[c + 1] for c in range(self.num_classes)] if self.regions is None else self.regions
 
     def mark(self, label: torch.Tensor, annotated: Sequence[int] | None = None) -> torch.Tensor:
-        """Writes what is unknown into label values (..., H, W, D), signed with 16 bits at least; returns a new tensor.
+        """Marks unknown voxels in label values (..., H, W, D), signed, at least 16 bits; returns a new tensor.
 
         Where only some values were annotated, a voxel that has none of them may be background or have any of the
         others. A channel is known to be absent there if all of its values were annotated.
@@ -135,7 +135,7 @@ class LabelCoding:
         return torch.cat([torch.isin(label, value) for value in values], dim=1).float()
 
     def harden(self, probability: torch.Tensor) -> torch.Tensor:
-        """Probabilities (B, C, H, W, D), [0, 1], as foreground channels of 0 and 1, same shape and dtype, as decoded.
+        """Probabilities (B, C, H, W, D), [0, 1], as decoded foreground channels of 0 and 1, same shape and dtype.
 
         Of exclusive labels only the most probable class stays, where it is above 1/2.
         """
@@ -145,7 +145,7 @@ class LabelCoding:
         return present.to(probability.dtype)
 
     def decode(self, probability: torch.Tensor) -> torch.Tensor:
-        """Probabilities (B, C, H, W, D), [0, 1], as uint8.
+        """Probabilities (B, C, H, W, D), [0, 1], as label values, uint8.
 
         Returns:
             (B, 1, H, W, D) label values for exclusive labels, (B, C, H, W, D) of 0 and 1 for overlapping regions.

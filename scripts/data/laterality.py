@@ -1,4 +1,4 @@
-"""Laterality: finds pairs of classes that only their side tells apart, by their names or by their shape and place.
+"""Laterality: finds pairs of classes that differ only in their side, by their names or by their shape and place.
 
 A mirrored image shows the left one of such a pair where the right one would be, with the label of the left one: nothing
 can be learned from that. So whatever mirrors left and right has to know of them.
@@ -56,7 +56,7 @@ LEAST_VOLUME, MOST_OFFSET, MOST_DIFFERENCE, LEAST_CASES = 0.5, 0.5, 0.5, 0.75
 
 @dataclass(frozen=True)
 class Moments:
-    """Size and place of one class in one case.
+    """Size and position of one class in one case.
 
     Args:
         volume: mm³.
@@ -70,7 +70,7 @@ class Moments:
 
 
 def moments_of(label: np.ndarray, affine: np.ndarray) -> dict[int, Moments]:
-    """The moments of every class of ``label`` (H, W, D), 0 left out; none of more than ``MOST_CLASSES`` values.
+    """The moments of every class of ``label`` (H, W, D) except 0; none if it has more than ``MOST_CLASSES`` values.
 
     Args:
         label: whole numbers; others are left out.
@@ -93,7 +93,7 @@ def moments_of(label: np.ndarray, affine: np.ndarray) -> dict[int, Moments]:
 
 
 def paired_by_name(names: Sequence[str] | None) -> list[tuple[int, int]]:
-    """Positions of the left and the right one of every pair of names that differ by a word for the side alone.
+    """Positions of the left and the right name of every pair of names that differ only in a word for the side.
 
     Example:
         >>> paired_by_name(["kidney_L", "liver", "kidney_R"])
@@ -111,7 +111,7 @@ def paired_by_name(names: Sequence[str] | None) -> list[tuple[int, int]]:
 
 
 def _without(name: str, side: str) -> str | None:
-    """The words of ``name`` without ``side``, sorted; None where it does not have that."""
+    """The words of ``name`` without ``side``, sorted; None if ``side`` is not among them."""
     # kidneyL and LeftKidney have words of their own, too.
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     words = re.sub(r"[\W_]+", " ", words).strip().lower()
@@ -121,7 +121,7 @@ def _without(name: str, side: str) -> str | None:
 
 
 def paired_by_place(cases: Sequence[Mapping[int, Moments]]) -> list[tuple[int, int]]:
-    """Label values of the left and the right one of every pair that lies like mirror images in the labels of cases.
+    """Label values of the left and the right class of every pair that looks mirrored in the labels of the cases.
 
     Args:
         cases: of each labeled case, what :func:`moments_of` returns.
@@ -145,7 +145,7 @@ def paired_by_place(cases: Sequence[Mapping[int, Moments]]) -> list[tuple[int, i
 
 
 def _difference(first: Moments, second: Moments) -> float | None:
-    """How unlike a mirror image of each other two classes of one case are; None where they clearly are none."""
+    """How much two classes of one case differ from mirror images of each other; None if they clearly are none."""
     if min(first.volume, second.volume) < LEAST_VOLUME * max(first.volume, second.volume):
         return None
     apart = np.abs(first.centre - second.centre)
@@ -162,7 +162,7 @@ def _difference(first: Moments, second: Moments) -> float | None:
 
 
 def side_kept(flip_axes: Sequence[int], class_names: Sequence[str] | None) -> Sequence[int]:
-    """``flip_axes`` unchanged, if mirroring over them does not exchange two classes.
+    """Returns ``flip_axes`` unchanged if mirroring along them does not exchange two classes.
 
     Raises:
         DataError: when axis 0 is one of them and ``class_names`` has classes that only their side tells apart.

@@ -1,4 +1,4 @@
-"""Machine: how much memory there is, in all and free, for this process and what limits it."""
+"""Machine: total and free memory for this process, and its limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 @functools.cache
 def total_memory() -> int | None:
-    """Bytes of memory that this process may use at most: the machine's or its container's; None if unknown."""
+    """Most memory in bytes that this process may use: the machine's or its container's; None if unknown."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on Windows
@@ -21,7 +21,7 @@ def total_memory() -> int | None:
 
 
 def free_memory() -> int | None:
-    """Bytes that can be allocated now without swapping; None if unknown."""
+    """Memory in bytes that can be allocated now without swapping; None if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:  # only Linux has it

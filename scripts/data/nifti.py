@@ -1,4 +1,4 @@
-"""NIfTI: opens a file only if its header can be true, so that a damaged one costs a message and not the memory.
+"""NIfTI: opens a file only if its header is plausible, so that a damaged file gives an error and fills no memory.
 
 Which affine counts is nibabel's rule: the sform if sform_code is above 0, else the qform if qform_code is above 0, else
 the voxel sizes alone with the origin in the middle of the volume.
@@ -39,7 +39,7 @@ _QUIET = threading.Lock()
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a usable file says.
+    """The header of a usable file.
 
     Args:
         path: of the file.
@@ -62,17 +62,17 @@ class Header:
 
     @property
     def channels(self) -> int:
-        """Those in the fourth axis, else 1."""
+        """Number of channels, on the fourth axis; 1 without it."""
         return self.shape[3] if len(self.shape) == 4 else 1
 
     @property
     def spacing(self) -> np.ndarray:
-        """(3,), mm: distances between neighbouring voxels by the affine."""
+        """Voxel size (3,), mm, from the affine."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
 
 def open_nifti(path: str) -> tuple[Header, SpatialImage]:
-    """The header of a file and the file as nibabel opens it, its voxels not yet read.
+    """The header of a file, and the file as nibabel opens it, before any voxel is read.
 
     Raises:
         FileError: when it is missing or not a file, is not NIfTI, or its header cannot be true.
@@ -102,7 +102,7 @@ def open_nifti(path: str) -> tuple[Header, SpatialImage]:
 
 
 def stored_voxels(opened: SpatialImage, path: str) -> np.ndarray:
-    """The numbers of a file before slope and intercept are applied, in its own data type.
+    """The stored values of a file, before slope and intercept are applied, in the file's data type.
 
     An archive is read one byte past them, to its end, where its checksum is compared; nibabel stops before it, and a
     damaged archive would go unnoticed.
@@ -117,12 +117,12 @@ def stored_voxels(opened: SpatialImage, path: str) -> np.ndarray:
 
 
 def unreadable(path: str, error: BaseException) -> FileError:
-    """The error for a file whose header is good and whose voxels cannot be read."""
+    """The error for a file with a good header whose voxels cannot be read."""
     return _error("truncated", path, f"cannot be read ({_said(error)})", "copy the file again")
 
 
 class NiftiReader(NibabelReader):
-    """MONAI's reader of NIfTI files behind :func:`open_nifti`, with the affine that nibabel gives.
+    """MONAI's NIfTI reader with the checks of :func:`open_nifti` and the affine that nibabel gives.
 
     MONAI's own replaces an sform by the qform where the sform's voxel sizes differ from pixdim, so that a mask would be
     written to another place than the one where viewers and nibabel show its image.
@@ -170,7 +170,7 @@ def _not_nifti(path: str, why: str) -> FileError:
 
 
 def _raw_header(path: str) -> tuple[Any, int, bool]:
-    """The header as it is written, the file's size in bytes, and whether it is compressed."""
+    """The raw header, the file's size in bytes, and whether the file is compressed."""
     size = _size_of_regular(path)
     try:
         with open(path, "rb") as file:
@@ -216,7 +216,7 @@ def _size_of_regular(path: str) -> int:
 
 
 def _check_raw(path: str, raw: Any, size: int, compressed: bool) -> None:
-    """Raises for a header that no file of ``size`` bytes can have, before anything is allocated for it."""
+    """Raises for a header that a file of ``size`` bytes cannot have, before any memory is allocated for it."""
     axes = int(raw["dim"][0])
     if not 1 <= axes <= 7:
         raise _not_nifti(path, f"its header has {axes} axes")

@@ -1,4 +1,4 @@
-"""Problems: what is wrong with the user's data, as a sentence that names the file, the value and the remedy."""
+"""Problems: errors in the user's data; the message names the file, the value and the remedy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scripts.errors import UserError
 
 
 class DataError(UserError):
-    """The user's data or its description is at fault; the message names the file, the value and the remedy."""
+    """An error in the user's data or its description; the message names the file, the value and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Problem:
 
 
 class FileError(DataError):
-    """A file that cannot be used, whatever its case is for; ``problem`` says why."""
+    """A file that cannot be used for any purpose; ``problem`` gives the reason."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))

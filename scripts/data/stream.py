@@ -1,4 +1,4 @@
-"""Stream: an endless sequence of random crops in which draw n depends on the seed and n alone.
+"""Stream: an endless sequence of random crops in which draw n depends only on the seed and n.
 
 Neither the number of data workers, nor the batch size, nor what was drawn before changes draw n, so a run can be
 repeated and continued exactly.
@@ -24,7 +24,7 @@ FILE = "file"
 
 
 class SeededDraws(Dataset):
-    """Draw n of an endless stream over ``dataset``: the case, then its random transforms, both from (seed, n).
+    """An endless stream over ``dataset``: (seed, n) determines the case and the random transforms of draw n.
 
     A draw carries the path of its image as "file", of several modalities the first, where ``dataset`` was made from
     paths. The cases are drawn without replacement: every ``len(dataset)`` draws form a pass in which each occurs once.
@@ -70,7 +70,7 @@ class SeededDraws(Dataset):
 
 @contextlib.contextmanager
 def _without_metadata() -> Iterator[None]:
-    """MONAI's transforms return plain tensors meanwhile."""
+    """Within this context MONAI's transforms return plain tensors."""
     before = get_track_meta()
     set_track_meta(False)
     try:
@@ -114,7 +114,7 @@ def crop_stream(
     num_workers: int = 0,
     worker_timeout: float = 600,
 ) -> DataLoader | None:
-    """An endless loader of seeded random crops; in a run of several processes, of the share of this one.
+    """An endless loader of seeded random crops; with several processes, of this process's share.
 
     Args:
         dataset: see :class:`SeededDraws`.

@@ -20,7 +20,7 @@ MOST_ORIGINAL = 65535
 
 
 def crop_size(patch_size: Sequence[int], augmentation: Sequence[Any], margin: float = 1.0) -> list[int]:
-    """Extents of the crop from which augmentation makes a patch.
+    """Size of the crop from which augmentation makes a patch.
 
     Crops are taken before they are turned, which costs a fraction of turning whole volumes. A quarter turn swaps two
     axes, so the crop is as long along both as the patch is along either.
@@ -44,7 +44,7 @@ def crop_size(patch_size: Sequence[int], augmentation: Sequence[Any], margin: fl
 
 
 class _LabelCodingd(MapTransform):
-    """Applies one direction of a label coding, which works on batches, to single cases."""
+    """Applies one direction of a label coding to single cases; the coding itself works on batches."""
 
     def __init__(self, keys: KeysCollection, label_coding: LabelCoding, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -61,21 +61,21 @@ class _LabelCodingd(MapTransform):
 
 
 class EncodeLabelsd(_LabelCodingd):
-    """Label values (1, H, W, D) to foreground channels (C, H, W, D), float32, see :class:`LabelCoding`."""
+    """Converts label values (1, H, W, D) to foreground channels (C, H, W, D), float32, see :class:`LabelCoding`."""
 
     def convert(self, batch: torch.Tensor) -> torch.Tensor:
         return self.label_coding.encode(batch)
 
 
 class DecodeProbabilitiesd(_LabelCodingd):
-    """Foreground probabilities (C, H, W, D) to label values, uint8, see :class:`LabelCoding`."""
+    """Converts foreground probabilities (C, H, W, D) to label values, uint8, see :class:`LabelCoding`."""
 
     def convert(self, batch: torch.Tensor) -> torch.Tensor:
         return self.label_coding.decode(batch)
 
 
 class MarkUnknownd(MapTransform):
-    """Writes into label values (1, H, W, D) what is unknown of them, see :meth:`LabelCoding.mark`.
+    """Marks unknown voxels in label values (1, H, W, D), see :meth:`LabelCoding.mark`.
 
     Takes "annotated", the list of label values that were annotated, from cases that have it.
     """
@@ -94,7 +94,7 @@ class MarkUnknownd(MapTransform):
 
 
 class KnownOnlyd(MapTransform):
-    """Takes the predicted classes away where the label does not know of them, so that a metric cannot count them.
+    """Removes predicted classes where the label does not know them, so that no metric counts them.
 
     Args:
         keys: of label values (1, H, W, D), or of the maps (C, H, W, D) of overlapping regions.
@@ -122,7 +122,7 @@ class KnownOnlyd(MapTransform):
 
 
 class SpacingOfKeysd(Spacingd):
-    """MONAI's Spacingd for cases with further entries, such as the "image_path" that MONAI Label adds.
+    """MONAI's Spacingd for cases with additional entries, such as the "image_path" that MONAI Label adds.
 
     MONAI 1.6.1 takes every entry whose name begins with "image_" for a dictionary of the image's metadata.
     """
@@ -133,7 +133,7 @@ class SpacingOfKeysd(Spacingd):
 
 
 class ForegroundCropd(RandCropByPosNegLabeld):
-    """MONAI's crop around foreground or background, for which a voxel that is unknown is no foreground."""
+    """MONAI's crop around foreground or background; unknown voxels do not count as foreground."""
 
     def randomize(self, label: torch.Tensor | None = None, *indices: Any) -> None:
         super().randomize(None if label is None else label.clamp(min=0), *indices)
