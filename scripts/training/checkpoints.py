@@ -1,4 +1,4 @@
-"""Checkpoints: weights that are on the disk whole or not at all, at the end of a run and at its best validation."""
+"""Checkpoints: writes weights, completely or not at all, at the end of a run and at its best validation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def save_atomically(content: Any, path: Path) -> None:
-    """``torch.save`` to ``path`` by :func:`~scripts.files.replacing`, flushed to the disk.
+    """``torch.save`` to ``path`` with :func:`~scripts.files.replacing`, flushed to the disk.
 
     Whenever the process or the machine stops, ``path`` is the old file or the new one, never a part of it.
 
@@ -38,7 +38,7 @@ def save_atomically(content: Any, path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Flushes the names of a folder to the disk, so that a power cut does not undo a renaming; where that exists."""
+    """Flushes a folder's names to the disk, so that a power cut cannot undo a renaming; if the system supports it."""
     with contextlib.suppress(OSError):  # Windows opens no folders, and some network file systems do not flush them
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -48,7 +48,7 @@ def flush_folder(folder: Path) -> None:
 
 
 class FinalWeights:
-    """Writes the network's state dict at the end of a run that completed; a run that failed leaves no weights.
+    """Writes the network's state dict at the end of a complete run; a failed run leaves no weights.
 
     A new run that will replace the weights of another says so when it starts.
 
@@ -83,7 +83,7 @@ class FinalWeights:
 
 
 class BestWeights(FinalWeights):
-    """Writes the network's state dict after every validation that is the best so far by the key metric.
+    """Writes the network's state dict after every validation with the best key metric so far.
 
     Attach it to a MONAI evaluator, which keeps ``state.best_metric`` and the epoch that it comes from.
     """

@@ -1,4 +1,4 @@
-"""Description: writes what a run was asked to do and where it runs, and says what of it has changed since."""
+"""Description: records the settings and environment of a run, and warns about changes when it continues."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_NAMED, LONGEST = 12, 60
 
 
 def without_credentials(value: Any) -> Any:
-    """``value``, a text or a nest of them, with ``***`` for what stands before the @ of an address (https://u:p@host)."""
+    """Replaces the credentials of addresses (https://u:p@host) in a text, or a nest of texts, by ``***``."""
     if isinstance(value, str):
         return CREDENTIALS.sub(r"\1***@", value)
     if isinstance(value, dict):
@@ -38,7 +38,7 @@ def without_credentials(value: Any) -> Any:
 
 
 class RunDescription:
-    """``<output_dir>/run.json``: the starts of a run, its merged config, and an identifier that its weights carry.
+    """``<output_dir>/run.json``: the starts of a run, its merged config, and an identifier saved with its weights.
 
     A start is the time (UTC), the command line, the :func:`~scripts.training.record.environment` and the
     :func:`~scripts.data.digest.data_digest`. A run that continues adds its start to those before; the config is that of
@@ -74,7 +74,7 @@ class RunDescription:
         self.digest = secrets.token_hex(8)
 
     def write(self, *, continued: bool) -> None:
-        """Adds the start to those of the run that is continued, or makes it the first. Rank 0 alone writes."""
+        """Adds this start to those of a continued run, or makes it the first. Only rank 0 writes."""
         if rank() > 0:
             return
         former = self._former() if continued else {}
@@ -86,7 +86,7 @@ class RunDescription:
                 temporary.write_text(json.dumps(written, indent=4) + "\n", encoding="utf-8")
 
     def warn_of_changes(self) -> None:
-        """Says which settings, data and versions of a run that is continued are not those of its last start."""
+        """Warns which settings, data and versions of a continued run differ from those of its last start."""
         former = self._former()
         if rank() > 0 or not former["starts"]:
             return
@@ -114,7 +114,7 @@ def _compared(start: dict[str, Any], config: dict[str, Any] | None) -> dict[str,
 
 
 def flat(config: Any, name: str = "") -> dict[str, Any]:
-    """The values of a nest of dictionaries by their ids, such as ``optimizer#momentum``; lists stay whole."""
+    """The values of nested dictionaries by their ids, such as ``optimizer#momentum``; lists are kept whole."""
     if not isinstance(config, dict):
         return {name: config} if name else {}
     return {

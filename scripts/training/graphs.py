@@ -1,4 +1,4 @@
-"""Graphs: the network's forward and backward pass recorded once as CUDA graphs and replayed in every step."""
+"""Graphs: records the network's forward and backward pass once as CUDA graphs and replays them in every step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class _Forward(nn.Module):
-    """The network's training forward pass as a module of its own, since recording replaces a module's ``forward``."""
+    """The network's training forward pass as a separate module, because recording replaces a module's ``forward``."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class _Forward(nn.Module):
 
 
 class GraphedForward(Inferer):
-    """Replays the network's kernels instead of launching them one by one, where launches cost more than the kernels.
+    """Replays the network's kernels instead of launching them one by one, if launches take longer than the kernels.
 
     A pass is recorded for every shape of input that occurs, which a training has one or two of. On a CPU and in
     evaluation mode the network is called as usual. Not for methods that run encoder and decoder apart.

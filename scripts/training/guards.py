@@ -1,4 +1,4 @@
-"""Guards: say why a training cannot succeed, and stop it: a loss that is not finite, a collapsed segmentation."""
+"""Guards: detect a non-finite loss and a collapsed segmentation, explain them, and stop the training or warn."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ COLLAPSE = (
 
 
 class NotFiniteError(UserError):
-    """A training step whose loss or gradient is NaN or infinite."""
+    """The loss or gradient of a training step is NaN or infinite."""
 
 
 class FiniteLoss:
-    """Keeps a step whose loss or gradient is not finite from reaching the weights.
+    """Prevents a step with a non-finite loss or gradient from changing the weights.
 
     Checked after the backward pass and before the optimiser's step: the loss and the norm of the gradient, left in
     ``engine.state.gradient_norm``. A gradient scaler (``amp`` on a GPU) drops steps whose gradient is not finite by
@@ -149,7 +149,7 @@ def _buffers(engine: Any) -> list[torch.Tensor]:
 
 
 class CollapseWarning:
-    """Says in words when the segmentation of a class is empty, or full, in every case of several validations.
+    """Warns when the segmentation of a class is empty, or full, in every case of several validations.
 
     Attach it to the evaluator of the validation, in every process, behind a postprocessing that leaves "pred" and
     "label" as foreground channels (C, H, W, D) of a case. Being empty counts only if a case has the class, being full

@@ -41,7 +41,7 @@ class ProgressBar:
 
 
 class GradientNorms:
-    """Norm of each term's own gradient on the network's weights, before weighting, every ``interval`` iterations.
+    """Norm of each term's gradient with respect to the network's weights, unweighted, every ``interval`` iterations.
 
     They are left in ``engine.state.gradient_norms`` (term -> float), where :class:`TermsLog` finds them. A pass costs
     about one backward pass per term. With a gradient scaler the terms are scaled, too, and the norms scaled back:
@@ -131,7 +131,7 @@ class TermsLog:
 
 
 def rows_until(path: Path, iteration: int) -> list[dict[str, str]]:
-    """What a run that is continued at ``iteration`` has logged in ``path``; its later rows will be written again.
+    """The rows of ``path`` up to ``iteration``, where a run continues; the run writes later rows again.
 
     A last row that was cut off, as by a full disk, is left out.
     """

@@ -1,4 +1,4 @@
-"""Initial weights: a network starts from those of another run, as far as they fit."""
+"""Initial weights: a network starts from the weights of another run, as far as they fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def start_from(network: nn.Module, path: str | Path | None, checkpoints: str | Path | None = None) -> nn.Module:
-    """The network, with every tensor of a file of weights that has the name and the shape of one of its own.
+    """Loads into the network every tensor of a weights file that matches one of its own in name and shape.
 
     The other run may have had other classes or channels: the layers that depend on them stay as they were made. The log
     says which tensors were taken, which were not, and why.

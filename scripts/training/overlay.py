@@ -1,4 +1,4 @@
-"""Overlay: the settings that weights were trained with, as a config that inference reads beside its own."""
+"""Overlay: the settings of the training of some weights, as an overlay of the inference config."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .description import RunDescription
 
 
 class InferenceOverlay:
-    """The settings that inference shares with the training, whatever the method.
+    """The settings that inference shares with the training, for every method.
 
     ``run inference --config_file "['configs/inference.json','<ckpt_dir>/model.json']"`` segments with the same network,
     spacing and intensity scaling without repeating any of them.
@@ -38,14 +38,14 @@ class InferenceOverlay:
             self.settings["network_def"] = definition(network, settings)
 
     def write(self, path: Path) -> None:
-        """Writes ``path``, a JSON file, whole or not at all."""
+        """Writes ``path``, a JSON file, completely or not at all."""
         run = {} if self.description is None else {"run_digest": self.description.digest}
         with replacing(path) as temporary:
             temporary.write_text(json.dumps({**self.settings, **run}, indent=4) + "\n", encoding="utf-8")
 
 
 def definition(network: Network, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The config that builds ``network`` anew: ``_target_`` and every argument.
+    """The config that builds ``network`` again: ``_target_`` and every argument.
 
     An argument that has the name and the value of one of ``settings`` refers to it (``"@base_filters"``), so that the
     value stands in one place; the others are literal.

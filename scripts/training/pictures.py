@@ -1,4 +1,4 @@
-"""Pictures: what the network makes of a labeled and an unlabeled crop, drawn while it trains."""
+"""Pictures: draws the network's outputs for a labeled and an unlabeled crop during training."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TrainingPictures:
             engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._draw)
 
     def _forget_later_pictures(self, engine: Engine) -> None:
-        """Those of a former run, or of iterations that a continued run does again."""
+        """Deletes pictures of a former run, or of iterations that a continued run repeats."""
         for path in (self.output_dir / "pictures").glob("iteration_*.png"):
             if int(path.stem.split("_")[1]) > engine.state.iteration:
                 path.unlink()
@@ -65,7 +65,7 @@ class TrainingPictures:
 
 
 def crops_of(engine: Any, class_names: Sequence[str] | None = None) -> list[Crop]:
-    """The views that the objective shows of the step just done, once for each class."""
+    """The views that the objective shows of the current step, once for each class."""
     from scripts.pictures.crops import Crop
 
     (output,), objective = engine.state.output, engine.objective
@@ -110,7 +110,7 @@ def drawn_heads(
 def pseudo_labels(
     heads: dict[str, torch.Tensor], index: int, objective: Any
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Pseudo-label and unanimity mask (C, H, W, D) of crop ``index``; None for a method without, or switched off."""
+    """Pseudo-label and unanimity mask (C, H, W, D) of crop ``index``; None without such a method or term."""
     if not hasattr(objective, "pseudo_labels") or not objective.active("pseudo"):
         return None, None
     logits, distance = (

@@ -1,4 +1,4 @@
-"""Run record: a handler that writes beside a run's results what it took and where it ran, once it is complete."""
+"""Run record: a handler that records time, memory and environment of a run when it is complete."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel")
 
 
 def peak_memory_mb() -> float | None:
-    """Largest resident memory of this process so far, MB; None where the system does not say (Windows)."""
+    """Peak resident memory of this process so far, MB; None if the system does not report it (Windows)."""
     try:
         import resource
     except ImportError:
@@ -31,7 +31,7 @@ def peak_memory_mb() -> float | None:
 
 
 def device_name(device: torch.device) -> str:
-    """The model of the processor that ``device`` means, such as "NVIDIA H100" or "AMD EPYC 9R14"."""
+    """The model name of ``device``, such as "NVIDIA H100" or "AMD EPYC 9R14"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpu_info = Path("/proc/cpuinfo")
@@ -41,7 +41,7 @@ def device_name(device: torch.device) -> str:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit that is checked out in ``folder``, with "-dirty" behind it if files differ; None without git."""
+    """The commit checked out in ``folder``, followed by "-dirty" if files differ; None without git."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -50,7 +50,7 @@ def git_commit(folder: Path) -> str | None:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a run depends on beside its config: processor, threads, versions, and the commit of this code."""
+    """What a run depends on besides its config: processor, threads, versions, and the commit of this code."""
     return {
         "threads": torch.get_num_threads(),
         "device": device_name(device),
@@ -64,7 +64,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 class RunRecord:
-    """Writes ``<output_dir>/record.json`` when training has gone through all of its iterations.
+    """Writes ``<output_dir>/record.json`` when the training has finished all its iterations.
 
     It holds iterations; parameters (of the network, those that are trained); training_seconds (of the iterations and
     validations, not of loading and caching; of a continued run up to its checkpoint as in training_log.csv);

@@ -1,4 +1,4 @@
-"""Reproducer: one training step in a file, crops, weights and all, to look into a loss that is not finite."""
+"""Reproducer: saves a training step with its crops and weights, to investigate a non-finite loss."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .resume import seed_iteration
 
 
 def save_reproducer(trainer: Any, path: str | Path, *, seed: int) -> None:
-    """Writes the step that ``trainer`` is in the middle of, before its optimiser has changed anything.
+    """Saves the current step of ``trainer``, before the optimiser changes anything.
 
     The file loads with ``weights_only`` and holds: iteration (counted from 1), seed, process (its rank, whose crops the
     file has), files (stream -> images of the crops), targets (what the objective's ``views`` returned), terms and
@@ -52,7 +52,7 @@ def _plain(value: torch.Tensor) -> torch.Tensor:
 
 
 def replay(path: str | Path, network: nn.Module, objective: Objective) -> Loss:
-    """Forward pass of a saved step; the loss carries its graph, so that ``loss.terms[...]`` can be differentiated.
+    """Forward pass of a saved step; the loss keeps its graph, so ``loss.terms[...]`` can be differentiated.
 
     Args:
         path: a file of :func:`save_reproducer`.

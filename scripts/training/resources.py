@@ -1,4 +1,4 @@
-"""Resources: what to do when memory or disk run out, or another process dies or hangs, as a note on the error."""
+"""Resources: adds advice to the error when memory or disk run out, or another process dies or hangs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ WORKER = re.compile(r"DataLoader (worker .* (is killed|exited unexpectedly)|time
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that the memory of the machine or of the GPU is exhausted."""
+    """Whether ``error`` means that the memory of the machine or of the GPU is exhausted."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, (RuntimeError, OSError)) and OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def advise_on_resources(trainer: Any, error: BaseException) -> None:
-    """Adds a note to an ``error`` of a training that memory, disk, data workers, or another process of the run caused.
+    """Adds advice to a training's ``error`` that memory, disk, data workers or another process of the run caused.
 
     Other errors stay as they are.
 

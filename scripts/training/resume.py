@@ -1,4 +1,4 @@
-"""Resume: saves everything that a run needs to go on, and continues a stopped run as if it had never stopped.
+"""Resume: saves everything that a run needs to continue, and continues a stopped run as if it had never stopped.
 
 What is random in an iteration depends on the seed and the iteration alone (crops: scripts/data/stream.py; dropout and
 noise: :class:`SeededIterations`), so no random state has to be saved.
@@ -64,7 +64,7 @@ def digest(path: Path) -> str:
 
 
 class RunState:
-    """Everything that a run consists of, and its checkpoints ``<directory>/iteration_<n>.<sha256>.pt``.
+    """The complete state of a run, and its checkpoints ``<directory>/iteration_<n>.<sha256>.pt``.
 
     A checkpoint carries its own checksum in its name, is written atomically and loads with ``weights_only``. The last
     two are kept. Of several processes, which are all in the same state, the first one writes and all read.
@@ -97,7 +97,7 @@ class RunState:
         return sorted([(int(name[1]), name[2], path) for name, path in names if name], reverse=True)
 
     def save(self, trainer: Any) -> None:
-        """Writes a checkpoint of now and removes all but the last two. A full disk costs this checkpoint only."""
+        """Writes a checkpoint and removes all but the last two. If the disk is full, only this checkpoint is lost."""
         if rank() > 0:
             return
         content = {
@@ -127,14 +127,14 @@ class RunState:
             path.unlink()
 
     def remove_unfinished(self) -> None:
-        """Removes what a process that was killed while it saved has left, which may be as large as a checkpoint."""
+        """Removes incomplete files of a process that was killed while saving; they may be as large as a checkpoint."""
         if rank() > 0:
             return
         for path in (*self.directory.glob(f"{UNFINISHED}*"), self.directory / "iteration.pt"):
             path.unlink(missing_ok=True)
 
     def latest(self) -> dict[str, Any] | None:
-        """The latest checkpoint that is whole; None when there is none. A damaged one is named in a warning."""
+        """The latest intact checkpoint; None if there is none. A warning names each damaged one."""
         for _, checksum, path in self._found():
             if digest(path) == checksum:
                 return torch.load(path, map_location="cpu", weights_only=True)
@@ -142,7 +142,7 @@ class RunState:
         return None
 
     def restore(self, content: Mapping[str, Any], trainer: Any) -> None:
-        """Puts every part and the trainer where they were when ``content`` was saved.
+        """Restores every part and the trainer to their state when ``content`` was saved.
 
         Raises:
             ValueError: when a setting has changed since.
@@ -170,12 +170,12 @@ class RunState:
 
 
 def _plain(value: Any) -> Any:
-    """Lists instead of tuples, so that a setting equals itself after it was saved."""
+    """Converts tuples to lists, so that a setting equals itself after it was saved and loaded."""
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 class SaveRun:
-    """Saves the run every ``interval`` iterations, at its end, and when it was asked to stop.
+    """Saves the run every ``interval`` iterations, at its end, and when it is asked to stop.
 
     Where the end of an epoch coincides, the checkpoint follows the validation, so that none is lost. Stand behind the
     handlers that write weights and validate.
@@ -225,7 +225,7 @@ def run_or_resume(
     description: RunDescription | None = None,
     folders: Sequence[str | Path] = (),
 ) -> None:
-    """Runs the trainer: from the latest checkpoint of its run if there is one, else from the start.
+    """Runs the trainer from the latest checkpoint of its run if there is one, otherwise from the start.
 
     SIGTERM, by which schedulers stop jobs, makes it save a checkpoint after the iteration and end with status 143.
 

@@ -1,4 +1,4 @@
-"""Schedules: how the iterations of a run are divided into epochs, and how the learning rate falls."""
+"""Schedules: division of a run's iterations into epochs, and decay of the learning rate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scripts.errors import UserError
 
 
 def iterations_per_epoch(max_iterations: int, *, at_most: int = 100) -> int:
-    """The largest divisor of ``max_iterations`` not above ``at_most``, so that whole epochs end exactly there.
+    """The largest divisor of ``max_iterations`` up to ``at_most``, so that the last epoch ends at ``max_iterations``.
 
     A number without a divisor of at least a tenth of ``at_most`` is run as one epoch.
 

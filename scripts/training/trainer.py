@@ -1,4 +1,4 @@
-"""Trainer: one step is a batch of labeled crops joined by a batch of unlabeled ones, and an objective over both."""
+"""Trainer: each step joins a batch of labeled and one of unlabeled crops and minimises an objective over both."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from .resources import advise_on_resources
 
 
 class SkipBatch(Exception):  # noqa: N818
-    """Raised from an event within an iteration, it ends the iteration and not the run."""
+    """Raised in an event handler, it ends the iteration but not the run."""
 
 
 class RunEvents(EventEnum):
-    """``ENDED``: ``run`` is left, however: completed, failed, or asked to stop; ``engine.state.error`` says by what."""
+    """``ENDED``: fired when ``run`` exits for any reason; ``engine.state.error`` has the error, if any."""
 
     ENDED = "ended"
 
 
 class Replicas:
-    """Keeps the networks of several processes the same, bit for bit; with one process it does nothing.
+    """Keeps the networks of several processes identical to the last bit; with one process it does nothing.
 
     All start from the weights of rank 0, and gradients and running statistics are averaged after every backward pass.
     DistributedDataParallel would send gradients while others are still being computed. It takes heads that the loss
@@ -57,7 +57,7 @@ class Replicas:
 
 
 class SemiSupervisedTrainer(SupervisedTrainer):
-    """MONAI's supervised trainer with a second stream and an objective that knows the iteration.
+    """MONAI's supervised trainer with a second stream and an objective that depends on the iteration.
 
     With ``pseudo_data_loader`` crops with pseudo-labels that were made beforehand stand behind the labeled ones, and
     every labeled crop has a "label_weight": 1, or ``pseudo_weight``.
@@ -125,7 +125,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.add_event_handler(IterationEvents.MODEL_COMPLETED, self._after_step)
 
     def run(self) -> None:  # type: ignore[override]  # MONAI narrows it so
-        """As in MONAI's trainer; memory that ran out and data workers that ended get a note on what would help."""
+        """As in MONAI's trainer; errors of memory or data workers get a note with advice."""
         self.state.error = None
         if self.state.device.type == "cpu":
             keep_freed_memory()
@@ -147,7 +147,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         return [output]
 
     def _continue_streams(self, engine: Engine) -> None:
-        """Lets the crops of a second ``run`` follow those of the first instead of repeating them."""
+        """Makes the crops of a second ``run`` continue those of the first instead of repeating them."""
         for loader in (self.data_loader, *self._further_loaders().values()):
             batches = getattr(loader, "batch_sampler", None)
             if isinstance(batches, DrawBatches):
@@ -157,14 +157,14 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self._further = {name: iter(loader) for name, loader in self._further_loaders().items()}
 
     def _further_loaders(self) -> dict[str, Iterable[dict]]:
-        """Those beside the labeled one that there are, by the name of their stream."""
+        """The loaders besides the labeled one, by the name of their stream."""
         loaders = {"pseudo_labeled": self.pseudo_data_loader, "unlabeled": self.unlabeled_data_loader}
         return {name: loader for name, loader in loaders.items() if loader is not None}
 
     def _views(
         self, batchdata: dict[str, Any], device: torch.device, non_blocking: bool, **to_kwargs: Any
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The views (N, ...) that the objective makes of both streams, and all targets, on the device.
+        """The views (N, ...) that the objective makes from both streams, and all targets, on the device.
 
         ``to_kwargs`` are for the views: the memory format that the network wants.
         """
@@ -194,7 +194,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     def _with_weights(
         self, labeled: dict[str, torch.Tensor], pseudo: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """The labeled crops, behind them those with pseudo-labels, and what the labels of each count."""
+        """The labeled crops, followed by those with pseudo-labels, and the weight of each crop's label."""
         joined = {key: torch.cat([value, pseudo[key]]) for key, value in labeled.items()}
         weight = joined[Keys.IMAGE].new_ones(len(joined[Keys.IMAGE]), 1, 1, 1, 1)
         weight[len(labeled[Keys.IMAGE]) :] = self.pseudo_weight
@@ -210,13 +210,13 @@ class SemiSupervisedTrainer(SupervisedTrainer):
 
 
 def trainable_parameters(network: torch.nn.Module, objective: Objective) -> list[torch.nn.Parameter]:
-    """What the optimiser changes: the parameters of both that require a gradient, each once."""
+    """The parameters to optimise: those of network and objective that require a gradient, each once."""
     found = {id(weight): weight for module in (network, objective) for weight in module.parameters()}
     return [weight for weight in found.values() if weight.requires_grad]
 
 
 class _Predict(Inferer):
-    """The forward pass of a step, which the objective may make its own."""
+    """The forward pass of a step, which the objective may replace."""
 
     def __init__(self, objective: Objective) -> None:
         super().__init__()
@@ -228,5 +228,5 @@ class _Predict(Inferer):
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """The values of a MONAI tensor, every operation on which would look after what it knows of its image."""
+    """A MONAI tensor without its metadata, which every operation would otherwise maintain."""
     return tensor.as_subclass(torch.Tensor)

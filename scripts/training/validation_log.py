@@ -1,4 +1,4 @@
-"""Validation log: writes what every validation of a run found."""
+"""Validation log: writes the metrics of every validation of a run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ValidationLog:
         self._write_rows()
 
     def _of_classes(self, name: str, details: torch.Tensor | None) -> dict[str, float]:
-        """The means of a metric's ``details`` (cases, classes) by class; nothing when there is a single class."""
+        """The means of a metric's ``details`` (cases, classes) by class; empty if there is only one class."""
         if details is None or details.ndim != 2 or details.shape[1] == 1:
             return {}
         names = self.class_names or [f"class_{number}" for number in range(1, details.shape[1] + 1)]
