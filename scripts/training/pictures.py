@@ -110,7 +110,7 @@ def drawn_heads(
 def pseudo_labels(
     heads: dict[str, torch.Tensor], index: int, objective: Any
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Pseudo-label and unanimity mask (C, H, W, D) of crop ``index``; None without such a method or term."""
+    """Pseudo-label and unanimity mask (C, H, W, D) of crop ``index``; None if there is none or it is off."""
     if not hasattr(objective, "pseudo_labels") or not objective.active("pseudo"):
         return None, None
     logits, distance = (
