@@ -23,7 +23,7 @@ def gap(
     num_labeled: int,
     *,
     baseline: str = "labels_only",
-    ceiling: str = "labels_only",
+    ceiling: str = "all_labels",
     all_labels: int = 160,
     case_list: str = "test",
     picture: str | None = None,
@@ -61,9 +61,7 @@ def gap(
             columns += [f"{difference.mean():+.4f} +- {error:.4f}", f"{wilcoxon(difference).pvalue:.2g}"]
             columns += [f"{(difference > 0).sum()} of {len(names)}", share(found)]
         for measure in (1, 2):
-            columns.append(
-                f"{np.nanmean([[runs[run][name][measure] for name in names] for run in sorted(runs)]):.2f}"
-            )
+            columns.append(f"{np.nanmean([[runs[run][name][measure] for name in names] for run in sorted(runs)]):.2f}")
         print("| " + " | ".join(columns) + " |")
     print(f"\n{ceiling} with {all_labels} labels: {np.mean([list(run.values()) for run in top.values()]):.4f}")
     if picture:
@@ -81,7 +79,9 @@ def read(paths: list[str], case_list: str) -> dict[tuple[str, int], Scores]:
                     run = found[arm, int(row["num_labeled"])][int(row["draw"]), int(row["seed"])]
                     run[row["case"]].append([float(row[name] or "nan") for name in MEASURES])
     return {
-        key: {run: {case: np.nanmean(values, axis=0).tolist() for case, values in of.items()} for run, of in runs.items()}
+        key: {
+            run: {case: np.nanmean(values, axis=0).tolist() for case, values in of.items()} for run, of in runs.items()
+        }
         for key, runs in found.items()
     }
 
