@@ -1,6 +1,6 @@
 """Ranks: the processes of one run on several devices, one process per device, numbered from 0 by torchrun.
 
-Without a process group everything here is that of a single process, rank 0 of 1, and costs nothing.
+What `ignite.distributed` has is taken from there; without a process group it is that of a single process, rank 0 of 1.
 """
 
 from __future__ import annotations
@@ -8,25 +8,22 @@ from __future__ import annotations
 import datetime
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 import torch.distributed as dist
+from ignite.distributed import barrier as wait_for_all
+from ignite.distributed import get_rank as rank
+from ignite.distributed import get_world_size as world_size
+from torch.nn.parallel import DistributedDataParallel
 
 from scripts.errors import UserError
 
+__all__ = ["rank", "wait_for_all", "world_size"]
 LAUNCHED_AS = "torchrun --standalone --nnodes=1 --nproc_per_node=2 -m monai.bundle run ..."
-
-
-def world_size() -> int:
-    """Number of processes of the run."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """Number of this process, from 0."""
-    return dist.get_rank() if world_size() > 1 else 0
 
 
 def device_of_process() -> torch.device:
@@ -64,22 +61,17 @@ def start_processes(device: torch.device, *, timeout_minutes: float = 60) -> Non
     if device.type == "cuda":
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
+    # Not by ignite, which knows one backend for both.
     dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+    idist.sync()
     if rank() > 0:
         logging.disable(logging.INFO)  # every line would come once from each process; warnings still do
 
 
 def end_processes() -> None:
     """Leaves the processes that :func:`start_processes` joined."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-        logging.disable(logging.NOTSET)
-
-
-def wait_for_all() -> None:
-    """Returns when every process has come here."""
-    if world_size() > 1:
-        dist.barrier()
+    idist.finalize()
+    logging.disable(logging.NOTSET)
 
 
 def any_rank(condition: bool) -> bool:
@@ -92,12 +84,8 @@ def any_rank(condition: bool) -> bool:
 
 
 def gathered(value: Any) -> list[Any]:
-    """``value`` of every process, in the order of their ranks."""
-    values: list[Any] = [None] * world_size()
-    if len(values) == 1:
-        return [value]
-    dist.all_gather_object(values, value)
-    return values
+    """``value``, a list or dictionary, of every process, in the order of their ranks."""
+    return idist.all_gather(value)
 
 
 def check_equal(settings: Mapping[str, Any]) -> None:
@@ -148,32 +136,25 @@ def handlers_of_rank(handlers: Sequence[Any], every_rank: Iterable[str]) -> list
     return [handler for handler in handlers if rank() == 0 or type(handler).__name__ in names]
 
 
+def replica(module: torch.nn.Module) -> torch.nn.Module:
+    """``module`` in DistributedDataParallel, which starts from the weights of rank 0; as it is in a single process.
+
+    The graph is searched for weights that the loss leaves out in every iteration: it costs TODO
+    """
+    if world_size() == 1:
+        return module
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+
+
 @torch.no_grad()
 def average(tensors: Iterable[torch.Tensor]) -> None:
-    """Replaces the tensors, in place, by their means over the processes."""
-
-    def mean(flat: torch.Tensor) -> None:
-        dist.all_reduce(flat)
-        flat /= world_size()
-
-    _together(tensors, mean)
-
-
-@torch.no_grad()
-def broadcast(tensors: Iterable[torch.Tensor]) -> None:
-    """Replaces the tensors, in place, by those of rank 0."""
-    _together(tensors, lambda flat: dist.broadcast(flat, 0))
-
-
-def _together(tensors: Iterable[torch.Tensor], operation: Callable[[torch.Tensor], Any]) -> None:
-    """One operation on one vector per data type: a network has a hundred small tensors, each worth a message."""
-    if world_size() == 1:
+    """Replaces the tensors, of one data type, by their means over the processes, in place and in one message."""
+    group = list(tensors)
+    if world_size() == 1 or not group:
         return
-    groups: dict[torch.dtype, list[torch.Tensor]] = {}
-    for tensor in tensors:
-        groups.setdefault(tensor.dtype, []).append(tensor)
-    for group in groups.values():
-        flat = torch.cat([tensor.reshape(-1) for tensor in group])
-        operation(flat)
-        for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group])):
-            tensor.copy_(part.reshape(tensor.shape))
+    flat = torch.cat([tensor.reshape(-1) for tensor in group])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for tensor, mean in zip(group, flat.split([tensor.numel() for tensor in group])):
+        tensor.copy_(mean.reshape(tensor.shape))
