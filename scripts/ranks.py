@@ -61,6 +61,8 @@ def start_processes(device: torch.device, *, timeout_minutes: float = 60) -> Non
     if device.type == "cuda":
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
+    # In a job of Slurm ignite takes its number instead of torchrun's, which is not there or that of torchrun itself.
+    os.environ["SLURM_LOCALID"] = os.environ.get("LOCAL_RANK", "0")
     # Not by ignite, which knows one backend for both.
     dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
     idist.sync()
@@ -139,7 +141,9 @@ def handlers_of_rank(handlers: Sequence[Any], every_rank: Iterable[str]) -> list
 def replica(module: torch.nn.Module) -> torch.nn.Module:
     """``module`` in DistributedDataParallel, which starts from the weights of rank 0; as it is in a single process.
 
-    The graph is searched for weights that the loss leaves out in every iteration: it costs TODO
+    Every iteration searches the graph for weights that the loss leaves out. Without it torch would sort the gradients
+    anew behind the first iteration of every start, and three processes or more would round differently after a resume.
+    Buffers are left to :func:`average`.
     """
     if world_size() == 1:
         return module

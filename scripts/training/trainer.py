@@ -36,10 +36,10 @@ class RunEvents(EventEnum):
 
 
 class _Step(torch.nn.Module):
-    """Forward pass and loss in one module: what DistributedDataParallel wraps and what torch.compile compiles.
+    """Forward pass and loss in one module, for DistributedDataParallel.
 
-    DistributedDataParallel looks for weights that the loss leaves out by going back from what ``forward`` returns. That
-    is therefore the weighted sum; the heads, of which a method may ignore some, and the terms stay here.
+    It finds the weights that the loss leaves out by going back from what ``forward`` returns, which is therefore the
+    weighted sum alone. The heads, of which a method may ignore some, and the terms are left here.
     """
 
     def __init__(self, network: torch.nn.Module, objective: Objective, inferer: Inferer) -> None:
@@ -48,10 +48,13 @@ class _Step(torch.nn.Module):
         self.own_pass = type(objective).predict is not Objective.predict
 
     def forward(self, image: torch.Tensor, targets: dict[str, torch.Tensor], iteration: int) -> torch.Tensor:
-        predicted = self.objective.predict(self.network, image) if self.own_pass else self.inferer(image, self.network)
-        self.heads: dict[str, torch.Tensor] | None = predicted
-        self.loss: Loss | None = self.objective(predicted, targets, iteration)
+        heads = self.heads_of(image)
+        self.heads: dict[str, torch.Tensor] | None = heads
+        self.loss: Loss | None = self.objective(heads, targets, iteration)
         return self.loss.total
+
+    def heads_of(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.objective.predict(self.network, image) if self.own_pass else self.inferer(image, self.network)
 
 
 class SemiSupervisedTrainer(SupervisedTrainer):
@@ -164,7 +167,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         return {name: loader for name, loader in loaders.items() if loader is not None}
 
     def _compile(self, backend: str) -> None:
-        """Compiles forward pass and loss; not the exact distance maps, whose loops end when their values say so."""
+        """Compiles the forward pass and the terms; not the exact maps, whose loops end when their values say so."""
         if backend not in torch.compiler.list_backends(exclude_tags=()):
             known = ", ".join(torch.compiler.list_backends())
             raise UserError(f"compile is {backend!r}; it is true, false or a backend of torch.compile: {known}.")
@@ -173,7 +176,9 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         for module in self.objective.modules():
             if isinstance(module, (ExactDistance, GeneralizedDistance)):
                 module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
-        self._step.compile(backend=backend)
+        # Not the weighted sum: its weights are new numbers in every iteration, each of which would be compiled anew.
+        self._step.heads_of = torch.compile(self._step.heads_of, backend=backend)  # type: ignore[method-assign]
+        self.objective.terms = torch.compile(self.objective.terms, backend=backend)  # type: ignore[method-assign]
 
     def _views(
         self, batchdata: dict[str, Any], device: torch.device, non_blocking: bool, **to_kwargs: Any
