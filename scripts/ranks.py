@@ -18,6 +18,7 @@ import torch.distributed as dist
 from ignite.distributed import barrier as wait_for_all
 from ignite.distributed import get_rank as rank
 from ignite.distributed import get_world_size as world_size
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from scripts.errors import UserError
@@ -63,8 +64,12 @@ def start_processes(device: torch.device, *, timeout_minutes: float = 60) -> Non
         backend = "cpu:gloo,cuda:nccl"
     # In a job of Slurm ignite takes its number instead of torchrun's, which is not there or that of torchrun itself.
     os.environ["SLURM_LOCALID"] = os.environ.get("LOCAL_RANK", "0")
+    # torchrun keeps its store when it restarts a run, and with it the addresses of the processes before.
+    store, number, count = next(rendezvous("env://"))
+    store = dist.PrefixStore(f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    timeout = datetime.timedelta(minutes=timeout_minutes)
     # Not by ignite, which knows one backend for both.
-    dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=timeout)
     idist.sync()
     if rank() > 0:
         logging.disable(logging.INFO)  # every line would come once from each process; warnings still do
@@ -147,8 +152,8 @@ def replica(module: torch.nn.Module) -> torch.nn.Module:
     """
     if world_size() == 1:
         return module
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-    return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+    warnings.filterwarnings("ignore", message="Grad strides do not match")  # of weights of one voxel, in channels_last
+    return DistributedDataParallel(module, forward_sync_buffers=False, find_unused_parameters=True)
 
 
 @torch.no_grad()

@@ -46,6 +46,8 @@ class _Step(torch.nn.Module):
         super().__init__()
         self.network, self.objective, self.inferer = network, objective, inferer
         self.own_pass = type(objective).predict is not Objective.predict
+        # Where there is no weight without use, DistributedDataParallel warns in every process that there is none.
+        self.unused = torch.nn.Parameter(torch.zeros((), device=next(network.parameters()).device))
 
     def forward(self, image: torch.Tensor, targets: dict[str, torch.Tensor], iteration: int) -> torch.Tensor:
         heads = self.heads_of(image)
