@@ -92,7 +92,8 @@ def any_rank(condition: bool) -> bool:
 
 def gathered(value: Any) -> list[Any]:
     """``value``, a list or dictionary, of every process, in the order of their ranks."""
-    return idist.all_gather(value)
+    values: Any = idist.all_gather(value)
+    return values
 
 
 def check_equal(settings: Mapping[str, Any]) -> None:

@@ -237,8 +237,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         return behind % number == 0 or behind == self.state.epoch_length
 
     def _forward(self, image: torch.Tensor, network: torch.nn.Module) -> dict[str, torch.Tensor]:
-        waits = isinstance(self._replica, DistributedDataParallel) and not self.optimiser_steps()
-        with self._replica.no_sync() if waits else contextlib.nullcontext():
+        keeps_gradients: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if isinstance(self._replica, DistributedDataParallel) and not self.optimiser_steps():
+            keeps_gradients = self._replica.no_sync()
+        with keeps_gradients:
             total = self._replica(image, self.state.output[Keys.LABEL], self.state.iteration - 1)
         heads, loss, self._step.heads, self._step.loss = self._step.heads, self._step.loss, None, None
         assert heads is not None and loss is not None
