@@ -1,4 +1,5 @@
-"""Processes: an iteration of two gloo processes with half of the batch each against one process with all of it."""
+"""Processes: an iteration of two gloo processes with half of the batch each, by DistributedDataParallel, against one
+process with all of it, and against gradients that are averaged behind the backward pass."""
 
 from __future__ import annotations
 
@@ -16,23 +17,37 @@ from typing import Any
 import fire
 import torch
 from ignite.engine import Events
+from monai.engines.utils import IterationEvents
 
 from benchmarks.dynamics import parse
 from benchmarks.measure import row
 from benchmarks.scale import SCALES
 from benchmarks.share import CPU_CONFIGS, WARM_UP
-from scripts.ranks import end_processes, gathered, rank, start_processes, world_size
+from scripts.ranks import average, end_processes, gathered, rank, start_processes, world_size
 from tools.demo.dataset import make_dataset
 
 BATCH = 2  # of each stream, over all processes
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def average_behind(trainer: Any) -> None:
+    """Averages the gradients in one message when all are there, instead of while they are computed."""
+    trainer._replica = trainer._step
+    trainer.add_event_handler(
+        IterationEvents.BACKWARD_COMPLETED,
+        lambda: average(weight.grad for weight in trainer.network.parameters() if weight.grad is not None),
+    )
+
+
 def train(folder: str, scale: str, filters: int, iterations: int) -> None:
-    """One of the processes that torchrun starts; the first writes the medians of all to ``folder``/<processes>.json."""
+    """One of the processes that torchrun starts; the first writes the medians of all to ``folder``/<processes>.json.
+
+    Two processes train twice: by DistributedDataParallel, and with averaging behind the backward pass.
+    """
     torch.set_num_threads(1)
     start_processes(torch.device("cpu"))
     count = world_size()
+    ways = ("replica", "averaged") if count > 1 else ("replica",)
     overrides = {
         "dataset_dir": f"{folder}/data",
         "spacing": None,
@@ -46,28 +61,32 @@ def train(folder: str, scale: str, filters: int, iterations: int) -> None:
         "unlabeled_batch_size": BATCH // count,
         "device": torch.device("cpu"),
     }
-    parser = parse([*CPU_CONFIGS, "configs/multi_gpu_train.json"], overrides)
+    medians: dict[str, dict[str, float]] = {}
     with contextlib.redirect_stderr(io.StringIO()):  # the progress bar
-        trainer = parser.get_parsed_content("train#trainer")
-        ticks: list[tuple[float, float]] = []
+        for way in ways:
+            parser = parse([*CPU_CONFIGS, "configs/multi_gpu_train.json"], overrides)
+            trainer = parser.get_parsed_content("train#trainer")
+            if way == "averaged":
+                average_behind(trainer)
+            ticks: list[tuple[float, float]] = []
 
-        def end() -> None:
-            ticks.append((time.process_time(), time.perf_counter()))
-            if len(ticks) == WARM_UP + iterations:
-                trainer.terminate()
+            def end(trainer: Any = trainer, ticks: list[tuple[float, float]] = ticks) -> None:
+                ticks.append((time.process_time(), time.perf_counter()))
+                if len(ticks) == WARM_UP + iterations:
+                    trainer.terminate()
 
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, end)
-        trainer.run()
-    steps = [[b - a for a, b in zip(*pair)] for pair in zip(ticks[WARM_UP - 1 :], ticks[WARM_UP:])]
-    mine = {kind: median(step[i] for step in steps) for i, kind in enumerate(("processor", "wall"))}
-    shares = gathered(mine)
+            trainer.add_event_handler(Events.ITERATION_COMPLETED, end)
+            trainer.run()
+            steps = [[b - a for a, b in zip(*pair)] for pair in zip(ticks[WARM_UP - 1 :], ticks[WARM_UP:])]
+            medians[way] = {kind: median(step[i] for step in steps) for i, kind in enumerate(("processor", "wall"))}
+    shares = gathered(medians)
     if rank() == 0:
         Path(folder, f"{count}.json").write_text(json.dumps(shares))
     end_processes()
 
 
 def processes_rows(iterations: int, *, scale: str) -> list[dict[str, Any]]:
-    """A row: processor seconds of an iteration in the slower of two processes against those of one alone."""
+    """Rows: processor seconds of an iteration in the slower of two processes against those of one, and of averaging."""
     filters = SCALES[scale].training_filters[0]
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -79,12 +98,26 @@ def processes_rows(iterations: int, *, scale: str) -> list[dict[str, Any]]:
             command = [sys.executable, *launcher, "-m", "benchmarks.processes", *arguments]
             subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
             found[count] = json.loads(Path(folder, f"{count}.json").read_text())
-    slowest = max(share["processor"] for share in found[2])
-    (alone,) = found[1]
+
+    def slowest(count: int, way: str, kind: str) -> float:
+        return max(share[way][kind] for share in found[count])
+
+    one, two, former = ((1, "replica"), (2, "replica"), (2, "averaged"))
     crop = "x".join(map(str, SCALES[scale].training))
     what = f"iteration in two processes, {BATCH} crops of {crop} each, {filters} filters"
-    walls = f"of the wall {max(share['wall'] for share in found[2]):.3f} and {alone['wall']:.3f} s"
-    return [row(what, slowest, "one process, all four crops", alone["processor"], accuracy=walls)]
+    return [
+        row(
+            what,
+            slowest(*two, "processor"),
+            reference,
+            slowest(*other, "processor"),
+            accuracy=f"of the wall {slowest(*two, 'wall'):.3f} and {slowest(*other, 'wall'):.3f} s",
+        )
+        for reference, other in (
+            ("one process, all four crops", one),
+            ("gradients averaged behind the backward pass", former),
+        )
+    ]
 
 
 if __name__ == "__main__":

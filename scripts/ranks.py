@@ -1,6 +1,6 @@
 """Ranks: the processes of one run on several devices, one process per device, numbered from 0 by torchrun.
 
-Without a process group everything here is that of a single process, rank 0 of 1, and costs nothing.
+What `ignite.distributed` has is taken from there; without a process group it is that of a single process, rank 0 of 1.
 """
 
 from __future__ import annotations
@@ -8,25 +8,23 @@ from __future__ import annotations
 import datetime
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 import torch.distributed as dist
+from ignite.distributed import barrier as wait_for_all
+from ignite.distributed import get_rank as rank
+from ignite.distributed import get_world_size as world_size
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 from scripts.errors import UserError
 
+__all__ = ["rank", "wait_for_all", "world_size"]
 LAUNCHED_AS = "torchrun --standalone --nnodes=1 --nproc_per_node=2 -m monai.bundle run ..."
-
-
-def world_size() -> int:
-    """Number of processes of the run."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """Number of this process, from 0."""
-    return dist.get_rank() if world_size() > 1 else 0
 
 
 def device_of_process() -> torch.device:
@@ -64,22 +62,23 @@ def start_processes(device: torch.device, *, timeout_minutes: float = 60) -> Non
     if device.type == "cuda":
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+    # In a job of Slurm ignite takes its number instead of torchrun's, which is not there or that of torchrun itself.
+    os.environ["SLURM_LOCALID"] = os.environ.get("LOCAL_RANK", "0")
+    # torchrun keeps its store when it restarts a run, and with it the addresses of the processes before.
+    store, number, count = next(rendezvous("env://"))
+    store = dist.PrefixStore(f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    timeout = datetime.timedelta(minutes=timeout_minutes)
+    # Not by ignite, which knows one backend for both.
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=timeout)
+    idist.sync()
     if rank() > 0:
         logging.disable(logging.INFO)  # every line would come once from each process; warnings still do
 
 
 def end_processes() -> None:
-    """Leaves the group of processes that :func:`start_processes` joined."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-        logging.disable(logging.NOTSET)
-
-
-def wait_for_all() -> None:
-    """Returns when every process has called it."""
-    if world_size() > 1:
-        dist.barrier()
+    """Leaves the processes that :func:`start_processes` joined."""
+    idist.finalize()
+    logging.disable(logging.NOTSET)
 
 
 def any_rank(condition: bool) -> bool:
@@ -92,11 +91,8 @@ def any_rank(condition: bool) -> bool:
 
 
 def gathered(value: Any) -> list[Any]:
-    """``value`` of every process, in the order of the ranks."""
-    values: list[Any] = [None] * world_size()
-    if len(values) == 1:
-        return [value]
-    dist.all_gather_object(values, value)
+    """``value``, a list or dictionary, of every process, in the order of their ranks."""
+    values: Any = idist.all_gather(value)
     return values
 
 
@@ -148,32 +144,27 @@ def handlers_of_rank(handlers: Sequence[Any], every_rank: Iterable[str]) -> list
     return [handler for handler in handlers if rank() == 0 or type(handler).__name__ in names]
 
 
+def replica(module: torch.nn.Module) -> torch.nn.Module:
+    """``module`` in DistributedDataParallel, which starts from the weights of rank 0; as it is in a single process.
+
+    Every iteration searches the graph for weights that the loss leaves out. Without it torch would sort the gradients
+    anew behind the first iteration of every start, and three processes or more would round differently after a resume.
+    Buffers are left to :func:`average`.
+    """
+    if world_size() == 1:
+        return module
+    warnings.filterwarnings("ignore", message="Grad strides do not match")  # of weights of one voxel, in channels_last
+    return DistributedDataParallel(module, forward_sync_buffers=False, find_unused_parameters=True)
+
+
 @torch.no_grad()
 def average(tensors: Iterable[torch.Tensor]) -> None:
-    """Replaces the tensors, in place, by their means over the processes."""
-
-    def mean(flat: torch.Tensor) -> None:
-        dist.all_reduce(flat)
-        flat /= world_size()
-
-    _together(tensors, mean)
-
-
-@torch.no_grad()
-def broadcast(tensors: Iterable[torch.Tensor]) -> None:
-    """Replaces the tensors, in place, by those of rank 0."""
-    _together(tensors, lambda flat: dist.broadcast(flat, 0))
-
-
-def _together(tensors: Iterable[torch.Tensor], operation: Callable[[torch.Tensor], Any]) -> None:
-    """Runs one operation on one vector per data type; a network's hundred small tensors would need a message each."""
-    if world_size() == 1:
+    """Replaces the tensors, of one data type, by their means over the processes, in place and in one message."""
+    group = list(tensors)
+    if world_size() == 1 or not group:
         return
-    groups: dict[torch.dtype, list[torch.Tensor]] = {}
-    for tensor in tensors:
-        groups.setdefault(tensor.dtype, []).append(tensor)
-    for group in groups.values():
-        flat = torch.cat([tensor.reshape(-1) for tensor in group])
-        operation(flat)
-        for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group])):
-            tensor.copy_(part.reshape(tensor.shape))
+    flat = torch.cat([tensor.reshape(-1) for tensor in group])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for tensor, mean in zip(group, flat.split([tensor.numel() for tensor in group])):
+        tensor.copy_(mean.reshape(tensor.shape))

@@ -1,6 +1,12 @@
-"""Settings: type and meaning of every config id, from which docs/reference.md and the commands' help are generated."""
+"""Settings: type and meaning of every config id, and whether it may change when a run continues.
+
+docs/reference.md, the commands' help and the checks of a run that continues follow from it.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 # Section of the page -> id -> (type, meaning). "number" takes integers, too; "expression" is a $ expression or a
 # reference, for values that no literal can have; "object" is a part with a _target_.
@@ -131,12 +137,16 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
             "mixed precision on a GPU, also in evaluation and inference: true (bfloat16 if the GPU supports it), "
             "`bfloat16` or `float16`",
         ),
-        "amp_options": ("object", "arguments of autocast, from `amp` and `device`"),
-        "device": ("expression", "`cuda` if there is a GPU; `\"$torch.device('cpu')\"` selects the CPU"),
-        "val_interval": ("integer", "epochs between validations"),
-        "epoch_length": ("object", "iterations per epoch: the largest divisor of `max_iterations` up to 100"),
-        "num_epochs": ("expression", "number of epochs, from `max_iterations` and `epoch_length`"),
-        "log_interval": ("integer", "iterations between rows of `training_log.csv`"),
+        "amp_options": ("object", "what autocast needs to know, from `amp` and `device`"),
+        "compile": (
+            "boolean or text",
+            "true compiles network and method by `torch.compile` ([performance.md](performance.md)); or a backend of it",
+        ),
+        "device": ("expression", "`cuda` where there is a GPU; `\"$torch.device('cpu')\"` keeps it on the CPU"),
+        "val_interval": ("integer", "epochs between two validations"),
+        "epoch_length": ("object", "iterations of an epoch: the largest divisor of `max_iterations` up to 100"),
+        "num_epochs": ("expression", "follows from the two above"),
+        "log_interval": ("integer", "iterations between two rows of `training_log.csv`"),
         "picture_interval": (
             "integer",
             "iterations between pictures of the crops ([training.md](training.md)); 0: none",
@@ -259,3 +269,50 @@ PARTS: dict[str, dict[str, str]] = {
         "tolerant_dataset": "lets the other cases continue if one fails (evaluation)",
     },
 }
+
+# What a run keeps when it continues: with another value its result would belong to neither.
+FIXED = frozenset("""
+    num_labeled labeled_draw splits in_channels num_classes regions ignore_value spacing intensity_window
+    normalize_nonzero patch_size crop_margin crop_size foreground_crops intensity_augmentation augmentation
+    spatial_augmentation label_coding datalist
+    base_filters normalization dropout network_def
+    seed max_iterations labeled_batch_size unlabeled_batch_size pseudo_batch_size pseudo_weight true_label_iterations
+    initial_weights learning_rate parameters optimizer lr_scheduler objective lambda_weight ramp_length ramp lambda_ramp
+    distance_spacing distance_transform segmentation_to_distance distance_to_segmentation epoch_length num_epochs
+    train#preprocessing train#load_transforms train#crop_transforms train#fit_transforms
+    train#unlabeled_crop_transforms train#unlabeled_preprocessing
+    """.split())
+# What may change without a word: where a run writes, how it is followed and stopped, and what comes after it.
+FREE = frozenset("""
+    class_names label_values num_workers cache_device log_interval picture_interval gradient_norm_interval
+    checkpoint_interval worker_timeout resume run_preflight
+    """.split()).union(*(IDS[section] for section in ("Folders and files", "Tracking", "Evaluation and inference")))
+FREE |= set(IDS["What can be run"]) - {"train", "validate"}
+
+
+def on_resume(name: str) -> str:
+    """Whether the id ``name`` is "fixed" or "free" when a run continues, or "named": changed, it causes a warning."""
+    return "fixed" if name in FIXED else "free" if name in FREE else "named"
+
+
+def fixed_settings(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The ids of a merged config that a run keeps, unevaluated; none where the config is not known (None)."""
+    found = {}
+    for name in sorted(FIXED):
+        value: Any = config
+        for part in name.split("#"):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if isinstance(config, Mapping) and (value is not None or name in config):
+            found[name] = value
+    return found
+
+
+def flat(config: Any, name: str = "") -> dict[str, Any]:
+    """The values of a nest of dictionaries by their ids, such as ``optimizer#momentum``; lists stay whole."""
+    if not isinstance(config, Mapping):
+        return {name: config} if name else {}
+    return {
+        key: value
+        for inner in config
+        for key, value in flat(config[inner], f"{name}#{inner}" if name else inner).items()
+    }

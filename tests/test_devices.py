@@ -24,11 +24,13 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from scripts import ranks
+from scripts.data import LabelCoding
 from scripts.data.stream import DrawBatches
+from scripts.methods import Objective
 from scripts.methods.losses import dice_loss, masked_mean
 from scripts.methods.reduction import mean_over_ranks, sum_over_ranks
 from scripts.networks import synchronize_batch_norm
-from scripts.training import FiniteLoss, RunState, SeededIterations
+from scripts.training import FiniteLoss, RunState, SeededIterations, SemiSupervisedTrainer
 
 TRAIN, EVALUATE = "configs/train.json", "configs/evaluate.json"
 SEVERAL_TRAIN, SEVERAL_EVALUATE = "configs/multi_gpu_train.json", "configs/multi_gpu_evaluate.json"
@@ -123,6 +125,60 @@ def train(method: str, dataset: Path, *, processes: int, handlers: Iterable = ()
     return {"losses": losses, "weights": {name: weight.detach() for name, weight in weights.items()}}
 
 
+class TwoHeads(nn.Module):
+    """Two weights, one for each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.left_out = (nn.Parameter(torch.tensor(0.5)) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.used * x, "other": self.left_out * x}
+
+
+class WithShift(Objective):
+    """Has a parameter of its own, calls the network in ``views``, too, and leaves one of the heads out."""
+
+    TERMS = ("far",)
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(LabelCoding(1))
+        self.shift = nn.Parameter(torch.tensor(1.0))
+        self._network = (network,)
+        self.steps: list[int] = []
+
+    def views(self, labeled, unlabeled, iteration):
+        return {**super().views(labeled, unlabeled, iteration), "goal": self._network[0](labeled["image"])["logits"]}
+
+    def terms(self, heads, targets):
+        return {"far": (heads["logits"] + self.shift - 2 * targets["goal"]).square().mean()}
+
+    def after_step(self, iteration):
+        self.steps.append(iteration)
+
+
+def train_two_heads(*, processes: int, accumulation: int) -> dict[str, torch.Tensor]:
+    """The weights after four iterations on batches of four crops, of which each process has its share."""
+    network = TwoHeads()
+    objective = WithShift(network)
+    images = torch.arange(16.0).reshape(4, 4, 1, 1, 1, 1) / 10
+    share = slice(4 // processes * ranks.rank(), 4 // processes * (ranks.rank() + 1))
+    trainer = SemiSupervisedTrainer(
+        device="cpu",
+        max_epochs=1,
+        epoch_length=4,
+        train_data_loader=[{"image": image[share], "label": torch.zeros_like(image[share])} for image in images],
+        network=network,
+        objective=objective,
+        optimizer=torch.optim.SGD([*network.parameters(), objective.shift], lr=0.1),
+        accumulation_steps=accumulation,
+        train_handlers=[FiniteLoss()],
+    )
+    trainer.run()
+    named = {**dict(network.named_parameters()), "shift": objective.shift}
+    return {"steps": torch.tensor(objective.steps), **{name: weight.detach() for name, weight in named.items()}}
+
+
 def reductions() -> dict[str, torch.Tensor]:
     """What the reductions and the two ratios give and their gradients, on a different number in every process."""
     x = torch.tensor([2.0, 5.0][ranks.rank()], requires_grad=True)
@@ -168,7 +224,8 @@ def process(number: int, dataset: Path, output: Path, names: list[str]) -> None:
             call()
         except ValueError as error:
             found[name] = str(error)
-    guard = FiniteLoss(output, seed=0, policy="skip")
+    found["two heads"] = [train_two_heads(processes=PROCESSES, accumulation=number) for number in (1, 2)]
+    guard = FiniteLoss("skip")
     found["spoilt"] = train("supervised", dataset, processes=PROCESSES, handlers=[guard, SpoilOneImage()])
     found["skipped"] = guard.skipped
     for name in names:
@@ -218,6 +275,15 @@ def test_two_processes_reach_the_losses_and_weights_of_one(method, tiny, found_o
 def test_both_processes_end_with_the_same_weights_bit_for_bit(method, found_of_method):
     first, second = (found["weights"] for found in found_of_method)
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_head_that_is_left_out_a_methods_own_weight_and_accumulation_equal_one_process(two_processes, accumulation):
+    expected = train_two_heads(processes=1, accumulation=accumulation)
+    assert expected["steps"].tolist() == ([0, 1, 2, 3] if accumulation == 1 else [1, 3])
+    assert expected["left_out"] == 0.5 and expected["used"] != 0.5 and expected["shift"] != 1
+    for rank in two_processes:
+        torch.testing.assert_close(rank["two heads"][accumulation - 1], expected)
 
 
 def test_a_batch_that_is_not_finite_in_one_process_is_skipped_in_both(two_processes):
@@ -336,7 +402,7 @@ def test_synchronised_batch_norm_is_refused_on_the_cpu_and_keeps_the_names_of_th
 def test_a_run_that_was_started_with_other_processes_is_not_continued(tmp_path, monkeypatch):
     state = RunState(tmp_path, {}, None, {"seed": 0})
     monkeypatch.setattr("scripts.training.resume.world_size", lambda: 2)
-    with pytest.raises(ValueError, match="started with processes = 1 and is now to continue with 2"):
+    with pytest.raises(ValueError, match="processes was 1 and is 2"):
         RunState(tmp_path, {}, None, {"seed": 0}).restore({"settings": state.settings}, None)
 
 
@@ -364,8 +430,9 @@ METHOD = "configs/methods/entropy_minimization.json"
 SETTINGS = {"normalization": "group", "network_def__dropout": 0.0, "num_labeled": 4, "unlabeled_batch_size": 1}
 
 
-def torchrun_command(run_id: str, *config_files: str, **overrides: object) -> list[str]:
+def torchrun_command(run_id: str, *config_files: str, restarts: int = 0, **overrides: object) -> list[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nnodes=1", f"--nproc_per_node={PROCESSES}"]
+    launcher += [f"--max-restarts={restarts}"]
     python, *bundle = bundle_command(run_id, *config_files, **overrides)
     return [python, *launcher, *bundle]
 
@@ -440,7 +507,7 @@ def start_and_stop(command: list[str], output: Path, *, rows_before: int, stop) 
         assert len(processes) == PROCESSES
         try:
             stop(launcher, processes)
-            status = launcher.wait(60)
+            status = launcher.wait(TIMEOUT)
         finally:
             if launcher.poll() is None:
                 os.killpg(launcher.pid, signal.SIGKILL)
@@ -452,33 +519,37 @@ def start_and_stop(command: list[str], output: Path, *, rows_before: int, stop) 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("how", ["one process is killed", "torchrun is asked to stop"])
+@pytest.mark.parametrize("how", ["killed", "killed and restarted by torchrun", "asked to stop"])
 def test_a_stopped_run_ends_in_all_processes_and_continues_to_the_same_weights(tiny, tmp_path, how):
     if not Path("/proc/self/task").is_dir():
         pytest.skip("this system has no /proc to find the processes in")
     settings = {**SETTINGS, "normalization": "batch", "network_def__dropout": 0.5, "labeled_batch_size": 1}
-    killed = how == "one process is killed"
+    killed, restarted = how.startswith("killed"), how.endswith("torchrun")
     settings |= {"max_iterations": 24, "checkpoint_interval": 3 if killed else 24}
     for name in ("never", "stopped"):
         (tmp_path / name).mkdir()
     never, stopped = (
-        torchrun_command("training", TRAIN, SEVERAL_TRAIN, **small(tiny, tmp_path / name, **settings))
+        torchrun_command(
+            "training",
+            *(TRAIN, SEVERAL_TRAIN),
+            restarts=int(restarted),
+            **small(tiny, tmp_path / name, **settings),
+        )
         for name in ("never", "stopped")
     )
     assert run_process(never).returncode == 0
 
-    def kill(launcher, processes):
-        os.kill(processes[1], signal.SIGKILL)
+    def stop(launcher, processes):
+        os.kill(processes[1] if killed else launcher.pid, signal.SIGKILL if killed else signal.SIGTERM)
 
-    def ask(launcher, processes):
-        launcher.send_signal(signal.SIGTERM)
-
-    status, said = start_and_stop(stopped, tmp_path / "stopped", rows_before=4, stop=kill if killed else ask)
-    assert status != 0 and not (tmp_path / "stopped" / "models" / "model.pt").exists()
+    status, said = start_and_stop(stopped, tmp_path / "stopped", rows_before=4, stop=stop)
     assert ("Signal 9 (SIGKILL) received" if killed else "as asked; the same command continues") in said
     assert killed == ("error: " in said and "Another process of this run ended" in said)
-    finished = run_process(stopped)
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("resuming at iteration") == 1
+    assert (status == 0) == restarted == (tmp_path / "stopped" / "models" / "model.pt").exists()
+    if not restarted:
+        finished = run_process(stopped)
+        assert finished.returncode == 0, finished.stderr
+        said = finished.stdout
+    assert said.count("resuming at iteration") == 1
     expected, found = weights(tmp_path / "never"), weights(tmp_path / "stopped")
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []

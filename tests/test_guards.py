@@ -1,4 +1,4 @@
-"""Tests of scripts/training/guards.py and reproducer.py: steps that are not finite, and what is said of them."""
+"""Tests of scripts/training/guards.py: steps that are not finite, and what is said of them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import contextlib
 import csv
 import logging
 import re
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, run_bundle, small
+from conftest import run_bundle, small
 from ignite.engine import Engine, Events
-from monai.bundle import ConfigParser
-from monai.engines.utils import IterationEvents
 from torch import nn
 
 from scripts.data import LabelCoding
@@ -21,15 +18,10 @@ from scripts.methods import Objective
 from scripts.training import (
     CollapseWarning,
     FiniteLoss,
-    SeededIterations,
     SemiSupervisedTrainer,
     TermsLog,
-    guards,
-    reproducer,
-    resume,
 )
 from scripts.training.guards import MOST_DROPPED, NotFiniteError
-from scripts.training.reproducer import replay, save_reproducer
 
 TRAIN = "configs/train.json"
 EXTENT = 4
@@ -101,12 +93,11 @@ def state(trainer: SemiSupervisedTrainer) -> list[torch.Tensor]:
 def test_the_error_names_term_iteration_and_files_and_the_weights_are_those_before(tmp_path):
     network = Normed()
     with pytest.raises(NotFiniteError) as error:
-        train([1, 2, BAD, 4], FiniteLoss(tmp_path, seed=3), network=network)
+        train([1, 2, BAD, 4], FiniteLoss(), network=network)
     text = str(error.value)
     assert text.startswith(
         "the loss is not finite: far = nan, at iteration 3, with crops of labeled: a666.nii, b666.nii."
     )
-    assert str(tmp_path / "reproducer" / "iteration_00000003.pt") in text
     assert "near" not in text and "weights are not finite" not in text
     assert all(weight.isfinite().all() for weight in network.parameters())
 
@@ -122,7 +113,7 @@ def test_the_norm_of_the_gradient_is_left_for_the_log(tmp_path):
             gradients = torch.cat([weight.grad.flatten() for weight in engine.network.parameters()])
             seen.append((engine.state.gradient_norm.item(), gradients.double().square().sum().sqrt().item()))
 
-    train([1, 2], FiniteLoss(tmp_path, seed=0), TermsLog(tmp_path, interval=1), Measure())
+    train([1, 2], FiniteLoss(), TermsLog(tmp_path, interval=1), Measure())
     with (tmp_path / "training_log.csv").open(newline="") as file:
         logged = [float(row["gradient_norm"]) for row in csv.DictReader(file)]
     assert logged == [found for found, _ in seen] == pytest.approx([expected for _, expected in seen])
@@ -137,12 +128,12 @@ def test_weights_that_were_spoilt_before_are_said_to_be(tmp_path):
     network = Normed()
     nn.init.constant_(network.layers[0].weight, float("inf"))
     with pytest.raises(NotFiniteError, match="The weights are not finite either: they were before this iteration"):
-        train([1], FiniteLoss(tmp_path, seed=0), network=network)
+        train([1], FiniteLoss(), network=network)
 
 
 def test_images_that_are_not_finite_are_said_to_be(tmp_path):
     with pytest.raises(NotFiniteError, match="near = nan, far = nan.*The image of the crops is not finite"):
-        train([1], FiniteLoss(tmp_path, seed=0), prepare_nan_image())
+        train([1], FiniteLoss(), prepare_nan_image())
 
 
 def prepare_nan_image():
@@ -161,7 +152,7 @@ def prepare_nan_image():
 def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
     network = Normed()
     with pytest.raises(NotFiniteError, match=r"the gradient is not finite \(in 4 weights, first layers.0.weight\)"):
-        train([1, BAD], FiniteLoss(tmp_path, seed=0), objective=Spoilt(only_gradient=True), network=network)
+        train([1, BAD], FiniteLoss(), objective=Spoilt(only_gradient=True), network=network)
     assert all(weight.isfinite().all() for weight in network.parameters())
 
 
@@ -177,7 +168,7 @@ def scaled(monkeypatch):
 
 def test_under_a_scaler_the_norm_that_is_logged_is_that_of_the_gradient_itself(tmp_path, scaled):
     for folder, options in (("scaled", {"amp": True}), ("plain", {})):
-        trainer = train([1, 2, 3], FiniteLoss(tmp_path, seed=0), TermsLog(tmp_path / folder, interval=1), **options)
+        trainer = train([1, 2, 3], FiniteLoss(), TermsLog(tmp_path / folder, interval=1), **options)
         assert (trainer.scaler is not None) == bool(options)
     scaled_rows, plain_rows = (
         list(csv.DictReader((tmp_path / folder / "training_log.csv").open(newline="")))
@@ -190,11 +181,10 @@ def test_under_a_scaler_the_norm_that_is_logged_is_that_of_the_gradient_itself(t
 
 def test_a_gradient_that_the_scaler_drops_stops_a_run_only_when_no_scale_helps(tmp_path, scaled):
     def overflowing(steps: list[float]) -> SemiSupervisedTrainer:
-        return train(steps, FiniteLoss(tmp_path, seed=0), objective=Spoilt(only_gradient=True), amp=True)
+        return train(steps, FiniteLoss(), objective=Spoilt(only_gradient=True), amp=True)
 
     trainer = overflowing([1, *[BAD] * MOST_DROPPED, 1, BAD])
     assert all(weight.isfinite().all() for weight in trainer.network.parameters())
-    assert not (tmp_path / "reproducer").exists()
     message = "the gradient is not finite .* at iteration 42.*in the 40 steps before, which the gradient scaler dropped"
     with pytest.raises(NotFiniteError, match=message):
         overflowing([1, *[BAD] * (MOST_DROPPED + 1)])
@@ -202,19 +192,19 @@ def test_a_gradient_that_the_scaler_drops_stops_a_run_only_when_no_scale_helps(t
 
 def test_a_loss_that_is_not_finite_stops_under_a_scaler_at_once(tmp_path, scaled):
     with pytest.raises(NotFiniteError, match="far = nan, at iteration 2,"):
-        train([1, BAD], FiniteLoss(tmp_path, seed=0), amp=True)
+        train([1, BAD], FiniteLoss(), amp=True)
 
 
 def test_amp_on_the_cpu_which_scales_nothing_is_guarded_as_without(tmp_path):
     with pytest.raises(NotFiniteError, match="the gradient is not finite .* at iteration 2"):
-        train([1, BAD], FiniteLoss(tmp_path, seed=0), objective=Spoilt(only_gradient=True), amp=True)
+        train([1, BAD], FiniteLoss(), objective=Spoilt(only_gradient=True), amp=True)
 
 
 @pytest.mark.parametrize("only_gradient", [False, True], ids=["loss", "gradient"])
 def test_a_skipped_batch_leaves_the_training_as_if_it_had_not_been(tmp_path, caplog, only_gradient):
     guarded = train(
         [1, BAD, 2, BAD, 3],
-        FiniteLoss(tmp_path, seed=0, policy="skip"),
+        FiniteLoss("skip"),
         objective=Spoilt(only_gradient=only_gradient),
     )
     without = train([1, 2, 3])
@@ -222,122 +212,37 @@ def test_a_skipped_batch_leaves_the_training_as_if_it_had_not_been(tmp_path, cap
         assert torch.equal(skipped, plain)
     assert guarded.state.iteration == 5
     assert "at iteration 2" in caplog.text and "the batch is skipped (2 so far)" in caplog.text
-    assert [path.name for path in (tmp_path / "reproducer").iterdir()] == ["iteration_00000002.pt"]
 
 
 def test_skipping_ends_after_ten_in_succession(tmp_path):
-    guard = FiniteLoss(tmp_path, seed=0, policy="skip")
+    guard = FiniteLoss("skip")
     train([BAD] * 10 + [1] + [BAD] * 10, guard)
     assert guard.skipped == 20
     with pytest.raises(NotFiniteError, match="at iteration 12.*after 10 skipped in succession"):
-        train([1] + [BAD] * 11, FiniteLoss(tmp_path, seed=0, policy="skip"))
-
-
-def test_a_reproducer_that_cannot_be_written_does_not_hide_the_error(tmp_path):
-    (tmp_path / "reproducer").write_text("a file where a folder is to be")
-    with pytest.raises(NotFiniteError, match="far = nan.*The step could not be saved"):
-        train([BAD], FiniteLoss(tmp_path, seed=0))
+        train([1] + [BAD] * 11, FiniteLoss("skip"))
 
 
 def test_unknown_policy_is_refused(tmp_path):
     with pytest.raises(ValueError, match="non_finite_loss is 'ignore'; it is one of stop, skip"):
-        FiniteLoss(tmp_path, seed=0, policy="ignore")
+        FiniteLoss("ignore")
 
 
 def test_watching_does_not_change_a_training(tmp_path):
     plain = train([1, 2, 3])
     for policy in ("stop", "skip"):
-        watched = train([1, 2, 3], FiniteLoss(tmp_path, seed=0, policy=policy))
+        watched = train([1, 2, 3], FiniteLoss(policy))
         assert all(torch.equal(a, b) for a, b in zip(state(watched), state(plain), strict=True))
 
 
-# --- the reproducer ---
-
-
-def test_each_process_saves_its_own_step_which_is_replayed_with_its_random_numbers(tmp_path, monkeypatch):
-    class Dropping(Normed):
-        def forward(self, x):
-            return {"logits": nn.functional.dropout(super().forward(x)["logits"])}
-
-    monkeypatch.setattr(guards, "rank", lambda: 1)
-    monkeypatch.setattr(reproducer, "rank", lambda: 1)
-    monkeypatch.setattr(resume, "rank", lambda: 1)
-    with pytest.raises(NotFiniteError):
-        train([1, BAD], SeededIterations(5), FiniteLoss(tmp_path, seed=5), network=Dropping())
-    monkeypatch.undo()
-    (step,) = (tmp_path / "reproducer").iterdir()
-    content = torch.load(step, weights_only=True)
-    assert step.name == "iteration_00000002.process_1.pt" and content["process"] == 1
-    assert replay(step, Dropping(), Spoilt()).terms["near"].item() == content["terms"]["near"]
-
-
-def parts_of_the_run(**changes):
-    """Network and objective of train.json, shrunk."""
-    parser = ConfigParser()
-    parser.read_config(ROOT / TRAIN)
-    parser.update({**small(Path("none"), Path("none")), **changes})
-    return parser.get_parsed_content("network"), parser.get_parsed_content("objective")
-
-
-def test_a_saved_step_is_replayed_to_the_last_bit(tmp_path):
-    class SaveThird:
-        def attach(self, engine):
-            engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.save)
-
-        def save(self, engine):
-            if engine.state.iteration == 3:
-                save_reproducer(engine, tmp_path / "step.pt", seed=5)
-                self.terms = {name: value.item() for name, value in engine.state.loss.terms.items()}
-
-    network, objective = parts_of_the_run()
-    label = torch.zeros(2, 1, 16, 16, 16)
-    label[:, :, 4:9, 4:9, 4:9] = 1
-    data = [
-        {"image": torch.randn(2, 1, 16, 16, 16), "label": label, "file": [f"a{n}.nii", f"b{n}.nii"]} for n in range(3)
-    ]
-    saved = SaveThird()
-    trainer = SemiSupervisedTrainer(
-        device="cpu",
-        max_epochs=1,
-        epoch_length=3,
-        train_data_loader=data,
-        unlabeled_data_loader=[{"image": torch.randn(2, 1, 16, 16, 16), "file": ["u.nii", "v.nii"]}] * 3,
-        network=network,
-        objective=objective,
-        optimizer=torch.optim.SGD(network.parameters(), lr=0.01),
-        train_handlers=[SeededIterations(5), saved],
-    )
-    trainer.run()
-    content = torch.load(tmp_path / "step.pt", weights_only=True)
-    assert (content["iteration"], content["seed"]) == (3, 5)
-    assert content["files"] == {"labeled": ["a2.nii", "b2.nii"], "unlabeled": ["u.nii", "v.nii"]}
-    assert content["targets"]["image"].shape == (4, 1, 16, 16, 16) and content["targets"]["label"].shape[0] == 2
-    assert content["terms"] == saved.terms
-
-    torch.manual_seed(99)
-    loss = replay(tmp_path / "step.pt", *parts_of_the_run())
-    assert {name: value.item() for name, value in loss.terms.items()} == saved.terms
-    assert loss.weights == content["weights"]
-    assert loss.total.requires_grad
-
-
-def test_a_run_that_diverges_ends_in_one_line_and_its_step_can_be_replayed(tiny, tmp_path):
+def test_a_run_that_diverges_ends_in_one_line_that_names_the_crops(tiny, tmp_path):
     finished = run_bundle("training", TRAIN, **small(tiny, tmp_path, learning_rate=1e30))
     assert finished.returncode == 1
     assert "Traceback" not in finished.stderr
     message = finished.stderr.rsplit("\nerror: ", 1)[1]
-    found = re.search(
-        r"not finite.*at iteration (\d), with crops of labeled: (.*); unlabeled: (.*?)\. The step", message
-    )
+    found = re.search(r"not finite.*at iteration (\d), with crops of labeled: (.*); unlabeled: (.*?)\. ", message)
     labeled, unlabeled = (set(group.split(", ")) for group in found.groups()[1:])
     assert labeled <= {str(tiny / "images" / f"training_{n}.nii.gz") for n in range(3)}
     assert unlabeled <= {str(tiny / "images" / f"training_{n}.nii.gz") for n in range(3, 6)}
-    (step,) = (tmp_path / "reproducer").iterdir()
-    content = torch.load(step, weights_only=True)
-    assert content["iteration"] == int(found[1]) and str(step) in message
-    loss = replay(step, *parts_of_the_run())
-    spoilt = {name for name, value in loss.terms.items() if not value.isfinite()}
-    assert spoilt == {name for name, value in content["terms"].items() if value - value != 0}
     assert not (tmp_path / "models" / "model.pt").exists()
 
 

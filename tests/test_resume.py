@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +17,11 @@ import pytest
 import torch
 from conftest import ROOT, TIMEOUT, bundle_command, run_bundle, small
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from torch import nn
 
+from scripts.errors import UserError
+from scripts.settings import FIXED, FREE, fixed_settings
 from scripts.training import RunState, SaveRun, resume, run_or_resume
 from scripts.training.checkpoints import save_atomically
 
@@ -196,7 +200,7 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
     state = run_state(tmp_path)
     for iteration in (5, 10, 15, 100):
         state.save(Trainer(iteration))
-    assert [path.name.split(".")[0] for path in state.checkpoints()] == ["iteration_00000100", "iteration_00000015"]
+    assert [iteration for iteration, *_ in state.checkpoints()] == [100, 15]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b"", lambda b: b[:100] + b"\x00" + b[101:]])
@@ -204,7 +208,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capl
     state = run_state(tmp_path, value=1.0)
     state.save(Trainer(10))
     run_state(tmp_path, value=2.0).save(Trainer(20))
-    latest = state.checkpoints()[0]
+    latest = state.checkpoints()[0][-1]
     latest.write_bytes(damage(latest.read_bytes()))
     trainer, resumed = Trainer(), run_state(tmp_path)
     run_or_resume(trainer, resumed)
@@ -279,7 +283,7 @@ def test_a_stop_between_the_writes_of_a_checkpoint_leaves_one_to_continue_from(t
     def cut(*_):
         raise PowerCutError
 
-    monkeypatch.setattr(resume, "digest" if at == "before it is renamed" else "flush_folder", cut)
+    monkeypatch.setattr(resume, "sha256" if at == "before it is renamed" else "flush_folder", cut)
     with pytest.raises(PowerCutError):
         state.save(Trainer(25))
     monkeypatch.undo()
@@ -299,10 +303,50 @@ def test_never_starts_anew(tmp_path):
 
 
 def test_changed_settings_are_refused_with_both_values(tmp_path):
-    run_state(tmp_path, num_labeled=8).save(Trainer(10))
-    message = r"started with num_labeled = 8 and is now to continue with 16.*another output_dir.*--resume never"
-    with pytest.raises(ValueError, match=message):
-        run_or_resume(Trainer(), run_state(tmp_path, num_labeled=16))
+    run_state(tmp_path, optimizer={"lr": 1, "momentum": 0.9}).save(Trainer(10))
+    with pytest.raises(UserError) as error:
+        run_or_resume(Trainer(), run_state(tmp_path, optimizer={"lr": 1, "betas": (0, 1)}))
+    assert "optimizer#momentum was 0.9 and is null; optimizer#betas was null and is [0, 1]" in str(error.value)
+    assert "lr" not in str(error.value) and "seed" not in str(error.value)
+
+
+def test_a_checkpoint_of_a_former_version_is_compared_by_the_settings_that_it_has(tmp_path):
+    run_state(tmp_path, objective="DBiSLObjective", network="DualTaskVNet", num_labeled=8).save(Trainer(10))
+    now = {"objective": {"_target_": "scripts.methods.DBiSLObjective"}, "dropout": 0.5}
+    trainer = Trainer()
+    run_or_resume(trainer, run_state(tmp_path, **now, num_labeled=8))
+    assert trainer.ran_from == 10
+    with pytest.raises(UserError, match="num_labeled was 8 and is 16"):
+        run_or_resume(Trainer(), run_state(tmp_path, **now, num_labeled=16))
+
+
+@pytest.mark.parametrize(
+    "name, change, refused",
+    [
+        ("objective", {"_target_": "torch.nn.Identity"}, True),
+        ("optimizer#momentum", 0.8, True),
+        ("train#crop_transforms", [], True),
+        ("spacing", [1, 1, 1], True),
+        ("output_dir", "elsewhere", False),
+        ("log_interval", 7, False),
+        ("num_workers", 3, False),
+        ("amp", True, False),
+        ("network", "$@network_def", False),
+    ],
+)
+def test_which_ids_are_kept_is_what_the_table_of_settings_says(tmp_path, name, change, refused):
+    config = ConfigParser.load_config_file(ROOT / TRAIN)
+    run_state(tmp_path, **fixed_settings(config)).save(Trainer(10))
+    parser = ConfigParser(config)
+    parser[name] = change
+    changed = run_state(tmp_path, **fixed_settings(parser.get()))
+    with pytest.raises(UserError, match=name) if refused else nullcontext():
+        run_or_resume(Trainer(), changed)
+
+
+def test_every_id_that_a_run_keeps_is_one_of_train_json():
+    assert set(fixed_settings(ConfigParser.load_config_file(ROOT / TRAIN))) == FIXED
+    assert not FIXED & FREE and fixed_settings(None) == {}
 
 
 def test_unknown_mode_is_refused(tmp_path):

@@ -9,6 +9,7 @@ from itertools import count, islice
 
 import pytest
 import torch
+import torch._dynamo
 from conftest import small
 from ignite.engine import Events
 from monai.data import CacheDataset, MetaTensor
@@ -19,9 +20,10 @@ from torch import nn
 
 from scripts.data import LabelCoding, crop_stream
 from scripts.distance import DistanceToSegmentation, ExactDistance, SegmentationToDistance
+from scripts.errors import UserError
 from scripts.methods import DBiSLObjective, GaussianRampUp, Objective
 from scripts.networks import DualTaskVNet
-from scripts.training import RunEvents, SemiSupervisedTrainer, trainable_parameters
+from scripts.training import GraphedForward, RunEvents, SemiSupervisedTrainer, trainable_parameters
 
 EXTENT = 4
 ITERATIONS = 4
@@ -397,14 +399,48 @@ def test_parameters_of_the_objective_are_optimised_and_frozen_ones_are_not():
     assert [id(weight) for weight in found] == [id(network.weight), id(objective.shift)]
 
 
-def test_the_objective_may_make_the_forward_pass_its_own():
-    class Doubled(Recorder):
-        def predict(self, network, image):
-            return {name: 2 * head for name, head in network(image).items()}
+class Doubled(Recorder):
+    """Makes the forward pass its own."""
 
+    def predict(self, network, image):
+        return {name: 2 * head for name, head in network(image).items()}
+
+
+def test_the_objective_may_make_the_forward_pass_its_own():
     objective = Doubled()
     trainer = make_trainer(objective=objective)
     trainer.run()
     (output,) = trainer.state.output
     assert output["pred"]["logits"].shape == output["image"].shape
     torch.testing.assert_close(objective.images[0], 2 * objective.targets[0]["image"])
+
+
+# torch.compile
+
+
+@pytest.mark.parametrize("objective", [Recorder, Doubled])
+def test_compiled_the_weights_are_those_of_the_plain_training(objective):
+    weights = []
+    for backend in (False, "aot_eager"):
+        torch.manual_seed(0)
+        trainer = make_trainer(unlabeled=UnlabeledBatches(2), objective=objective(), lr=0.01, compile=backend)
+        trainer.run()
+        assert list(trainer.network.state_dict()) == ["weight"]
+        weights.append(trainer.network.weight.item())
+    assert weights[1] == pytest.approx(weights[0]) != 1
+
+
+def test_what_cannot_be_compiled_is_said():
+    with pytest.raises(UserError, match="compile is 'fast'.*inductor"):
+        make_trainer(compile="fast")
+    with pytest.raises(UserError, match="cuda_graphs"):
+        make_trainer(compile="aot_eager", inferer=GraphedForward())
+
+    def without_a_compiler(*_):
+        raise RuntimeError("no g++")
+
+    torch._dynamo.reset()
+    torch._dynamo.register_backend(without_a_compiler, name="broken")
+    with pytest.raises(Exception, match="no g[+][+]") as error:
+        make_trainer(compile="broken").run()
+    assert any("compile to false" in note for note in error.value.__notes__)

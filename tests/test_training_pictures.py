@@ -299,7 +299,7 @@ def test_a_run_that_continues_adds_its_start_and_one_that_begins_does_not(tmp_pa
 
 def test_what_was_not_run_is_not_described(tmp_path):
     made = start(tmp_path, save=5, config={"seed": 0})
-    with pytest.raises(ValueError, match="started with seed = 0 and is now to continue with 1"):
+    with pytest.raises(ValueError, match="seed was 0 and is 1"):
         start(tmp_path, seed=1, config={"seed": 1})
     assert json.loads((tmp_path / "run.json").read_text()) == made
     start(tmp_path, save=10, config={"seed": 0})
@@ -320,6 +320,13 @@ def test_what_has_changed_since_the_last_start_is_said(tmp_path, caplog):
     assert 'a#b was 1 and is 2; d was 1.5 and is null; e was null and is "xxx' in said and "xxx.... " in said
     assert "environment#data#labeled#digest was" in said and "a#c" not in said and "about" not in said
     assert "give --resume never" in said
+
+
+def test_what_may_change_freely_is_not_named(tmp_path, caplog):
+    start(tmp_path, save=5, config={"log_interval": 1, "output_dir": "a", "amp": False})
+    start(tmp_path, config={"log_interval": 2, "output_dir": "b", "amp": True})
+    assert "amp was false and is true" in caplog.text
+    assert "log_interval" not in caplog.text and "output_dir" not in caplog.text
 
 
 def test_of_many_changes_some_are_named(tmp_path, caplog):

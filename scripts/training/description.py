@@ -17,6 +17,7 @@ import torch
 from scripts.data.digest import data_digest
 from scripts.files import replacing
 from scripts.ranks import rank
+from scripts.settings import flat, on_resume
 
 from .record import environment
 
@@ -61,7 +62,6 @@ class RunDescription:
         config: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(output_dir) / "run.json"
-        self.config_path = Path(output_dir) / "config.json"
         # Programs may override ids by objects, such as a torch.device.
         self.config = None if config is None else without_credentials(json.loads(json.dumps(dict(config), default=str)))
         self.start = {
@@ -79,49 +79,48 @@ class RunDescription:
             return
         former = self._former() if continued else {}
         self.digest = former.get("digest", self.digest)
-        content = {"digest": self.digest, "starts": [*former.get("starts", []), self.start], "config": self.config}
-        files = {self.path: content} if self.config is None else {self.path: content, self.config_path: self.config}
-        for path, written in files.items():
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(written, indent=4) + "\n", encoding="utf-8")
+        starts = [*former.get("starts", []), self.start]
+        _write(self.path, {"digest": self.digest, "starts": starts, "config": self.config})
+        if self.config is not None:
+            _write(self.path.with_name("config.json"), self.config)
 
     def warn_of_changes(self) -> None:
-        """Warns which settings, data and versions of a continued run differ from those of its last start."""
+        """Names the settings, data and versions of a run that continues that are not those of its last start.
+
+        What :mod:`scripts.settings` lets change freely is left out.
+        """
         former = self._former()
-        if rank() > 0 or not former["starts"]:
+        if rank() > 0 or not former:
             return
         before, now = (_compared(*of) for of in ((former["starts"][-1], former["config"]), (self.start, self.config)))
-        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        if names:
-            changed = [f"{name} was {_short(before.get(name))} and is {_short(now.get(name))}" for name in names]
-            more = [f"and {len(changed) - MOST_NAMED} more"] if len(changed) > MOST_NAMED else []
+        if changes := differences(before, now):
+            more = [f"and {len(changes) - MOST_NAMED} more"] if len(changes) > MOST_NAMED else []
             logger.warning(
                 "this run goes on with changes since its last start: %s. Where they change the training, its result "
                 "mixes both; to start from the beginning instead, give --resume never.",
-                "; ".join([*changed[:MOST_NAMED], *more]),
+                "; ".join([*changes[:MOST_NAMED], *more]),
             )
 
     def _former(self) -> dict[str, Any]:
-        if not self.path.is_file():
-            return {"starts": [], "config": None}
-        return json.loads(self.path.read_text(encoding="utf-8"))
+        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What two nests of settings differ in, as "optimizer#momentum was 0.9 and is 0.8"."""
+    old, new = flat(before), flat(now)
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return [f"{name} was {_short(old.get(name))} and is {_short(new.get(name))}" for name in changed]
 
 
 def _compared(start: dict[str, Any], config: dict[str, Any] | None) -> dict[str, Any]:
     environment_and_data = {name: value for name, value in start.items() if name not in ("time", "command")}
-    settings = {name: value for name, value in (config or {}).items() if name != "about"}
-    return flat({"environment": environment_and_data, **settings})
+    settings = {name: value for name, value in (config or {}).items() if on_resume(name) != "free"}
+    return {"environment": environment_and_data, **settings}
 
 
-def flat(config: Any, name: str = "") -> dict[str, Any]:
-    """The values of nested dictionaries by their ids, such as ``optimizer#momentum``; lists are kept whole."""
-    if not isinstance(config, dict):
-        return {name: config} if name else {}
-    return {
-        key: value
-        for inner in config
-        for key, value in flat(config[inner], f"{name}#{inner}" if name else inner).items()
-    }
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
 def _short(value: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +12,8 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
 from scripts.errors import UserError
-from scripts.ranks import gathered, rank
+from scripts.ranks import any_rank, gathered, rank
 
-from .reproducer import save_reproducer
 from .trainer import SkipBatch
 
 logger = logging.getLogger(__name__)
@@ -45,14 +43,10 @@ class FiniteLoss:
 
     Checked after the backward pass and before the optimiser's step: the loss and the norm of the gradient, left in
     ``engine.state.gradient_norm``. A gradient scaler (``amp`` on a GPU) drops steps whose gradient is not finite by
-    itself, as a part of finding its scale: there the gradient counts only after 40 in succession. The step is saved as
-    ``<output_dir>/reproducer/iteration_<n>.pt`` (see :mod:`scripts.training.reproducer`); of skipped ones, the first of
-    a run. A skipped step changes neither weights nor optimiser nor the running averages of BatchNorm, and counts as an
-    iteration.
+    itself, as a part of finding its scale: there the gradient counts only after 40 in succession. A skipped step
+    changes neither weights nor optimiser nor the running averages of BatchNorm, and counts as an iteration.
 
     Args:
-        output_dir: of the run.
-        seed: of the run.
         policy: "stop" ends the run; "skip" leaves the batch out, and stops after 10 in succession.
 
     Raises:
@@ -60,11 +54,9 @@ class FiniteLoss:
         NotFiniteError: from the run, naming the terms, the iteration and the files of the crops.
     """
 
-    def __init__(self, output_dir: str | Path, *, seed: int, policy: str = "stop") -> None:
+    def __init__(self, policy: str = "stop") -> None:
         if policy not in POLICIES:
             raise UserError(f"non_finite_loss is {policy!r}; it is one of {', '.join(POLICIES)}.")
-        self.folder = Path(output_dir) / "reproducer"
-        self.seed = seed
         self.policy = policy
         self.skipped = 0
         self.in_succession = 0
@@ -83,65 +75,54 @@ class FiniteLoss:
         scaler = engine.scaler if engine.scaler is not None and engine.scaler.is_enabled() else None
         # The optimizer's list: to collect the weights from the modules takes milliseconds.
         weights = chain.from_iterable(group["params"] for group in engine.optimizer.param_groups)
-        gradients = [w.grad for w in weights if w.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients).float()
+        norm = torch.nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None]).float()
         engine.state.gradient_norm = norm if scaler is None else norm / scaler.get_scale()
         # One question to the device for both of them.
         finite_loss, finite_norm = torch.stack([engine.state.loss.total.detach().float(), norm]).isfinite().tolist()
+        if getattr(engine, "accumulation_steps", 1) > 1:  # each process has its own gradient until the last of them
+            finite_norm = not any_rank(not finite_norm)
         self.dropped_in_succession = 0 if finite_norm else self.dropped_in_succession + 1
         left_to_scaler = scaler is not None and self.dropped_in_succession <= MOST_DROPPED
         if finite_loss and (finite_norm or left_to_scaler):
             self.in_succession = 0
             return
-        what = self._describe(engine)
+        what = _describe(engine)
         self.in_succession += 1
-        stop = self.policy == "stop" or self.in_succession > MOST_SKIPPED
-        saved = self._save(engine) if stop or not self.skipped else ""
-        if stop:
+        if self.policy == "stop" or self.in_succession > MOST_SKIPPED:
             before = f" after {MOST_SKIPPED} skipped in succession" if self.policy == "skip" else ""
             if finite_loss and scaler is not None:
                 before += f", and in the {MOST_DROPPED} steps before, which the gradient scaler dropped"
-            raise NotFiniteError(f"{what}{before}. {saved}{self._cause(engine)}{REMEDY}")
+            raise NotFiniteError(f"{what}{before}. {_cause(engine)}{REMEDY}")
         self.skipped += 1
-        logger.warning("%s: the batch is skipped (%d so far). %s", what, self.skipped, saved)
+        logger.warning("%s: the batch is skipped (%d so far).", what, self.skipped)
         with torch.no_grad():
             for buffer, before_step in zip(_buffers(engine), self.buffers, strict=True):
                 buffer.copy_(before_step)
         engine.optimizer.zero_grad(set_to_none=True)
         raise SkipBatch
 
-    def _describe(self, engine: Any) -> str:
-        loss = engine.state.loss
-        terms = [f"{name} = {value.item()}" for name, value in loss.terms.items() if not value.isfinite()]
-        if terms:
-            what = f"the loss is not finite: {', '.join(terms)}"
-        elif not loss.total.isfinite():
-            what = f"the loss is not finite: its weighted sum is {loss.total.item()}"
-        else:
-            names = [
-                n for n, w in engine.network.named_parameters() if w.grad is not None and not w.grad.isfinite().all()
-            ]
-            where = f"in {len(names)} weights, first {names[0]}" if names else "its norm overflows"
-            what = f"the gradient is not finite ({where}) although the loss is {loss.total.item()}"
-        files = "; ".join(f"{stream}: {', '.join(names)}" for stream, names in engine.state.files.items())
-        return f"{what}, at iteration {engine.state.iteration}, with crops of {files or 'unknown files'}"
 
-    def _cause(self, engine: Any) -> str:
-        if not all(weight.isfinite().all() for weight in engine.network.parameters()):
-            return "The weights are not finite either: they were before this iteration. "
-        if not engine.state.output["image"].isfinite().all():
-            return "The image of the crops is not finite. "
-        return ""
+def _describe(engine: Any) -> str:
+    loss = engine.state.loss
+    terms = [f"{name} = {value.item()}" for name, value in loss.terms.items() if not value.isfinite()]
+    if terms:
+        what = f"the loss is not finite: {', '.join(terms)}"
+    elif not loss.total.isfinite():
+        what = f"the loss is not finite: its weighted sum is {loss.total.item()}"
+    else:
+        names = [n for n, w in engine.network.named_parameters() if w.grad is not None and not w.grad.isfinite().all()]
+        where = f"in {len(names)} weights, first {names[0]}" if names else "its norm overflows"
+        what = f"the gradient is not finite ({where}) although the loss is {loss.total.item()}"
+    files = "; ".join(f"{stream}: {', '.join(names)}" for stream, names in engine.state.files.items())
+    return f"{what}, at iteration {engine.state.iteration}, with crops of {files or 'unknown files'}"
 
-    def _save(self, engine: Any) -> str:
-        # Of several processes each has crops of its own.
-        process = f".process_{rank()}" if rank() else ""
-        path = self.folder / f"iteration_{engine.state.iteration:08d}{process}.pt"
-        try:
-            save_reproducer(engine, path, seed=self.seed)
-        except OSError as error:
-            return f"The step could not be saved: {error}. "
-        return f"The step is saved in {path} (docs/training.md). "
+
+def _cause(engine: Any) -> str:
+    if not all(weight.isfinite().all() for weight in engine.network.parameters()):
+        return "The weights are not finite either: they were before this iteration. "
+    if not engine.state.output["image"].isfinite().all():
+        return "The image of the crops is not finite. "
+    return ""
 
 
 def _buffers(engine: Any) -> list[torch.Tensor]:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from ignite.engine import Events
 
+from scripts.files import replacing
+
 from .handlers import rows_until
 
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel")
@@ -69,8 +71,8 @@ class RunRecord:
     It holds iterations; parameters (of the network, those that are trained); training_seconds (of the iterations and
     validations, not of loading and caching; of a continued run up to its checkpoint as in training_log.csv);
     peak_memory_mb (of the process, in the machine's memory); peak_gpu_memory_mb (allocated by torch, null without a
-    GPU); and the :func:`environment` at the start, with git_commit null without git. An old file is removed at the
-    start, so that none means: not trained to the end.
+    GPU); and the :func:`environment`, with git_commit null without git. An old file is removed at the start, so that
+    none means: not trained to the end.
 
     Args:
         output_dir: created if need be.
@@ -100,5 +102,5 @@ class RunRecord:
             "peak_gpu_memory_mb": gpu and round(gpu, 1),
             **self.environment,
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(record, indent=4) + "\n", encoding="utf-8")
+        with replacing(self.path) as temporary:
+            temporary.write_text(json.dumps(record, indent=4) + "\n", encoding="utf-8")

@@ -30,7 +30,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def advise_on_resources(trainer: Any, error: BaseException) -> None:
-    """Adds advice to a training's ``error`` that memory, disk, data workers or another process of the run caused.
+    """Adds a note to an ``error`` of a training that memory, disk, compiler, workers or another process caused.
 
     Other errors stay as they are.
 
@@ -39,45 +39,40 @@ def advise_on_resources(trainer: Any, error: BaseException) -> None:
         error: keeps its type, so that those who catch it still do.
     """
     causes = list(chain(error))
-    workers = getattr(trainer.data_loader, "num_workers", 0)
+    workers, timeout = (getattr(trainer.data_loader, name, 0) for name in ("num_workers", "timeout"))
     where = f"at iteration {trainer.state.iteration}"
-    if any(out_of_memory(cause) for cause in causes):
+    advice = ""
+    if any(map(out_of_memory, causes)):
         on_gpu = any(isinstance(cause, torch.OutOfMemoryError) for cause in causes)
-        steps = [*(_gpu_steps(trainer) if on_gpu else _machine_steps(workers)), *_common_steps(trainer)]
-        error.add_note(
-            Advice(
-                f"The memory of the {'GPU' if on_gpu else 'machine'} ran out {where}. "
-                f"Settings that lower it, in this order: {'; '.join(steps)}."
-            )
+        steps = "; ".join(_steps(trainer, on_gpu=on_gpu, workers=workers))
+        advice = (
+            f"The memory of the {'GPU' if on_gpu else 'machine'} ran out {where}. "
+            f"Settings that lower it, in this order: {steps}."
         )
     elif any(isinstance(cause, OSError) and cause.errno in FULL_DISK for cause in causes):
-        error.add_note(
-            Advice(
-                f"The disk of output_dir or ckpt_dir was full {where}. Make room; the same command then continues from "
-                "the last checkpoint."
-            )
+        advice = (
+            f"The disk of output_dir or ckpt_dir was full {where}. Make room; the same command then continues from the "
+            "last checkpoint."
         )
     elif any(_of_a_worker(cause, workers) for cause in causes):
-        error.add_note(
-            Advice(
-                f"A data worker ended or did not answer {where}. In this order: lower num_workers (now {workers}; 0 is "
-                "without), since each takes memory; look into the system's log for processes that were killed; "
-                f"raise worker_timeout (now {getattr(trainer.data_loader, 'timeout', 0):g} s) if the storage is slow."
-            )
+        advice = (
+            f"A data worker ended or did not answer {where}. In this order: lower num_workers (now {workers}; 0 is "
+            "without), since each takes memory; look into the system's log for processes that were killed; "
+            f"raise worker_timeout (now {timeout:g} s) if the storage is slow."
         )
-
-    elif world_size() > 1 and any(_of_another_process(cause) for cause in causes):
-        error.add_note(
-            Advice(
-                f"Another process of this run ended, or did not answer, {where}; this is process {rank()} of "
-                f'{world_size()}. Why it did, its own message says, or torchrun under "Root Cause". The same command '
-                "continues from the last checkpoint."
-            )
+    elif any(type(cause).__module__.startswith(("torch._dynamo", "torch._inductor")) for cause in causes):
+        advice = (
+            f"torch.compile failed {where}. It needs a C++ compiler on the CPU, and Triton on a GPU; set compile to "
+            "false to train without."
         )
-
-
-def _of_another_process(error: BaseException) -> bool:
-    return isinstance(error, RuntimeError) and OTHER_PROCESS.search(str(error)) is not None
+    elif world_size() > 1 and any(isinstance(c, RuntimeError) and OTHER_PROCESS.search(str(c)) for c in causes):
+        advice = (
+            f"Another process of this run ended, or did not answer, {where}; this is process {rank()} of "
+            f'{world_size()}. Why it did, its own message says, or torchrun under "Root Cause". The same command '
+            "continues from the last checkpoint."
+        )
+    if advice:
+        error.add_note(Advice(advice))
 
 
 def _of_a_worker(error: BaseException, workers: int) -> bool:
@@ -85,20 +80,15 @@ def _of_a_worker(error: BaseException, workers: int) -> bool:
     return WORKER.search(str(error)) is not None or (workers > 0 and isinstance(error, (ConnectionError, EOFError)))
 
 
-# The steps that change the result least come first.
-
-
-def _gpu_steps(trainer: Any) -> list[str]:
-    return [] if trainer.amp else ["amp true"]
-
-
-def _machine_steps(workers: int) -> list[str]:
+def _steps(trainer: Any, *, on_gpu: bool, workers: int) -> list[str]:
+    """Settings that lower the memory, those first that change the result least."""
     cache = "train#dataset#cache_rate 0 and train#unlabeled_dataset#cache_rate 0 (volumes are then read for every crop)"
-    return [*([f"num_workers 0 (now {workers})"] if workers else []), cache]
-
-
-def _common_steps(trainer: Any) -> list[str]:
+    on_machine = [*([f"num_workers 0 (now {workers})"] if workers else []), cache]
     names = {"unlabeled_batch_size": trainer.unlabeled_data_loader, "labeled_batch_size": trainer.data_loader}
     sizes = {name: getattr(getattr(loader, "batch_sampler", None), "batch_size", 0) for name, loader in names.items()}
-    smaller = [f"{name} {size // 2} (now {size})" for name, size in sizes.items() if size > 1]
-    return ["sw_batch_size 1, if it was in a validation", "a smaller patch_size", *smaller, "a smaller base_filters"]
+    return [
+        *(([] if trainer.amp else ["amp true"]) if on_gpu else on_machine),
+        *("sw_batch_size 1, if it was in a validation", "a smaller patch_size"),
+        *(f"{name} {size // 2} (now {size})" for name, size in sizes.items() if size > 1),
+        "a smaller base_filters",
+    ]

@@ -6,6 +6,7 @@ noise: :class:`SeededIterations`), so no random state has to be saved.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import signal
@@ -23,7 +24,7 @@ from scripts.lock import held
 from scripts.ranks import any_rank, check_equal, rank, wait_for_all, world_size
 
 from .checkpoints import flush_folder, save_atomically
-from .description import RunDescription
+from .description import RunDescription, differences
 
 logger = logging.getLogger(__name__)
 
@@ -47,34 +48,25 @@ class SeededIterations:
         engine.add_event_handler(Events.ITERATION_STARTED, self._seed)
 
     def _seed(self, engine: Engine) -> None:
-        seed_iteration(self.seed, engine.state.iteration)
-
-
-def seed_iteration(seed: int, iteration: int, *, process: int | None = None) -> None:
-    """Seeds torch for an iteration, counted from 1, of a run with ``seed``, as in ``process`` (None: this one)."""
-    number = rank() if process is None else process
-    own = [number] if number else []  # the processes of a run drop other channels
-    entropy = np.random.SeedSequence([seed, ITERATION_STREAM, iteration, *own])
-    torch.manual_seed(int(entropy.generate_state(1)[0]))
-
-
-def digest(path: Path) -> str:
-    """The first 16 hexadecimal digits of a file's sha256."""
-    return sha256(path)[:16]
+        own = [rank()] if rank() else []
+        entropy = np.random.SeedSequence([self.seed, ITERATION_STREAM, engine.state.iteration, *own])
+        torch.manual_seed(int(entropy.generate_state(1)[0]))
 
 
 class RunState:
     """The complete state of a run, and its checkpoints ``<directory>/iteration_<n>.<sha256>.pt``.
 
-    A checkpoint carries its own checksum in its name, is written atomically and loads with ``weights_only``. The last
-    two are kept. Of several processes, which are all in the same state, the first one writes and all read.
+    A checkpoint carries the first 16 digits of its own checksum in its name, is written atomically and loads with
+    ``weights_only``. The last two are kept. Of several processes, which are all in the same state, the first one writes
+    and all read.
 
     Args:
         directory: of the checkpoints.
         parts: name -> object with ``state_dict`` and ``load_state_dict``: network, objective (with its teacher or
             adversary), optimizer, learning rate scheduler.
         evaluator: the validation's engine, whose best metric decides what later validations overwrite.
-        settings: config values by name that must not change between the start of a run and its continuation.
+        settings: config values by id that must not change between the start of a run and its continuation, see
+            :func:`~scripts.settings.fixed_settings`.
     """
 
     def __init__(
@@ -83,15 +75,12 @@ class RunState:
         self.directory = Path(directory)
         self.parts = dict(parts)
         self.evaluator = evaluator
-        # With another number of processes the same batch size would mean another batch.
-        self.settings = {**{name: _plain(value) for name, value in settings.items()}, "processes": world_size()}
+        # With another number of processes the same batch size would mean another batch. As JSON has them: no tuples,
+        # and nothing that a checkpoint would not load.
+        self.settings = json.loads(json.dumps({"processes": world_size(), **settings}, default=str))
         self.stop_requested = False
 
-    def checkpoints(self) -> list[Path]:
-        """The checkpoint files, latest first."""
-        return [path for _, _, path in self._found()]
-
-    def _found(self) -> list[tuple[int, str, Path]]:
+    def checkpoints(self) -> list[tuple[int, str, Path]]:
         """Iteration, checksum and path of every checkpoint, latest first."""
         names = [(NAME.fullmatch(path.name), path) for path in self.directory.glob("iteration_*.pt")]
         return sorted([(int(name[1]), name[2], path) for name, path in names if name], reverse=True)
@@ -111,32 +100,26 @@ class RunState:
         unnamed = self.directory / "iteration.pt"
         try:
             save_atomically(content, unnamed)
-            unnamed.replace(self.directory / f"iteration_{trainer.state.iteration:08d}.{digest(unnamed)}.pt")
+            unnamed.replace(self.directory / f"iteration_{trainer.state.iteration:08d}.{sha256(unnamed)[:16]}.pt")
             flush_folder(self.directory)  # the new one is there for certain before an old one goes
         except OSError as error:
             logger.warning("no checkpoint at iteration %d: %s. Training goes on.", trainer.state.iteration, error)
             return
-        for old in self.checkpoints()[KEPT:]:
+        for *_, old in self.checkpoints()[KEPT:]:
             old.unlink()
 
-    def clear(self) -> None:
-        """Removes the checkpoints of a former run."""
+    def tidy(self, *, anew: bool) -> None:
+        """Removes what a process left that was killed while it saved; of a run that starts anew, all checkpoints."""
         if rank() > 0:
             return
-        for path in self.checkpoints():
-            path.unlink()
-
-    def remove_unfinished(self) -> None:
-        """Removes incomplete files of a process that was killed while saving; they may be as large as a checkpoint."""
-        if rank() > 0:
-            return
-        for path in (*self.directory.glob(f"{UNFINISHED}*"), self.directory / "iteration.pt"):
+        former = [path for *_, path in self.checkpoints()] if anew else []
+        for path in (*former, *self.directory.glob(f"{UNFINISHED}*"), self.directory / "iteration.pt"):
             path.unlink(missing_ok=True)
 
     def latest(self) -> dict[str, Any] | None:
-        """The latest intact checkpoint; None if there is none. A warning names each damaged one."""
-        for _, checksum, path in self._found():
-            if digest(path) == checksum:
+        """The latest checkpoint that is whole; None when there is none. A damaged one is named in a warning."""
+        for _, checksum, path in self.checkpoints():
+            if sha256(path)[:16] == checksum:
                 return torch.load(path, map_location="cpu", weights_only=True)
             logger.warning("checkpoint %s is damaged (its checksum differs) and is left out.", path)
         return None
@@ -145,33 +128,35 @@ class RunState:
         """Restores every part and the trainer to their state when ``content`` was saved.
 
         Raises:
-            ValueError: when a setting has changed since.
+            UserError: when a setting has changed since.
         """
-        for name, now in self.settings.items():
-            then = content["settings"].get(name)
-            if then != now:
-                raise UserError(
-                    f"the run in {self.directory} was started with {name} = {then} and is now to continue with {now}. "
-                    "Give the former value, choose another output_dir and ckpt_dir, or start anew with --resume never."
-                )
+        then = content["settings"]
+        # A checkpoint of version 0.5 or earlier has fewer settings, and the class of the objective.
+        shared = {
+            name
+            for name in then.keys() & self.settings.keys()
+            if not (name == "objective" and isinstance(then[name], str))
+        }
+        before, now = ({name: of[name] for name in self.settings if name in shared} for of in (then, self.settings))
+        if changes := differences(before, now):
+            raise UserError(
+                f"the run in {self.directory} cannot continue with other settings: {'; '.join(changes)}. Give the "
+                "former values, choose another output_dir and ckpt_dir, or start anew with --resume never."
+            )
         for name, part in self.parts.items():
             part.load_state_dict(content["parts"][name])
         self.evaluator.state.best_metric = content["best_metric"]
         self.evaluator.state.best_metric_epoch = content["best_metric_epoch"]
         trainer.state.iteration = content["iteration"]
         trainer.state.epoch = content["iteration"] // trainer.state.epoch_length
+
+        def restore_scaler() -> None:
+            if trainer.scaler is not None and trainer.scaler.is_enabled():
+                trainer.scaler.load_state_dict(content["scaler"])
+
         if content["scaler"]:  # on the CPU a scaler is off and has no state
             # The trainer makes its scaler when it starts.
-            trainer.add_event_handler(Events.STARTED, self._restore_scaler, trainer, content["scaler"])
-
-    def _restore_scaler(self, trainer: Any, state: dict[str, Any]) -> None:
-        if trainer.scaler is not None and trainer.scaler.is_enabled():
-            trainer.scaler.load_state_dict(state)
-
-
-def _plain(value: Any) -> Any:
-    """Converts tuples to lists, so that a setting equals itself after it was saved and loaded."""
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+            trainer.add_event_handler(Events.STARTED, restore_scaler)
 
 
 class SaveRun:
@@ -197,9 +182,7 @@ class SaveRun:
             engine.add_event_handler(Events.COMPLETED, self.run_state.save)
 
     def _tidy(self, engine: Engine) -> None:
-        self.run_state.remove_unfinished()
-        if engine.state.iteration == 0:
-            self.run_state.clear()
+        self.run_state.tidy(anew=engine.state.iteration == 0)
 
     def _within_epoch(self, engine: Any) -> None:
         if engine.state.iteration % engine.state.epoch_length:
@@ -240,37 +223,39 @@ def run_or_resume(
         UserError: when ``mode`` is unknown, the former run or another process has other settings, or another process
             trains in one of the ``folders``.
     """
-    with held(*folders, purpose="training"):
-        _run_or_resume(trainer, run_state, mode, description)
-
-
-def _run_or_resume(trainer: Any, run_state: RunState, mode: str, description: RunDescription | None) -> None:
     if mode not in RESUME_MODES:
         raise UserError(f"resume is {mode!r}; it is one of {', '.join(RESUME_MODES)}.")
-    content = run_state.latest() if mode == "auto" else None
-    planned = trainer.state.max_epochs * trainer.state.epoch_length
-    if content is not None:
-        run_state.restore(content, trainer)
-    check_equal({**run_state.settings, "iteration": trainer.state.iteration})
-    if content is not None:
-        finished = content["iteration"] >= planned
-        done = (
-            f"{planned} iterations were done before" if finished else f"iteration {content['iteration']} of {planned}"
-        )
-        if description is not None and not finished:
-            description.warn_of_changes()
-        if rank() == 0:
-            print(f"{'finished:' if finished else 'resuming at'} {done}; to start from the beginning: --resume never")
-        if finished:
-            return
-    if description is not None:
-        description.write(continued=content is not None)
 
     def request_stop(*_: Any) -> None:
         run_state.stop_requested = True
 
-    former = signal.signal(signal.SIGTERM, request_stop)
-    try:
-        trainer.run()
-    finally:
-        signal.signal(signal.SIGTERM, former)
+    with held(*folders, purpose="training"):
+        if not _prepare(trainer, run_state, mode, description):
+            return
+        former = signal.signal(signal.SIGTERM, request_stop)
+        try:
+            trainer.run()
+        finally:
+            signal.signal(signal.SIGTERM, former)
+
+
+def _prepare(trainer: Any, run_state: RunState, mode: str, description: RunDescription | None) -> bool:
+    """Restores and describes the run; whether there is anything left of it to do."""
+    content = run_state.latest() if mode == "auto" else None
+    if content is not None:
+        run_state.restore(content, trainer)
+    check_equal({**run_state.settings, "iteration": trainer.state.iteration})
+    done, planned = trainer.state.iteration, trainer.state.max_epochs * trainer.state.epoch_length
+    finished = content is not None and done >= planned
+    if content is not None and rank() == 0:
+        said = (
+            f"finished: {planned} iterations were done before"
+            if finished
+            else f"resuming at iteration {done} of {planned}"
+        )
+        print(f"{said}; to start from the beginning: --resume never")
+    if description is not None and not finished:
+        if content is not None:
+            description.warn_of_changes()
+        description.write(continued=content is not None)
+    return not finished

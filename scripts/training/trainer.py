@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,13 +12,16 @@ from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
 from monai.utils.enums import CommonKeys as Keys
+from torch.nn.parallel import DistributedDataParallel
 
 from scripts.allocation import keep_freed_memory
 from scripts.data.stream import FILE, DrawBatches
+from scripts.distance import ExactDistance, GeneralizedDistance
 from scripts.errors import UserError
 from scripts.methods import Loss, Objective
-from scripts.ranks import average, broadcast, world_size
+from scripts.ranks import average, replica, world_size
 
+from .graphs import GraphedForward
 from .resources import advise_on_resources
 
 
@@ -32,28 +35,28 @@ class RunEvents(EventEnum):
     ENDED = "ended"
 
 
-class Replicas:
-    """Keeps the networks of several processes identical to the last bit; with one process it does nothing.
+class _Step(torch.nn.Module):
+    """Forward pass and loss in one module, for DistributedDataParallel.
 
-    All start from the weights of rank 0, and gradients and running statistics are averaged after every backward pass.
-    DistributedDataParallel would send gradients while others are still being computed. It takes heads that the loss
-    leaves out only with ``find_unused_parameters``, which walks the graph in every iteration, and wraps the network,
-    whose heads and settings the objectives and handlers read.
+    It finds the weights that the loss leaves out by going back from what ``forward`` returns, which is therefore the
+    weighted sum alone. The heads, of which a method may ignore some, and the terms are left here.
     """
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self._start_alike)
-        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._average)
+    def __init__(self, network: torch.nn.Module, objective: Objective, inferer: Inferer) -> None:
+        super().__init__()
+        self.network, self.objective, self.inferer = network, objective, inferer
+        self.own_pass = type(objective).predict is not Objective.predict
+        # Where there is no weight without use, DistributedDataParallel warns in every process that there is none.
+        self.unused = torch.nn.Parameter(torch.zeros((), device=next(network.parameters()).device))
 
-    def _start_alike(self, engine: Any) -> None:
-        for module in (engine.network, engine.objective):
-            broadcast([*module.parameters(), *module.buffers()])
+    def forward(self, image: torch.Tensor, targets: dict[str, torch.Tensor], iteration: int) -> torch.Tensor:
+        heads = self.heads_of(image)
+        self.heads: dict[str, torch.Tensor] | None = heads
+        self.loss: Loss | None = self.objective(heads, targets, iteration)
+        return self.loss.total
 
-    def _average(self, engine: Any) -> None:
-        if world_size() == 1:
-            return  # before the walk through all modules, which takes milliseconds
-        gradients = [weight.grad for weight in engine.network.parameters() if weight.grad is not None]
-        average([*gradients, *(buffer for buffer in engine.network.buffers() if buffer.is_floating_point())])
+    def heads_of(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.objective.predict(self.network, image) if self.own_pass else self.inferer(image, self.network)
 
 
 class SemiSupervisedTrainer(SupervisedTrainer):
@@ -74,7 +77,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     fires, and ``engine.state.files`` names the image files of the crops by their stream, "labeled" and "unlabeled".
     When ``run`` is left ``RunEvents.ENDED`` fires, also after an error.
 
-    In a run of several processes (torchrun) each trains on its share of the batch, see :class:`Replicas`.
+    In a run of several processes (torchrun) each trains on its share of the batch, by DistributedDataParallel.
 
     Args:
         unlabeled_data_loader: endless loader of batches with an "image"; None to train on the labeled crops alone.
@@ -82,10 +85,11 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         pseudo_data_loader: endless loader of batches with "image" and "label"; None for true labels alone.
         pseudo_weight: what a pseudo-label counts beside a true label's 1.
         true_label_iterations: the last so many iterations are without the crops of ``pseudo_data_loader``.
+        compile: True to compile network and objective by torch.compile; or the name of one of its backends.
         kwargs: as in ``monai.engines.SupervisedTrainer``, except for ``loss_function`` and ``prepare_batch``.
 
     Raises:
-        UserError: when ``pseudo_weight`` or ``true_label_iterations`` is out of range.
+        UserError: when ``pseudo_weight`` or ``true_label_iterations`` is out of range, or ``compile`` no backend.
     """
 
     def __init__(
@@ -96,19 +100,21 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         pseudo_data_loader: Iterable[dict] | None = None,
         pseudo_weight: float = 0.5,
         true_label_iterations: int = 0,
+        compile: bool | str = False,  # noqa: A002  # MONAI's name
         **kwargs: Any,
     ) -> None:
         if not 0 < pseudo_weight <= 1:
             raise UserError(f"pseudo_weight is {pseudo_weight}; it is above 0 and at most 1, a true label's weight.")
         # The heads are a dictionary of whole-batch tensors, for which there is nothing to decollate.
         kwargs.setdefault("decollate", False)
-        # Before all handlers, so that what they see of a gradient is the same in every process.
-        kwargs["train_handlers"] = [Replicas(), *(kwargs.get("train_handlers") or [])]
         kwargs["event_names"] = [*(kwargs.get("event_names") or []), RunEvents]
         super().__init__(loss_function=self._loss, prepare_batch=self._views, **kwargs)
         self.objective = objective.to(self.state.device)
-        if type(objective).predict is not Objective.predict:
-            self.inferer = _Predict(objective)
+        self._step = _Step(self.network, self.objective, self.inferer)
+        if compile is not False:
+            self._compile("inductor" if compile is True else compile)
+        self._replica = replica(self._step)
+        self.inferer = self._forward  # type: ignore[assignment]  # MONAI only calls it
         self.unlabeled_data_loader = unlabeled_data_loader
         self.pseudo_data_loader = pseudo_data_loader
         self.pseudo_weight = pseudo_weight
@@ -123,6 +129,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.add_event_handler(Events.STARTED, self._continue_streams)
         # The last event within an iteration, so that whatever listens to its end finds the method's state complete.
         self.add_event_handler(IterationEvents.MODEL_COMPLETED, self._after_step)
+        self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._average_buffers)
 
     def run(self) -> None:  # type: ignore[override]  # MONAI narrows it so
         """As in MONAI's trainer; errors of memory or data workers get a note with advice."""
@@ -160,6 +167,20 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         """The loaders besides the labeled one, by the name of their stream."""
         loaders = {"pseudo_labeled": self.pseudo_data_loader, "unlabeled": self.unlabeled_data_loader}
         return {name: loader for name, loader in loaders.items() if loader is not None}
+
+    def _compile(self, backend: str) -> None:
+        """Compiles the forward pass and the terms; not the exact maps, whose loops end when their values say so."""
+        if backend not in torch.compiler.list_backends(exclude_tags=()):
+            known = ", ".join(torch.compiler.list_backends())
+            raise UserError(f"compile is {backend!r}; it is true, false or a backend of torch.compile: {known}.")
+        if isinstance(self._step.inferer, GraphedForward):
+            raise UserError("compile is on with configs/budgets/cuda_graphs.json: choose one of them.")
+        for module in self.objective.modules():
+            if isinstance(module, (ExactDistance, GeneralizedDistance)):
+                module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
+        # Not the weighted sum: its weights are new numbers in every iteration, each of which would be compiled anew.
+        self._step.heads_of = torch.compile(self._step.heads_of, backend=backend)  # type: ignore[method-assign]
+        self.objective.terms = torch.compile(self.objective.terms, backend=backend)  # type: ignore[method-assign]
 
     def _views(
         self, batchdata: dict[str, Any], device: torch.device, non_blocking: bool, **to_kwargs: Any
@@ -200,31 +221,40 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         weight[len(labeled[Keys.IMAGE]) :] = self.pseudo_weight
         return {**joined, "label_weight": weight}
 
+    def _average_buffers(self, engine: Engine) -> None:
+        """Running statistics: DistributedDataParallel would take those of rank 0, which saw a part of the batch."""
+        if world_size() > 1:
+            average(buffer for buffer in self.network.buffers() if buffer.is_floating_point())
+
     def _after_step(self, engine: Engine) -> None:
-        self.objective.after_step(engine.state.iteration - 1)
+        if self.optimiser_steps():
+            self.objective.after_step(engine.state.iteration - 1)
+
+    def optimiser_steps(self) -> bool:
+        """Whether the weights change in this iteration; with MONAI's ``accumulation_steps`` not in every one."""
+        number = getattr(self, "accumulation_steps", 1)  # MONAI 1.5 has none
+        behind = (self.state.iteration - 1) % self.state.epoch_length + 1
+        return behind % number == 0 or behind == self.state.epoch_length
+
+    def _forward(self, image: torch.Tensor, network: torch.nn.Module) -> dict[str, torch.Tensor]:
+        keeps_gradients: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if isinstance(self._replica, DistributedDataParallel) and not self.optimiser_steps():
+            keeps_gradients = self._replica.no_sync()
+        with keeps_gradients:
+            total = self._replica(image, self.state.output[Keys.LABEL], self.state.iteration - 1)
+        heads, loss, self._step.heads, self._step.loss = self._step.heads, self._step.loss, None, None
+        assert heads is not None and loss is not None
+        self.state.loss = loss._replace(total=total)
+        return heads
 
     def _loss(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> torch.Tensor:
-        loss: Loss = self.objective(heads, targets, self.state.iteration - 1)
-        self.state.loss = loss
-        return loss.total
+        return self.state.loss.total
 
 
 def trainable_parameters(network: torch.nn.Module, objective: Objective) -> list[torch.nn.Parameter]:
     """The parameters to optimise: those of network and objective that require a gradient, each once."""
     found = {id(weight): weight for module in (network, objective) for weight in module.parameters()}
     return [weight for weight in found.values() if weight.requires_grad]
-
-
-class _Predict(Inferer):
-    """The forward pass of a step, which the objective may replace."""
-
-    def __init__(self, objective: Objective) -> None:
-        super().__init__()
-        self.objective = objective
-
-    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        assert isinstance(network, torch.nn.Module)  # the trainer's own
-        return self.objective.predict(network, inputs)
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scripts.settings import IDS, PARTS
+from scripts.settings import IDS, PARTS, on_resume
 from tools.command_line import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +27,9 @@ expressions; `@id` is the value of another id. Methods add ids of their own ([me
 The columns show the default in each file; "–" means that the file does not set the id. evaluate.json and preflight.json
 are overlays of train.json, so train.json's value holds where they set none. Tables in which evaluate.json sets no id
 have no column for it.
+
+When a run continues, an id that is "fixed" must have its former value, one that is "named" may have changed and is then
+named in a warning, and a "free" one may change ([resume](how_to/resume_a_run.md)).
 
 File formats are in [data.md](data.md), metrics in [metrics.md](metrics.md), options of inference in
 [inference.md](inference.md), checks in [preflight.md](preflight.md). The commands list their arguments with `--help`.
@@ -88,22 +91,25 @@ def id_rows(configs: dict[str, dict[str, Any]], section: str) -> list[str]:
     """
     own = top_level(configs["evaluate"]) & set(IDS[section])
     files = ["train", *(["evaluate"] if own else []), "inference"]
-    lines = [f"| id | type | {' | '.join(f'{name}.json' for name in files)} | meaning |"]
-    lines.append("|---" * (len(files) + 3) + "|")
+    resumes = section in ("Data", "Network", "Training")
+    lines = [f"| id | type | {' | '.join(f'{name}.json' for name in files)} | meaning |" + resumes * " on resume |"]
+    lines.append("|---" * (len(files) + 3 + resumes) + "|")
     for key, (kind, meaning) in IDS[section].items():
         # What a file is for stands in the file.
         defaults = [""] * len(files) if key == "about" else [cell(configs[name], key) for name in files]
-        lines.append(f"| `{key}` | {kind} | {' | '.join(defaults)} | {meaning} |")
+        last = f" {on_resume(key)} |" if resumes else ""
+        lines.append(f"| `{key}` | {kind} | {' | '.join(defaults)} | {meaning} |{last}")
     return lines
 
 
 def part_rows(configs: dict[str, dict[str, Any]]) -> list[str]:
     """The table of the parts, in training and in evaluation."""
-    lines = ["| id | train.json | evaluate.json | meaning |", "|---|---|---|---|"]
+    lines = ["| id | train.json | evaluate.json | meaning | on resume |", "|---|---|---|---|---|"]
     for name, parts in PARTS.items():
         training, evaluation = (parts_of(configs[file], name) for file in ("train", "evaluate"))
         for key, meaning in parts.items():
-            lines.append(f"| `{name}#{key}` | {cell(training, key)} | {cell(evaluation, key)} | {meaning} |")
+            cells = (f"`{name}#{key}`", cell(training, key), cell(evaluation, key), meaning, on_resume(f"{name}#{key}"))
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
