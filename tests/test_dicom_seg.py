@@ -130,6 +130,18 @@ def test_an_empty_mask_and_overlapping_regions_are_segmentations_too(tmp_path):
     assert places_of_frames(tmp_path / "b.dcm") == expected
 
 
+def test_a_segmentation_of_the_same_content_is_left_as_it_is_and_another_has_other_uids(tmp_path):
+    write_dicom(tmp_path / "in", np.zeros(SHAPE, int), tags=tags())
+    series, path = load_series(tmp_path / "in"), tmp_path / "a.dcm"
+    dicom_seg.write_seg(labels(), series, ["a", "b", "c"], path, metadata=METADATA)
+    first = path.read_bytes()
+    dicom_seg.write_seg(labels(), series, ["a", "b", "c"], path, metadata=METADATA)
+    assert path.read_bytes() == first
+    uid = pydicom.dcmread(path).SOPInstanceUID
+    dicom_seg.write_seg(labels()[::-1], series, ["a", "b", "c"], path, metadata=METADATA)
+    assert pydicom.dcmread(path).SOPInstanceUID != uid
+
+
 def test_a_series_of_one_file_of_frames_in_any_order_is_a_source_too(tmp_path):
     order = [3, 0, 6, 1, 8, 5, 2, 7, 4]
     write_frames(tmp_path / "a.dcm", np.zeros(SHAPE, int), order=order, tags=tags(StudyInstanceUID=generate_uid()))

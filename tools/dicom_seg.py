@@ -6,6 +6,7 @@ python -m tools.dicom_seg --input_dir scans --output_dir masks
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 import os
@@ -134,6 +135,8 @@ def write_seg(
 ) -> None:
     """Writes segments as a binary DICOM-SEG on the slices, and in the frame of reference, of their series.
 
+    Its UIDs follow from its content. A file with the same is left as it is, so that no archive gets it twice.
+
     Args:
         segments: (columns, rows, slices), uint8, numbers of segments, or (columns, rows, slices, C) of 0 and 1.
         series: that was segmented.
@@ -148,12 +151,18 @@ def write_seg(
     need_package("highdicom", "highdicom", path)
     import highdicom
     from pydicom.sr.codedict import codes
+    from pydicom.uid import generate_uid
 
     logging.getLogger("highdicom").setLevel(logging.WARNING)  # it says which attributes it copies
 
     first = series.datasets[0]
     for tag in MAY_BE_EMPTY:
         first.setdefault(tag, "")
+    content = [hashlib.sha256(segments.tobytes()).hexdigest(), *map(str, (dict(metadata), list(names)))]
+    content += [dataset.SOPInstanceUID for dataset in series.datasets]
+    uid = generate_uid(entropy_srcs=content)
+    if path.is_file() and read_file(path, stop_before_pixels=True).get("SOPInstanceUID") == uid:
+        return
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=metadata["name"], version=metadata["version"], family=codes.DCM.ArtificialIntelligence
     )
@@ -180,10 +189,10 @@ def write_seg(
             pixel_array=frames,
             segmentation_type="BINARY",
             segment_descriptions=descriptions,
-            series_instance_uid=highdicom.UID(),
+            series_instance_uid=generate_uid(entropy_srcs=[*content, "series"]),
             series_number=SERIES_NUMBER + int(first.get("SeriesNumber") or 0),
             series_description=f"Segmentation: {first.get('SeriesDescription', '')}"[:64],
-            sop_instance_uid=highdicom.UID(),
+            sop_instance_uid=uid,
             instance_number=1,
             manufacturer=metadata["authors"],
             manufacturer_model_name=metadata["name"],
