@@ -285,6 +285,17 @@ def test_inference_has_the_ids_that_clients_read_and_takes_a_dropout(bundle):
 # --- MONAI Deploy ---
 
 
+def test_optional_requirements_have_the_pins_of_the_project():
+    def pins(name: str) -> dict[str, str]:
+        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+        return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+    project = pins("requirements.txt") | pins("requirements-dev.txt")
+    for name in ("requirements-dicom.txt", "docs/deploy/requirements.txt"):
+        assert {package: project.get(package, version) for package, version in pins(name).items()} == pins(name)
+    assert pins("requirements-dicom.txt").items() < project.items()
+
+
 @pytest.mark.parametrize("kind", ["pt", "ts"])
 def test_monai_deploy_segments_as_the_bundle_does(bundle, elsewhere, tmp_path, kind):
     pytest.importorskip("holoscan", reason="monai-deploy-app-sdk is not installed (docs/clients.md)")

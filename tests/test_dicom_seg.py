@@ -191,8 +191,19 @@ def test_series_are_found_by_their_uid_and_chosen_by_their_description(scans):
     assert {name: len(files) for name, files in found.items()} == {"p1/1_T1_post": 9, "p1/2_FLAIR": 9, "p2/scan": 9}
     assert damaged == {}
     assert list(dicom_seg.find_series(scans, description="^t1")[0]) == ["p1/1_T1_post", "p2/scan"]
-    with pytest.raises(DataError, match="'FLAIR'"):
-        dicom_seg.find_series(scans, description="T2")
+    for description, named in {"T2": "'FLAIR'", "(": r"'\('"}.items():
+        with pytest.raises(DataError, match=named):
+            dicom_seg.find_series(scans, description=description)
+
+
+@pytest.mark.parametrize(
+    "text", [None, "[]", '{"liver": {"type": ["1", "SCT", "Liver"]}}', '{"liver": "1"}', "liver: 1"]
+)
+def test_a_file_that_has_no_codes_is_named(tmp_path, text):
+    if text is not None:
+        (tmp_path / "codes.json").write_text(text)
+    with pytest.raises(DataError, match="codes.json"):
+        dicom_seg.codes_of(str(tmp_path / "codes.json"))
 
 
 def test_conversion_alone_needs_no_labels_and_one_broken_series_leaves_the_others_alone(scans, tmp_path):

@@ -45,6 +45,7 @@ TISSUE = ["85756007", "SCT", "Tissue"]
 # Segmentations get the number of their series and this.
 SERIES_NUMBER = 1000
 LISTED = 5
+LONGEST = 64  # characters of a name in DICOM
 
 
 def find_series(
@@ -67,6 +68,10 @@ def find_series(
         DataError: when there is no series.
     """
     need_package("pydicom", "pydicom", folder)
+    try:
+        pattern = re.compile(description or "", re.IGNORECASE)
+    except re.error as error:
+        raise DataError(f"description is {description!r}, which is no regular expression: {error}.") from error
     found: dict[str, tuple[Any, list[Path]]] = {}
     damaged: dict[str, str] = {}
     for file in sorted(folder.rglob("*")):
@@ -87,7 +92,7 @@ def find_series(
         if list(places.values()).count(place) > 1:
             words = f"{found[uid][0].get('SeriesNumber', '')} {described}"
             name += "/" + (re.sub(r"[^\w-]+", "_", words).strip("_") or "series")
-        if re.search(description or "", described, re.IGNORECASE):
+        if pattern.search(described):
             named[name if name not in named else f"{name}_{uid.rpartition('.')[2]}"] = images[uid]
     if not named:
         seen = sorted({str(found[uid][0].get("SeriesDescription", "")) for uid in images})
@@ -173,7 +178,7 @@ def write_seg(
         descriptions.append(
             highdicom.seg.SegmentDescription(
                 number,
-                name,
+                name[:LONGEST],
                 category,
                 kind,
                 algorithm_type="AUTOMATIC",
@@ -191,7 +196,7 @@ def write_seg(
             segment_descriptions=descriptions,
             series_instance_uid=generate_uid(entropy_srcs=[*content, "series"]),
             series_number=SERIES_NUMBER + int(first.get("SeriesNumber") or 0),
-            series_description=f"Segmentation: {first.get('SeriesDescription', '')}"[:64],
+            series_description=f"Segmentation: {first.get('SeriesDescription', '')}"[:LONGEST],
             sop_instance_uid=uid,
             instance_number=1,
             manufacturer=metadata["authors"],
@@ -245,7 +250,7 @@ def segment_series(
     options["output_dir"] = str(target)
     metadata = json.loads((ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))
     if codes is not None:
-        metadata["segment_codes"] = json.loads(Path(codes).read_text(encoding="utf-8"))
+        metadata["segment_codes"] = codes_of(codes)
     names, values = classes_of(options)
     if not images_only:
         need_package("highdicom", "highdicom", source)
@@ -289,16 +294,37 @@ def segment_series(
         except Exception as error:
             if not any(isinstance(cause, SomeCasesFailedError) for cause in chain(error)):
                 raise
+            with (target / "failures.csv").open(newline="", encoding="utf-8") as file:
+                reasons = dict(list(csv.reader(file))[1:])
+            # An earlier mask of another image may lie where theirs would be.
+            failures |= {name: reasons[str(path)] for name, path in converted.items() if str(path) in reasons}
     for name in converted if not images_only else ():
-        attempt(name, lambda name=name: wrap(name))
+        if name not in failures:
+            attempt(name, lambda name=name: wrap(name))
     if failures:
-        new = not (target / "failures.csv").exists()
-        with (target / "failures.csv").open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([COLUMNS] * new + list(failures.items()))
+        with replacing(target / "failures.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([COLUMNS, *failures.items()])
         kind = SomeCasesFailedError if found.keys() - failures.keys() else DataError
-        raise kind(
-            f"{len(failures)} of {len(found)} series or files failed; the reasons are in {target / 'failures.csv'}."
-        )
+        raise kind(f"{len(failures)} series or files failed; the reasons are in {target / 'failures.csv'}.")
+
+
+def codes_of(path: str) -> dict[str, dict[str, list[str]]]:
+    """The codes in a file of :func:`segment_series`.
+
+    Raises:
+        DataError: when it is no such file.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        if all(len(code) == 3 for codes in found.values() for code in (codes["category"], codes["type"])):
+            return found
+        problem: object = "a code has three parts"
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    raise DataError(
+        f'{path} has no codes ({problem}): write {{"liver": {{"category": ["91723000", "SCT", "Anatomical Structure"], '
+        '"type": ["10200004", "SCT", "Liver"]}}.'
+    )
 
 
 def classes_of(options: Mapping[str, Any]) -> tuple[list[str], list[int] | None]:

@@ -43,7 +43,7 @@ def has_segments(path: Path) -> bool:
     if path.is_dir():
         return bool(structures_in(path)) or _is_seg(path)
     if path.name.lower().endswith(NRRD_SUFFIXES):
-        return bool(_slicer_names(_nrrd_header(path)))
+        return bool(_slicer_names(_nrrd(path, "read_header")))
     return not is_nifti(path) and _is_seg(path)
 
 
@@ -56,7 +56,7 @@ def segment_names(path: Path) -> list[str]:
     if path.is_dir() and (files := structures_in(path)):
         names = [volume_name(file) for file in files]
     elif path.name.lower().endswith(NRRD_SUFFIXES):
-        header = _nrrd_header(path)
+        header = _nrrd(path, "read_header")
         names = [str(header[f"Segment{number}_Name"]) for number in _slicer_names(header)]
     else:
         names = _seg_names(_seg(path))
@@ -189,12 +189,13 @@ def say_overlaps(found: Iterable[Mapping[tuple[str, str], int]]) -> list[str]:
     ]
 
 
-def _nrrd_header(path: Path) -> Mapping[str, Any]:
+def _nrrd(path: Path, read: str) -> Any:
+    """What a function of pynrrd, "read" or "read_header", gives for a file."""
     need_package("nrrd", "pynrrd", path)
     import nrrd
 
     try:
-        return nrrd.read_header(str(path))
+        return getattr(nrrd, read)(str(path))
     except Exception as error:  # pynrrd raises any of several types
         raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}): export it again.") from error
 
@@ -205,12 +206,7 @@ def _slicer_names(header: Mapping[str, Any]) -> list[int]:
 
 def _slicer_segments(path: Path) -> Iterator[Segment]:
     """Of a .seg.nrrd file: the value within a layer that its header gives for each segment."""
-    import nrrd
-
-    try:
-        array, header = nrrd.read(str(path))
-    except Exception as error:  # pynrrd raises any of several types
-        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}): export it again.") from error
+    array, header = _nrrd(path, "read")
     layers = array if array.ndim == 4 else array[None]
     affine = np.eye(4)
     affine[:3, :3] = np.asarray(header["space directions"], float)[-3:].T
