@@ -85,8 +85,9 @@ def write_frames(
     spacing: tuple[float, float, float] = (0.8, 0.9, 2.5),
     origin: tuple[float, float, float] = (-11.0, 7.0, 30.0),
     order: Sequence[int] | None = None,
+    tags: Mapping[str, object] | None = None,
 ) -> None:
-    """Writes ``volume`` (columns, rows, slices), int, HU, as one file of many frames, in ``order``."""
+    """Writes ``volume`` (columns, rows, slices), int, HU, as one file of many frames, in ``order``, with ``tags``."""
 
     def item(**values: object) -> Sequence[Dataset]:
         part = Dataset()
@@ -107,7 +108,7 @@ def write_frames(
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
     shared = item(
         PlaneOrientationSequence=item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
-        PixelMeasuresSequence=item(PixelSpacing=[spacing[1], spacing[0]]),
+        PixelMeasuresSequence=item(PixelSpacing=[spacing[1], spacing[0]], SliceThickness=spacing[2]),
         PixelValueTransformationSequence=item(RescaleSlope=1, RescaleIntercept=INTERCEPT),
     )
     dataset.SharedFunctionalGroupsSequence = shared
@@ -116,6 +117,8 @@ def write_frames(
     dataset.PerFrameFunctionalGroupsSequence = DicomSequence(frames)
     stored = (volume[:, :, order].transpose(2, 1, 0) - INTERCEPT).astype("<i2")
     dataset.PixelData = np.ascontiguousarray(stored).tobytes()
+    for tag, value in (tags or {}).items():
+        setattr(dataset, tag, value)
     dataset.save_as(path, enforce_file_format=True)
 
 

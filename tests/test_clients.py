@@ -285,6 +285,17 @@ def test_inference_has_the_ids_that_clients_read_and_takes_a_dropout(bundle):
 # --- MONAI Deploy ---
 
 
+def test_optional_requirements_have_the_pins_of_the_project():
+    def pins(name: str) -> dict[str, str]:
+        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+        return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+    project = pins("requirements.txt") | pins("requirements-dev.txt")
+    for name in ("requirements-dicom.txt", "docs/deploy/requirements.txt"):
+        assert {package: project.get(package, version) for package, version in pins(name).items()} == pins(name)
+    assert pins("requirements-dicom.txt").items() < project.items()
+
+
 @pytest.mark.parametrize("kind", ["pt", "ts"])
 def test_monai_deploy_segments_as_the_bundle_does(bundle, elsewhere, tmp_path, kind):
     pytest.importorskip("holoscan", reason="monai-deploy-app-sdk is not installed (docs/clients.md)")
@@ -323,6 +334,39 @@ def test_monai_deploy_segments_as_the_bundle_does(bundle, elsewhere, tmp_path, k
     operator.compute(SimpleNamespace(receive=lambda name: image), SimpleNamespace(emit=emit, get=no_path), None)
     mask = np.swapaxes(sent["pred"].asnumpy(), 0, 2)
     assert mask.dtype == np.uint8 and np.array_equal(mask, expected)
+
+
+def test_the_deploy_application_writes_the_mask_of_inference_as_dicom_seg(bundle, tmp_path):
+    """docs/deploy/app.py in a process of its own, as docs/deploy/README.md starts it, on an oblique series."""
+    pytest.importorskip("holoscan", reason="monai-deploy-app-sdk is not installed (docs/deploy/requirements.txt)")
+    pytest.importorskip("monai.deploy.core", reason="monai-deploy-app-sdk is not installed")
+    highdicom = pytest.importorskip("highdicom")
+    from originals import write_dicom
+
+    turn = (np.cos(0.3), np.sin(0.3), 0.0, -np.sin(0.3), np.cos(0.3), 0.0)
+    empty = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "PatientBirthDate", "PatientSex")
+    tags = {**dict.fromkeys(empty, ""), "PatientID": "7", "PatientName": "A^B", "FrameOfReferenceUID": "1.2.3"}
+    image = blob((24, 22, 10), seed=0)[0].astype(int)
+    shape = {"spacing": (0.9, 0.9, 2.5), "directions": turn, "number": lambda k: (k * 3) % 10 + 1}
+    affine = write_dicom(tmp_path / "in" / "series", image, tags={**tags, "Modality": "MR"}, **shape)
+    write_dicom(tmp_path / "in" / "other", image, tags={**tags, "Modality": "CT"})  # which series.json leaves out
+    path = save(image.astype(np.int16), affine, tmp_path / "image.nii.gz")
+    options = ["--input_dir", path, "--output_dir", str(tmp_path / "masks")]
+    config = ["--config_file", "configs/inference.json"]
+    run_process([sys.executable, "-m", "monai.bundle", "run", "inference", *config, *options], cwd=bundle)
+    command = [sys.executable, str(ROOT / "docs" / "deploy" / "app.py"), "--model", str(bundle)]
+    command += ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    finished = run_process(command, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    (file,) = (tmp_path / "out").iterdir()
+    seg = highdicom.seg.segread(file)
+    assert seg.get_segment_description(1).segment_label == "blob" and seg.FrameOfReferenceUID == "1.2.3"
+    volume = seg.get_volume()
+    to_voxels = np.linalg.inv(np.diag([-1.0, -1, 1, 1]) @ affine) @ volume.affine
+    found = np.argwhere(volume.array[..., 0]) @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+    mask = np.asarray(nibabel.load(tmp_path / "masks" / "image_seg.nii.gz").dataobj)
+    np.testing.assert_allclose(found, found.round(), atol=1e-3)
+    assert mask.any() and sorted(found.round().tolist()) == np.argwhere(mask).tolist()
 
 
 def test_metadata_names_are_the_keys_of_the_transforms_and_only_pred_comes_out():

@@ -9,13 +9,11 @@ from pathlib import Path
 import nibabel
 import nrrd
 import numpy as np
+import pydicom
 import pytest
 from conftest import SHAPES, blob, las, save
 from originals import write_dicom
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.pixels import pack_bits
-from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage, generate_uid
+from pydicom.uid import generate_uid
 
 from scripts.data import DataError
 from tools.preparation.dataset import make_dataset
@@ -24,6 +22,9 @@ from tools.preparation.segments import merged, numbering, onto_grid, segment_nam
 SPACING = (1.0, 1.2, 2.0)
 SHAPE = (12, 10, 8)
 TO_LPS = np.diag([-1.0, -1, 1, 1])
+# What a segmentation takes over from its series, and originals.py does not write.
+EMPTY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate")
+PATIENT = {**dict.fromkeys((*EMPTY, "StudyTime"), ""), "FrameOfReferenceUID": "1.2.3"}
 
 
 def structures(seed: int = 0) -> dict[str, np.ndarray]:
@@ -64,57 +65,32 @@ def write_segmentation(
     nrrd.write(str(path), array, {**header, "space origin": origin[:3]})
 
 
-def write_seg(path: Path, masks: Mapping[str, np.ndarray], *, kind: str = "BINARY") -> None:
-    """Writes masks (columns, rows, slices) as DICOM-SEG on the grid of ``write_dicom``, without empty frames."""
-
-    def item(**values: object) -> Dataset:
-        part = Dataset()
-        for name, value in values.items():
-            setattr(part, name, value)
-        return part
-
-    def one(**values: object) -> DicomSequence:
-        return DicomSequence([item(**values)])
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SegmentationStorage, generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = SegmentationStorage, meta.MediaStorageSOPInstanceUID
-    dataset.SeriesInstanceUID, dataset.Modality, dataset.SegmentationType = generate_uid(), "SEG", kind
-    dataset.Columns, dataset.Rows = SHAPE[:2]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
-    bits = 1 if kind == "BINARY" else 8
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
-    dataset.MaximumFractionalValue = 200
-    dataset.SegmentSequence = DicomSequence(
-        [item(SegmentNumber=n, SegmentLabel=name) for n, name in enumerate(masks, 1)]
-    )
-    dataset.SharedFunctionalGroupsSequence = one(
-        PlaneOrientationSequence=one(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
-        PixelMeasuresSequence=one(PixelSpacing=[0.9, 0.8], SliceThickness=2.5),
-    )
-    frames, pixels = [], []
-    for n, mask in enumerate(masks.values(), 1):
-        for k in range(SHAPE[2]):
-            if mask[:, :, k].any():
-                place = one(ImagePositionPatient=[-11.0, 7.0, 30.0 + 2.5 * k])
-                segment = one(ReferencedSegmentNumber=n)
-                frames.append(item(PlanePositionSequence=place, SegmentIdentificationSequence=segment))
-                pixels.append(mask[:, :, k].T)
+def write_seg(path: Path, masks: Mapping[str, np.ndarray], series: Path, *, kind: str = "BINARY") -> None:
+    """Writes masks (columns, rows, slices) as DICOM-SEG on the grid of a series, without empty frames."""
+    highdicom = pytest.importorskip("highdicom", reason="highdicom is not installed (requirements-dicom.txt)")
+    tissue = highdicom.sr.CodedConcept("85756007", "SCT", "Tissue")
+    algorithm = {"algorithm_type": "MANUAL"}
+    sources = sorted(map(pydicom.dcmread, series.iterdir()), key=lambda source: source.ImagePositionPatient[2])
+    pixels = np.stack([mask.T for mask in masks.values()], axis=-1)
     if kind == "LABELMAP":
-        places = [one(ImagePositionPatient=[-11.0, 7.0, 30.0 + 2.5 * k]) for k in range(SHAPE[2])]
-        frames = [item(PlanePositionSequence=place) for place in places]
-        pixels = list(painted(masks, *masks).T)
-    dataset.PerFrameFunctionalGroupsSequence = DicomSequence(frames)
-    dataset.NumberOfFrames = len(frames)
-    stacked = np.array(pixels)
-    if bits == 1:
-        dataset.PixelData = pack_bits(stacked)
-    else:
-        dataset.PixelData = (stacked * np.uint8(150 if kind == "FRACTIONAL" else 1)).tobytes()
-    dataset.save_as(path, enforce_file_format=True)
+        pixels = painted(masks, *masks).T
+    path.parent.mkdir(parents=True, exist_ok=True)
+    highdicom.seg.Segmentation(
+        source_images=sources,
+        pixel_array=pixels * 0.6 if kind == "FRACTIONAL" else pixels.astype(np.uint8),
+        segmentation_type=kind,
+        segment_descriptions=[
+            highdicom.seg.SegmentDescription(n, name, tissue, tissue, **algorithm) for n, name in enumerate(masks, 1)
+        ],
+        series_instance_uid=generate_uid(),
+        series_number=2,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="m",
+        manufacturer_model_name="m",
+        software_versions="1",
+        device_serial_number="1",
+    ).save_as(path)
 
 
 def painted(masks: Mapping[str, np.ndarray], *names: str) -> np.ndarray:
@@ -165,10 +141,10 @@ def test_segments_on_another_grid_go_to_the_nearest_voxel_and_outside_is_refused
 
 @pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
 def test_dicom_seg_lies_on_its_series_also_where_empty_frames_are_left_out(tmp_path, kind):
-    affine = write_dicom(tmp_path / "series", np.zeros(SHAPE, int))
+    affine = write_dicom(tmp_path / "series", np.zeros(SHAPE, int), tags=PATIENT)
     masks = structures()
     masks["tumour"][:, :, 3] = False  # a gap in its frames
-    write_seg(tmp_path / "a.dcm", masks, kind=kind)
+    write_seg(tmp_path / "a.dcm", masks, tmp_path / "series", kind=kind)
     label, _ = merged(tmp_path / "a.dcm", {"liver": 1, "tumour": 2}, SHAPE, affine)
     assert np.array_equal(label, painted(masks, "liver", "tumour"))
 
@@ -273,10 +249,9 @@ def test_structures_may_lie_in_a_folder_of_each_case_beside_the_images(tmp_path)
 
 def test_dicom_series_with_dicom_seg_become_a_data_set(tmp_path):
     for name in "abc":
-        write_dicom(tmp_path / "i" / name, blob(SHAPE, seed=ord(name))[0].astype(int))
-    write_seg(tmp_path / "l" / "a.dcm", structures())
-    write_seg(tmp_path / "l" / "b" / "seg.dcm", structures(1))
-    write_seg(tmp_path / "l" / "c_seg.dcm", structures())
+        write_dicom(tmp_path / "i" / name, blob(SHAPE, seed=ord(name))[0].astype(int), tags=PATIENT)
+    for n, name in enumerate(("a.dcm", "b/seg.dcm", "c_seg.dcm")):
+        write_seg(tmp_path / "l" / name, structures(n), tmp_path / "i" / name[0])
     _, labels = made(
         tmp_path, image_dir=str(tmp_path / "i"), label_dir=str(tmp_path / "l"), class_names=["liver", "tumour"]
     )

@@ -22,7 +22,7 @@ from scripts.data import DataError
 from scripts.files import sha256
 from scripts.workflow import run_workflow
 from tools.release.bundle import contents
-from tools.release.card import arguments_of_run, commands, fill, quoted, training_rows
+from tools.release.card import arguments_of_run, commands, fill, training_rows
 from tools.release.model import half_precision, release_model
 
 TRAIN, RECORD, EVALUATE = "configs/train.json", "configs/record.json", "configs/evaluate.json"
@@ -209,9 +209,9 @@ def test_command_is_that_of_the_preset_or_the_line_with_the_line_over_the_preset
     arguments = arguments_of_run(tmp_path, starts)
     assert arguments == {"config_file": preset["config_file"], "seed": 3, "patch_size": [9, 9], "amp": True}
     block = commands(arguments)
-    assert "--seed 3" in block and "--patch_size '[9, 9]'" in block and "'mine.json'" in block and "/x" not in block
+    assert "--seed 3" in block and '--patch_size "[9, 9]"' in block and "'mine.json'" in block and "/x" not in block
     assert "'a.json', \\\n    'b.json'" in commands({"config_file": "['a.json', 'b.json']"})
-    assert quoted("it's") == "'it'\\''s'" and quoted(0.5) == "0.5"
+    assert "'it'\"'\"'s'" in commands({"run_name": "it's"})
 
 
 def test_a_continued_run_says_so_and_voxels_of_the_files_are_named():

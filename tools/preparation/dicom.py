@@ -6,7 +6,7 @@ Nothing goes by InstanceNumber or by file names: both may repeat, count several 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,26 +45,20 @@ NO_VOLUME = {
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One slice.
+class Series:
+    """A series as a volume.
 
     Args:
-        source: its dataset, for messages.
-        index: of the frame in its file; None for a file of one.
-        position: (3,), mm, LPS, of the centre of its first pixel.
-        directions: (2, 3), of a row's and of a column's pixels.
-        spacing: (2,), mm, between rows and between columns.
-        scale: slope and intercept.
-        segment: number of the segment that it belongs to; None in an image.
+        array: (columns, rows, slices), float32, rescaled, for CT in HU.
+        affine: (4, 4), float64, mm, to RAS; sheared where the slices lean (a tilted gantry).
+        datasets: its files, as pydicom reads them.
+        order: (slices,), int, of every slice the number of its frame, counted through the files.
     """
 
-    source: Any
-    index: int | None
-    position: np.ndarray
-    directions: np.ndarray
-    spacing: np.ndarray
-    scale: tuple[float, float] = (1.0, 0.0)
-    segment: int | None = None
+    array: np.ndarray
+    affine: np.ndarray
+    datasets: Sequence[Any]
+    order: np.ndarray
 
 
 def dicom_folders(folder: Path) -> list[Path]:
@@ -82,180 +76,149 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def read_datasets(path: Path) -> list[Any]:
-    """The DICOM files of a folder, or the one file ``path``, without what was exported twice.
+def read_file(file: Path, **options: Any) -> Any:
+    """A file as pydicom reads it, with the options of ``dcmread``.
 
     Raises:
-        DataError: when pydicom is missing, a file is damaged, or there are several series.
+        DataError: when pydicom is missing, or the file is damaged.
     """
-    need_package("pydicom", "pydicom", path)
+    need_package("pydicom", "pydicom", file)
     import pydicom
 
-    files = [file for file in sorted(path.iterdir()) if is_dicom(file)] if path.is_dir() else [path]
+    try:
+        return pydicom.dcmread(file, **options)
+    except Exception as error:  # pydicom raises any of several types
+        raise DataError(f"{file} is damaged ({type(error).__name__}: {error}): export it again.") from None
+
+
+def load_series(path: Path, files: Iterable[Path] | None = None) -> Series:
+    """Reads the series in a folder, or a file of many frames.
+
+    Args:
+        path: of the folder or file; named in messages.
+        files: of the series, instead of all DICOM files in ``path``.
+
+    Raises:
+        DataError: when it cannot be read, there are several series, or its slices are not one regular stack.
+    """
+    if files is None:
+        files = [file for file in sorted(path.iterdir()) if is_dicom(file)] if path.is_dir() else [path]
     found: dict[Any, Any] = {}
     for file in files:
-        try:
-            dataset = pydicom.dcmread(file)
-        except Exception as error:  # pydicom raises any of several types
-            raise DataError(f"{file} is damaged ({type(error).__name__}: {error}): export it again.") from None
-        found.setdefault(dataset.get("SOPInstanceUID", file), dataset)
-    series = {str(dataset.get("SeriesInstanceUID")): file_of(dataset, path) for dataset in found.values()}
+        dataset = read_file(file)
+        found.setdefault(dataset.get("SOPInstanceUID", file), dataset)  # once, if it was exported twice
+    datasets = list(found.values())
+    series = {str(dataset.get("SeriesInstanceUID")): _name(dataset, path) for dataset in datasets}
     if len(series) > 1:
         raise DataError(
             f"{path} holds {len(series)} DICOM series ({', '.join(list(series.values())[:2])}, ...): keep one of them, "
             "or move each to its own folder."
         )
-    return list(found.values())
+    frames = [frame for dataset in datasets for frame in _frames(dataset, path)]
+    positions, directions, spacings = (
+        _values(frames, tag, path) for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+    )
+    _check_alike(datasets, directions, spacings, path)
+    row, column = directions[0].reshape(2, 3)
+    normal = np.cross(row, column)
+    order = np.argsort(positions @ normal, kind="stable")
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = row * spacings[0, 1], column * spacings[0, 0]
+    affine[:3, 2] = _step([frames[n] for n in order], positions[order], normal, path)
+    affine[:3, 3] = positions[order[0]]
+    stored = np.concatenate([_pixels(dataset, path) for dataset in datasets])
+    array = np.empty((*stored.shape[:0:-1], len(order)), np.float32)
+    for k, n in enumerate(order):
+        slope, intercept = frames[n].get("RescaleSlope"), frames[n].get("RescaleIntercept")
+        slope, intercept = np.float32(1 if slope is None else slope), np.float32(intercept or 0)
+        array[:, :, k] = stored[n].T * slope + intercept
+    return Series(array, LPS_TO_RAS @ affine, datasets, order)
 
 
-def file_of(dataset: Any, path: Path) -> str:
-    """The name of the file that a dataset was read from; ``path`` where it is not known."""
+def _name(dataset: Any, path: Path) -> str:
+    """The name of the file that a dataset was read from; that of ``path`` where it is not known."""
     return Path(str(getattr(dataset, "filename", None) or path)).name
 
 
-def load_series(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the series in a folder, or a file of many frames.
-
-    Returns:
-        array (columns, rows, slices), float32, rescaled, for CT in HU. affine (4, 4), float64, mm, to RAS; sheared
-        where the slices lean (a tilted gantry), which is logged.
+def _frames(dataset: Any, path: Path) -> list[Any]:
+    """What describes each slice of a file: itself, or the functional groups of a frame put together.
 
     Raises:
-        DataError: when it cannot be read, or its slices are not one regular stack.
+        DataError: when it holds no image, or colours.
     """
-    frames = [frame for dataset in read_datasets(path) for frame in frames_of(dataset, path)]
-    _check_stack(frames, path)
-    frames = sorted(frames, key=lambda frame: float(_normal(frames) @ frame.position))
-    positions = np.array([frame.position for frame in frames])
-    step = _step(frames, positions, path)
-    slices = [pixels_of(frame, path).T * np.float32(frame.scale[0]) + np.float32(frame.scale[1]) for frame in frames]
-    return np.stack(slices, axis=-1).astype(np.float32), affine_of(frames[0], step)
+    from pydicom import Dataset
 
-
-def frames_of(dataset: Any, path: Path) -> Iterator[Frame]:
-    """The slices of a dataset: itself, or those of its functional groups.
-
-    Raises:
-        DataError: when it has none, or a tag that places them in space is missing.
-    """
     modality = str(dataset.get("Modality"))
     if "Rows" not in dataset:
         what = NO_VOLUME.get(modality, "no image")
         raise DataError(f"{path} holds DICOM of the modality {modality}, which is {what}.")
     if int(dataset.get("SamplesPerPixel", 1)) != 1:
         raise DataError(f"{path} holds colours: export the series with one number per voxel.")
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
-    if per_frame is None:
-        yield _frame(dataset, None, dataset, dataset, dataset, dataset, path)
-        return
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
-    for index, own in enumerate(per_frame):
-
-        def group(name: str, own: Any = own) -> Any:
-            return (own.get(name) or shared.get(name) or [{}])[0]
-
-        segment = group("SegmentIdentificationSequence").get("ReferencedSegmentNumber")
-        yield _frame(
-            dataset,
-            index,
-            group("PlanePositionSequence"),
-            group("PlaneOrientationSequence"),
-            group("PixelMeasuresSequence"),
-            group("PixelValueTransformationSequence"),
-            path,
-            segment=None if segment is None else int(segment),
-        )
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        return [dataset]
+    frames = []
+    for own in dataset.PerFrameFunctionalGroupsSequence:
+        frame = Dataset()
+        for groups in (*dataset.get("SharedFunctionalGroupsSequence", []), own):
+            for group in groups:
+                if group.VR == "SQ" and group.value:
+                    frame.update(group.value[0])
+        frames.append(frame)
+    return frames
 
 
-def _frame(
-    dataset: Any,
-    index: int | None,
-    position: Any,
-    orientation: Any,
-    measures: Any,
-    values: Any,
-    path: Path,
-    *,
-    segment: int | None = None,
-) -> Frame:
-    found = {
-        "ImagePositionPatient": position.get("ImagePositionPatient"),
-        "ImageOrientationPatient": orientation.get("ImageOrientationPatient"),
-        "PixelSpacing": measures.get("PixelSpacing"),
-    }
-    missing = [tag for tag, value in found.items() if value is None or len(value) == 0]
-    if missing:
-        raise DataError(f"{path} has slices without {', '.join(missing)}: export it as a CT or MR series.")
-    place, directions, spacing = (np.array([float(v) for v in value]) for value in found.values())
-    slope, intercept = (values.get(f"Rescale{name}") for name in ("Slope", "Intercept"))
-    return Frame(
-        source=dataset,
-        index=index,
-        position=place,
-        directions=directions.reshape(2, 3),
-        spacing=spacing,
-        scale=(1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)),
-        segment=segment,
-    )
+def _values(frames: Sequence[Any], tag: str, path: Path) -> np.ndarray:
+    """The numbers (frames, n) of a tag.
+
+    Raises:
+        DataError: when a slice lacks it.
+    """
+    if any(not frame.get(tag) for frame in frames):
+        raise DataError(f"{path} has slices without {tag}: export it as a CT or MR series.")
+    return np.array([[float(value) for value in frame[tag].value] for frame in frames])
 
 
-def pixels_of(frame: Frame, path: Path) -> np.ndarray:
-    """The stored numbers (rows, columns) of a slice.
+def _pixels(dataset: Any, path: Path) -> np.ndarray:
+    """The stored numbers (frames, rows, columns) of a file.
 
     Raises:
         DataError: when they cannot be decoded.
     """
     try:
-        array = frame.source.pixel_array
+        return dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
     except Exception as error:  # of decoders that are missing, or pixels that are
         raise DataError(
-            f"{path}: the pixels of {file_of(frame.source, path)} cannot be decoded ({type(error).__name__}: {error}): "
+            f"{path}: the pixels of {_name(dataset, path)} cannot be decoded ({type(error).__name__}: {error}): "
             "copy it again, export it uncompressed, or install the packages that the message names."
         ) from error
-    return array if frame.index is None or array.ndim == 2 else array[frame.index]
 
 
-def affine_of(first: Frame, step: np.ndarray) -> np.ndarray:
-    """The affine (4, 4), mm, from (column, row, slice) to RAS, of a stack with ``step`` (3,), mm, between slices."""
-    affine = np.eye(4)
-    affine[:3, 0] = first.directions[0] * first.spacing[1]
-    affine[:3, 1] = first.directions[1] * first.spacing[0]
-    affine[:3, 2] = step
-    affine[:3, 3] = first.position
-    return LPS_TO_RAS @ affine
-
-
-def _normal(frames: Sequence[Frame]) -> np.ndarray:
-    return np.cross(*frames[0].directions)
-
-
-def _check_stack(frames: Sequence[Frame], path: Path) -> None:
-    """Raises DataError unless all slices have one size, orientation and pixel spacing."""
-    if len(frames) < 2:
+def _check_alike(datasets: Sequence[Any], directions: np.ndarray, spacings: np.ndarray, path: Path) -> None:
+    """Raises DataError unless there are slices (n,) of one size, orientation (n, 6) and pixel spacing (n, 2), mm."""
+    if len(directions) < 2:
         raise DataError(f"{path} holds a single slice; expected is a series of at least two.")
-    first = frames[0]
-    for frame in frames:
-        same_size = (frame.source.Rows, frame.source.Columns) == (first.source.Rows, first.source.Columns)
-        if not same_size or np.abs(frame.directions - first.directions).max() > DIRECTION_TOLERANCE:
-            raise DataError(f"{path} has slices of several sizes or orientations: remove the localizers.")
-        if not np.allclose(frame.spacing, first.spacing, rtol=SPACING_TOLERANCE):
-            spacings = f"{first.spacing.tolist()} and {frame.spacing.tolist()}"
-            raise DataError(f"{path} has slices of the pixel spacings {spacings} mm: keep those of one reconstruction.")
+    sizes = {(dataset.Rows, dataset.Columns) for dataset in datasets}
+    if len(sizes) > 1 or np.abs(directions - directions[0]).max() > DIRECTION_TOLERANCE:
+        raise DataError(f"{path} has slices of several sizes or orientations: remove the localizers.")
+    if other := [spacing for spacing in spacings if not np.allclose(spacing, spacings[0], rtol=SPACING_TOLERANCE)]:
+        raise DataError(
+            f"{path} has slices of the pixel spacings {spacings[0].tolist()} and {other[0].tolist()} mm: keep those of "
+            "one reconstruction."
+        )
 
 
-def _step(frames: Sequence[Frame], positions: np.ndarray, path: Path) -> np.ndarray:
+def _step(frames: Sequence[Any], positions: np.ndarray, normal: np.ndarray, path: Path) -> np.ndarray:
     """The vector (3,), mm, LPS, from one slice to the next, of sorted slices at ``positions`` (n, 3).
 
     Raises:
         DataError: when it is not the same everywhere.
     """
-    normal = _normal(frames)
     steps = np.diff(positions @ normal)
     usual = float(np.median(steps))
     together = np.flatnonzero(steps <= SLICE_TOLERANCE * max(usual, float(steps.max())))
     if len(together):
-        pair = [frames[int(together[0])].source, frames[int(together[0]) + 1].source]
-        differing = [kind for tag, kind in ACQUISITIONS.items() if pair[0].get(tag) != pair[1].get(tag)]
+        first, second = frames[together[0]], frames[together[0] + 1]
+        differing = [kind for tag, kind in ACQUISITIONS.items() if first.get(tag) != second.get(tag)]
         kinds = f"several {differing[0]}" if differing else "the same slices twice"
         raise DataError(
             f"{path} has {len(together) + 1} or more slices at one place, {kinds} perhaps: keep those of one, or move "
@@ -263,22 +226,21 @@ def _step(frames: Sequence[Frame], positions: np.ndarray, path: Path) -> np.ndar
         )
     if np.abs(steps - usual).max() > SLICE_TOLERANCE * usual:
         worst = int(np.abs(steps - usual).argmax())
-        names = [file_of(frame.source, path) for frame in frames[worst : worst + 2]]
+        names = [_name(frame, path) for frame in frames[worst : worst + 2]]
         between = f" (between {names[0]} and {names[1]})" if names[0] != names[1] else ""
         raise DataError(
             f"{path} has slices {steps.min():.2f} to {steps.max():.2f} mm apart{between}: some are missing or belong "
             "to another series; export it again."
         )
-    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    step = (positions[-1] - positions[0]) / len(steps)
     line = positions[0] + np.arange(len(positions))[:, None] * step
     if np.linalg.norm(positions - line, axis=1).max() > SLICE_TOLERANCE * usual:
         raise DataError(f"{path} has slices that are shifted against each other: export it again, or resample it.")
     if np.linalg.norm(step - (step @ normal) * normal) > LEAN * usual:
-        angle = np.degrees(np.arccos(np.clip(abs(step @ normal) / np.linalg.norm(step), -1, 1)))
         logger.warning(
             "%s: its slices lean by %.1f degrees (a tilted gantry); the affine is sheared accordingly, which ITK's "
             "programs do not show: resample it for them.",
             path,
-            angle,
+            np.degrees(np.arccos(np.clip(abs(step @ normal) / np.linalg.norm(step), -1, 1))),
         )
     return step

@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from scripts.data import DataError
 
-from .dicom import affine_of, dicom_folders, frames_of, is_dicom, pixels_of, read_datasets
+from .dicom import LPS_TO_RAS, is_dicom, read_file
 from .packages import need_package
 from .volumes import LPS_SPACES, MOST_LABEL, NRRD_SUFFIXES, OTHERS, is_nifti, load_volume, structures_in, volume_name
 
@@ -43,7 +43,7 @@ def has_segments(path: Path) -> bool:
     if path.is_dir():
         return bool(structures_in(path)) or _is_seg(path)
     if path.name.lower().endswith(NRRD_SUFFIXES):
-        return bool(_slicer_names(_nrrd_header(path)))
+        return bool(_slicer_names(_nrrd(path, "read_header")))
     return not is_nifti(path) and _is_seg(path)
 
 
@@ -56,10 +56,10 @@ def segment_names(path: Path) -> list[str]:
     if path.is_dir() and (files := structures_in(path)):
         names = [volume_name(file) for file in files]
     elif path.name.lower().endswith(NRRD_SUFFIXES):
-        header = _nrrd_header(path)
+        header = _nrrd(path, "read_header")
         names = [str(header[f"Segment{number}_Name"]) for number in _slicer_names(header)]
     else:
-        names = list(_seg_names(_seg_dataset(path)).values())
+        names = _seg_names(_seg(path))
     twice = [name for name, count in Counter(name.lower() for name in names).items() if count > 1]
     if twice:
         raise DataError(f"{path} has several segments called {twice[0]!r}: rename or merge them.")
@@ -189,12 +189,13 @@ def say_overlaps(found: Iterable[Mapping[tuple[str, str], int]]) -> list[str]:
     ]
 
 
-def _nrrd_header(path: Path) -> Mapping[str, Any]:
+def _nrrd(path: Path, read: str) -> Any:
+    """What a function of pynrrd, "read" or "read_header", gives for a file."""
     need_package("nrrd", "pynrrd", path)
     import nrrd
 
     try:
-        return nrrd.read_header(str(path))
+        return getattr(nrrd, read)(str(path))
     except Exception as error:  # pynrrd raises any of several types
         raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}): export it again.") from error
 
@@ -205,18 +206,13 @@ def _slicer_names(header: Mapping[str, Any]) -> list[int]:
 
 def _slicer_segments(path: Path) -> Iterator[Segment]:
     """Of a .seg.nrrd file: the value within a layer that its header gives for each segment."""
-    import nrrd
-
-    try:
-        array, header = nrrd.read(str(path))
-    except Exception as error:  # pynrrd raises any of several types
-        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}): export it again.") from error
+    array, header = _nrrd(path, "read")
     layers = array if array.ndim == 4 else array[None]
     affine = np.eye(4)
     affine[:3, :3] = np.asarray(header["space directions"], float)[-3:].T
     affine[:3, 3] = header["space origin"]
     if str(header.get("space", "")).lower() in LPS_SPACES:
-        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+        affine = LPS_TO_RAS @ affine
     for number in _slicer_names(header):
         layer = int(header.get(f"Segment{number}_Layer", 0))
         value = int(header.get(f"Segment{number}_LabelValue", number + 1))
@@ -227,45 +223,37 @@ def _is_seg(path: Path) -> bool:
     file = path if path.is_file() else next(iter(sorted(p for p in path.rglob("*") if is_dicom(p))), None)
     if file is None or not is_dicom(file) or find_spec("pydicom") is None:
         return False
-    import pydicom
-
     try:
-        return pydicom.dcmread(file, specific_tags=["Modality"], stop_before_pixels=True).get("Modality") == "SEG"
-    except Exception:  # reported where the file is read
+        return read_file(file, specific_tags=["Modality"], stop_before_pixels=True).get("Modality") == "SEG"
+    except DataError:  # reported where the file is read
         return False
 
 
-def _seg_dataset(path: Path) -> Any:
-    datasets = read_datasets(path if path.is_file() else dicom_folders(path)[0])
-    if len(datasets) > 1:
-        raise DataError(f"{path} holds {len(datasets)} DICOM-SEG files: keep one.")
-    return datasets[0]
+def _seg(path: Path) -> Any:
+    """A DICOM-SEG file, or the only one below a folder, as highdicom reads it."""
+    need_package("highdicom", "highdicom", path)
+    from highdicom.seg import segread
+
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if is_dicom(file)]
+    if len(files) > 1:
+        raise DataError(f"{path} holds {len(files)} DICOM-SEG files: keep one.")
+    try:
+        return segread(files[0])
+    except Exception as error:  # highdicom raises any of several types
+        raise DataError(f"{path} is no DICOM-SEG ({type(error).__name__}: {error}): export it again.") from error
 
 
-def _seg_names(dataset: Any) -> dict[int, str]:
-    return {int(item.SegmentNumber): str(item.SegmentLabel) for item in dataset.SegmentSequence}
+def _seg_names(seg: Any) -> list[str]:
+    return [str(seg.get_segment_description(number).segment_label) for number in seg.segment_numbers]
 
 
 def _seg_segments(path: Path) -> Iterator[Segment]:
-    """Of a DICOM-SEG file, whose frames are slices of single segments; empty ones may be left out."""
-    dataset = _seg_dataset(path)
-    frames = list(frames_of(dataset, path))
-    normal = np.cross(*frames[0].directions)
-    depths = np.array([frame.position @ normal for frame in frames])
-    apart = np.diff(np.unique(depths.round(3)))
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
-    measures = (shared.get("PixelMeasuresSequence") or [{}])[0]
-    step = measures.get("SpacingBetweenSlices") or measures.get("SliceThickness")
-    step = float(apart.min()) if len(apart) else float(step or 1)
-    numbers = np.rint((depths - depths.min()) / step).astype(int)
-    first = frames[int(depths.argmin())]
-    kind = str(dataset.get("SegmentationType", "BINARY"))
-    half = float(dataset.get("MaximumFractionalValue", 1)) / 2 if kind == "FRACTIONAL" else 0
-    for number, name in _seg_names(dataset).items():
-        mask = np.zeros((int(dataset.Columns), int(dataset.Rows), int(numbers.max()) + 1), bool)
-        for frame, k in zip(frames, numbers):
-            if kind == "LABELMAP":
-                mask[:, :, k] = pixels_of(frame, path).T == number
-            elif frame.segment == number:
-                mask[:, :, k] = pixels_of(frame, path).T > half
-        yield Segment(name, mask, affine_of(first, normal * step))
+    """Of a DICOM-SEG file, from its first to its last slice with a segment; the slices between may be left out."""
+    seg = _seg(path)
+    try:
+        volume = seg.get_volume()
+    except Exception as error:  # its frames are no regular stack
+        raise DataError(f"{path} is not one volume ({error}): export it again, or convert it to NIfTI.") from error
+    affine = LPS_TO_RAS @ volume.affine[:, [2, 1, 0, 3]]
+    for index, name in enumerate(_seg_names(seg)):
+        yield Segment(name, volume.array[..., index].T > 0.5, affine)

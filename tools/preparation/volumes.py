@@ -107,9 +107,10 @@ def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         folders = dicom_folders(path)
         if len(folders) != 1:
             raise DataError(f"{path} holds DICOM files in {len(folders)} folders: expected is one series.")
-        return load_series(folders[0])
-    if path.name.lower().endswith(DICOM_SUFFIXES):
-        return load_series(path)  # of many frames
+        path = folders[0]
+    if (path.is_dir() and not is_nifti(path)) or path.name.lower().endswith(DICOM_SUFFIXES):  # a file of many frames
+        series = load_series(path)
+        return series.array, series.affine
     if not path.name.lower().endswith(NRRD_SUFFIXES):
         return _load_nifti(path)
     need_package("nrrd", "pynrrd", path)

@@ -29,6 +29,7 @@ REQUIRED = (
 CONTENTS = (
     "LICENSE",
     "CITATION.cff",
+    "Dockerfile",
     "requirements.txt",
     "requirements-inference.txt",
     "configs/**/*.json",

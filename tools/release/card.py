@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from fire.parser import DefaultParseValue
 
+from scripts.command import monais_command
 from scripts.errors import UserError
 from scripts.evaluation.metrics import OVERLAPS
 from scripts.overrides import read_command
@@ -126,21 +126,14 @@ def commands(arguments: Mapping[str, Any]) -> str:
         files = [files] if isinstance(files, str) else files
     # A file from elsewhere is known to its author by name; where it lay is nobody's business.
     files = [Path(file).name if Path(file).is_absolute() else file for file in files]
-    overrides = [f"--{name} {quoted(value)}" for name, value in arguments.items() if name != "config_file"]
-    folders = "--dataset_dir DIR --output_dir RUN --ckpt_dir RUN/models"
+    given = {name: value for name, value in arguments.items() if name != "config_file"}
+    given |= {"dataset_dir": "DIR", "output_dir": "RUN", "ckpt_dir": "RUN/models"}
 
     def command(run_id: str, *more: str) -> str:
-        listed = ", \\\n    ".join(f"'{file}'" for file in [*files, *more])
-        lines = [f"python -m monai.bundle run {run_id}", *overrides, folders, f'--config_file "[ \\\n    {listed}]"']
-        return " \\\n    ".join(lines)
+        line = monais_command({"run_id": run_id, **given, "config_file": [*files, *more]})
+        return line.replace(" --", " \\\n    --").replace(".json', ", ".json', \\\n    ")
 
     return f"```sh\n{command('training')}\n{command('evaluation', 'configs/evaluate.json')}\n```"
-
-
-def quoted(value: Any) -> str:
-    """A value for a shell: lists and maps, which hold blanks and quotes, in quotes."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if text and all(c.isalnum() or c in "._-+/" for c in text) else "'" + text.replace("'", "'\\''") + "'"
 
 
 # --- how good it is ---

@@ -16,12 +16,13 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 
 from scripts.data import DataError
 from scripts.errors import UserError
 from scripts.files import replacing, sha256
 from scripts.pictures.panels import png
+from scripts.workflow import run_workflow
 from tools.command_line import run_command
 from tools.reports.cases import surfaces_figure
 from tools.reports.distribution import distribution_figure
@@ -119,12 +120,8 @@ def masks_by_inference(
             "output_dir": f"{folder}/masks",
             "dataset#data": [{"image": image} for image in images.values()],
         }
-        workflow = ConfigWorkflow(
-            f"{folder}/inference.json", workflow_type="inference", logging_file=False, meta_file=None, **changes
-        )
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
+        config = {"run_id": "inference", "config_file": f"{folder}/inference.json", "logging_file": False}
+        run_workflow({**config, **changes})
         return {case: mask_of(Path(folder) / "masks", case) for case in images}
 
 
