@@ -120,7 +120,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
             "3 numbers or null",
             "mm of a voxel for the distance maps ([anisotropic data](how_to/anisotropic_data.md)); null counts voxels",
         ),
-        "distance_transform": ("object", "operator of the distance maps: exact, cascaded or generalised"),
+        "distance_transform": ("object", "operator of the distance maps: exact or cascaded"),
         "segmentation_to_distance": ("object", "mask to signed distance map, differentiable"),
         "distance_to_segmentation": ("object", "signed distance map to mask, a steep sigmoid"),
         "amp": (

@@ -13,7 +13,7 @@ class ReferenceMap(NamedTuple):
     Args:
         map: (L, C, H, W, D), float32, [-1, 1], negative inside, without gradient.
         known: the same shape, bool or weights; None for everywhere.
-        within: see :class:`~scripts.distance.signed_distance.PartialMap`; None where the min-max is over the patch.
+        within: voxels of the min-max, (L, C, H, W, D), bool; None for the whole patch.
     """
 
     map: torch.Tensor
@@ -37,4 +37,4 @@ def reference_map(targets: dict[str, torch.Tensor], segmentation_to_distance: An
     if known is None:
         return ReferenceMap(segmentation_to_distance(targets["label"]))
     part = segmentation_to_distance.of_partial(targets["label"], known > 0)
-    return ReferenceMap(part.map, part.known * known, part.within)
+    return ReferenceMap(part.map, part.known * known, part.known)
