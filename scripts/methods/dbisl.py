@@ -15,10 +15,9 @@ import torch.nn.functional as F
 
 from scripts.errors import UserError
 
-from .dual_task import DualTaskObjective
+from .dual_task import DualTaskObjective, ReferenceMap
 from .losses import dice_loss, masked_mean, segmentation_loss, squared_error, total
 from .objective import Weight
-from .reference_map import ReferenceMap
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding

@@ -11,9 +11,9 @@ from scripts.distance.nearest import nearest_seed
 from scripts.errors import UserError
 
 from .dbisl import DBiSLObjective, Supervision, unanimity_mask
+from .dual_task import ReferenceMap
 from .mixing import CopyPaste
 from .objective import Loss, Weight
-from .reference_map import ReferenceMap
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding

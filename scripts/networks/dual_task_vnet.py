@@ -23,8 +23,7 @@ class DualTaskVNet(DualTaskNetwork):
         num_classes: foreground classes C; every head has one output map per class.
         base_filters: channels at full resolution; the papers use 16. Cost and parameters grow with its square.
         tasks: the heads on each decoder, "segmentation" and, unless it is left out, "distance".
-        normalization: "batch" (the papers' BatchNorm), "group" or "instance", see
-            :func:`~scripts.networks.normalization.set_normalization`.
+        normalization: see :class:`~scripts.networks.VNet`.
         dropout: probability of dropping a whole channel, at the bottleneck and before the heads; 0 switches it off.
         align_corners: of decoder psi's interpolation, as in the programs of MC-Net; False is torch's default.
 
