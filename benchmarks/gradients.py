@@ -28,17 +28,14 @@ LEFT_ATRIUM = {
     "stride": [16, 16, 8],
     "num_labeled": 8,
     "base_filters": 8,
-    "segmentation_to_distance#factor": 1,
 }
 CASCADE = {"distance_transform": {"_target_": "scripts.distance.CascadedDistance"}}
 EXTREMA = {"segmentation_to_distance#detach_extrema": False}
 FORMS: dict[str, dict[str, Any]] = {
     "cascade": {**CASCADE, **EXTREMA, "objective#r2s_cross_entropy": True},
     "cascade, extrema detached": {**CASCADE, "objective#r2s_cross_entropy": False},
-    "cascade, extrema detached, gated": {**CASCADE, "segmentation_to_distance#gate": 0.3},
     "exact": {**EXTREMA},
     "exact, extrema detached": {},
-    "generalised, extrema detached": {"distance_transform": {"_target_": "scripts.distance.GeneralizedDistance"}},
 }
 # A form changes these terms alone; the others are measured once, with the first.
 FORM_TERMS = {"supervised_s2r", "consistency_s2r", "supervised_r2s"}

@@ -45,8 +45,8 @@ def ways() -> dict[str, Callable[[float], Map]]:
     """The ways to make a map, each for a factor."""
     return {
         "offline, scipy": lambda factor: partial(offline_map, factor=factor),
-        "online, exact": lambda factor: SegmentationToDistance(ExactDistance(), factor=factor),
-        "online, cascade": lambda factor: SegmentationToDistance(CascadedDistance(), factor=factor),
+        "online, exact": lambda factor: SegmentationToDistance(ExactDistance(), factor=factor, subtract_first=False),
+        "online, cascade": lambda factor: SegmentationToDistance(CascadedDistance(), factor=factor, subtract_first=False),
     }
 
 

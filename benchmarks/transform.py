@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from benchmarks.measure import medians, peak_megabytes, peak_on_gpu, row
 from benchmarks.scale import SCALES, Shape
-from scripts.distance import CascadedDistance, ExactDistance, GeneralizedDistance, SegmentationToDistance
+from scripts.distance import CascadedDistance, ExactDistance, SegmentationToDistance
 
 SHAPE = SCALES["cpu"].maps
 TRANSFORMS: dict[str, Callable[[], SegmentationToDistance]] = {
@@ -20,7 +20,6 @@ TRANSFORMS: dict[str, Callable[[], SegmentationToDistance]] = {
     "cascade, factor 1": lambda: SegmentationToDistance(CascadedDistance(), factor=1),
     "exact, factor 0.5": lambda: SegmentationToDistance(ExactDistance(), factor=0.5),
     "exact, factor 1": lambda: SegmentationToDistance(ExactDistance(), factor=1),
-    "generalised, factor 0.5": lambda: SegmentationToDistance(GeneralizedDistance(), factor=0.5),
 }
 
 

@@ -129,9 +129,9 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
             "3 numbers or null",
             "voxel size in mm for distance maps ([anisotropic data](how_to/anisotropic_data.md)); null: voxels",
         ),
-        "distance_transform": ("object", "operator of the distance maps: exact, cascaded or generalised"),
-        "segmentation_to_distance": ("object", "converts a mask to a signed distance map, differentiably"),
-        "distance_to_segmentation": ("object", "converts a signed distance map to a mask with a steep sigmoid"),
+        "distance_transform": ("object", "operator of the distance maps: exact or cascaded"),
+        "segmentation_to_distance": ("object", "mask to signed distance map, differentiable"),
+        "distance_to_segmentation": ("object", "signed distance map to mask, a steep sigmoid"),
         "amp": (
             "boolean or text",
             "mixed precision on a GPU, also in evaluation and inference: true (bfloat16 if the GPU supports it), "

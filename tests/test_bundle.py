@@ -274,7 +274,7 @@ def describe(*files: str) -> dict[str, object]:
     table = {name: (w.length, w.peak) if callable(w) else w for name, w in objective.weights.items()}
     for switch in ("r2s_cross_entropy", "hard_pseudo_labels", "pseudo_on_labeled", "unanimity"):
         table[switch] = getattr(objective, switch)
-    for setting in ("factor", "gate", "detach_extrema"):
+    for setting in ("factor", "subtract_first", "detach_extrema"):
         table[setting] = getattr(s2r, setting)
     table["transform"] = type(s2r.transform).__name__
     for setting in ("radius", "h"):
@@ -334,9 +334,10 @@ def test_dbisl_paper_is_the_papers():
     lambdas = [value for name, value in form.items() if name.startswith(("supervised_", "consistency_"))]
     assert lambdas == [0.5] * 8
     assert form["pseudo"] == (6000, 1.0)
-    assert (form["transform"], form["detach_extrema"], form["gate"]) == ("CascadedDistance", False, None)
+    assert (form["transform"], form["detach_extrema"]) == ("CascadedDistance", False)
     assert form["r2s_cross_entropy"] and form["pseudo_on_labeled"] and not form["hard_pseudo_labels"]
     assert (form["factor"], form["k"], form["unanimity"]) == (0.5, 1500, "both")
+    assert not form["subtract_first"]
     assert (form["radius"], form["h"], form["normalization"], form["dropout"]) == (1, 0.35, "batch", 0.5)
 
 
@@ -347,9 +348,9 @@ def test_default_is_what_the_page_of_the_method_says():
         "supervised_distance": 1.0,
     }
     assert all(form[name] == ramped for name in (*SUPERVISION_CROSS, *CONSISTENCY_INTRA, *CONSISTENCY_CROSS, "pseudo"))
-    assert (form["transform"], form["detach_extrema"], form["gate"]) == ("ExactDistance", True, None)
+    assert (form["transform"], form["detach_extrema"]) == ("ExactDistance", True)
     assert not form["r2s_cross_entropy"] and form["pseudo_on_labeled"] and not form["hard_pseudo_labels"]
-    assert (form["factor"], form["k"], form["unanimity"]) == (0.5, 1500, "both")
+    assert (form["factor"], form["k"], form["unanimity"]) == (1, 1500, "both")
     assert (form["normalization"], form["dropout"]) == ("group", 0.5)
     optimizer = content(TRAIN)["optimizer"]
     assert (optimizer["_target_"], content(TRAIN)["learning_rate"]) == ("torch.optim.SGD", 0.01)

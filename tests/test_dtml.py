@@ -1,4 +1,4 @@
-"""Tests of scripts/methods/dtml.py, scripts/networks/paired_vnet.py and their overlays; see test_dual_task.py."""
+"""Tests of scripts/methods/dtml.py, scripts/networks/twin_vnet.py and their overlays; see test_dual_task.py."""
 
 from __future__ import annotations
 

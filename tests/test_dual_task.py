@@ -28,7 +28,7 @@ from monai.bundle import ConfigParser
 
 from scripts.data import LabelCoding
 from scripts.methods import DTCObjective, DTMLObjective
-from scripts.methods.reference_map import reference_map
+from scripts.methods.dual_task import reference_map
 
 OBJECTIVES = {"dtc": DTCObjective, "dtml": DTMLObjective}
 LABELED_CROPS, ALL_CROPS, NO_CROPS = [True, True, False, False], [True] * 4, [False] * 4

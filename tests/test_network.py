@@ -38,6 +38,7 @@ def test_arguments_are_those_given_and_the_defaults():
         "tasks": ["segmentation"],
         "normalization": "batch",
         "dropout": 0.5,
+        "align_corners": False,
     }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -22,60 +20,8 @@ def exponential_kernel(kernel_size: int, h: float) -> torch.Tensor:
     return torch.exp(-torch.sqrt(x * x + y * y + z * z) / h)[None, None]
 
 
-def steps_to(seeds: torch.Tensor, radius: int) -> torch.Tensor:
-    """The number of steps in which cubes of ``radius`` grow from the seeds to each voxel, (N, 1, H, W, D), int16.
-
-    It is 0 on the seeds, and everywhere if there is no seed.
-
-    Args:
-        seeds: (N, 1, H, W, D), bool.
-        radius: in voxels, at least 1.
-    """
-    reached = seeds.to(torch.uint8)
-    steps = torch.zeros(seeds.shape, dtype=torch.int16, device=seeds.device)
-    for _ in range(-(-max(seeds.shape[2:]) // radius)):
-        if reached.amin():
-            break
-        steps += 1 - reached
-        for axis in (2, 3, 4):
-            before = reached.clone()
-            for offset in range(1, min(radius, seeds.shape[axis] - 1) + 1):
-                length = seeds.shape[axis] - offset
-                for to, of in ((offset, 0), (0, offset)):
-                    part = reached.narrow(axis, to, length)
-                    torch.maximum(part, before.narrow(axis, of, length), out=part)
-    # Without seeds nothing is ever reached.
-    return steps.mul_(reached)
-
-
-def sum_before(steps: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """The sum of K(u) over the u with steps(v + u) < steps(v), for every voxel v, (N, 1, H, W, D), float32.
-
-    Beyond the edge ``steps`` is what it is at the edge. K depends on the length of u alone, so it is enough to count
-    the offsets of each length.
-    """
-    radius, extents = kernel.shape[-1] // 2, steps.shape[2:]
-    # Bytes if they are large enough.
-    steps = steps.to(torch.int8) if steps.amax() < 128 else steps
-    padded = steps
-    for axis, n in zip((2, 3, 4), extents):
-        padded = padded.index_select(axis, torch.arange(-radius, n + radius, device=steps.device).clamp_(0, n - 1))
-    by_length: dict[int, list[tuple[int, ...]]] = {}
-    for u in itertools.product(range(-radius, radius + 1), repeat=3):
-        by_length.setdefault(sum(o * o for o in u), []).append(u)
-    del by_length[0]
-    total = torch.zeros(steps.shape, device=steps.device)
-    for offsets in by_length.values():
-        number = torch.zeros(steps.shape, dtype=torch.uint8, device=steps.device)
-        for u in offsets:
-            x, y, z = (slice(radius + o, radius + o + n) for o, n in zip(u, extents))
-            number += (padded[..., x, y, z] < steps).view(torch.uint8)
-        total.add_(number, alpha=float(kernel[0, 0][tuple(radius + o for o in offsets[0])]))
-    return total
-
-
 def step_by_step(seeds: torch.Tensor, kernel: torch.Tensor, h: float) -> tuple[torch.Tensor, ...]:
-    """The cascade as it is defined, see :class:`_Cascade`, for any kernel: distance, c and step of every voxel."""
+    """The cascade's forward pass, see :class:`_Cascade`: distance, c and step of every voxel."""
     radius = kernel.shape[-1] // 2
     reached = seeds.clone()
     distance = torch.zeros_like(seeds)
@@ -94,20 +40,6 @@ def step_by_step(seeds: torch.Tensor, kernel: torch.Tensor, h: float) -> tuple[t
     return distance, sums, step_of
 
 
-def all_at_once(seeds: torch.Tensor, kernel: torch.Tensor, h: float) -> tuple[torch.Tensor, ...]:
-    """The same, for kernels whose sum without the centre is below one.
-
-    With these, step i reaches all that is within the radius of what was reached before. So growing cubes tell the step
-    of a voxel, and the steps of its neighbours its c, in one go for all steps.
-    """
-    steps = steps_to(seeds > 0.5, kernel.shape[-1] // 2)
-    # One, whose logarithm is zero, on what no step reaches.
-    sums = sum_before(steps, kernel).add_(steps == 0)
-    step_of = steps.sub_(1)
-    distance = step_of.float().mul_(kernel.shape[-1] // 2).sub_(sums.log(), alpha=h).clamp_(min=0)
-    return distance, sums, step_of
-
-
 class _Cascade(torch.autograd.Function):
     """The cascade on binary seeds, with a backward of three convolutions whatever the number of steps.
 
@@ -122,8 +54,7 @@ class _Cascade(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, seeds: torch.Tensor, kernel: torch.Tensor, h: float) -> torch.Tensor:
-        regular = bool(kernel.sum() < 2 and kernel.amin() > torch.finfo(kernel.dtype).tiny)
-        distance, sums, step_of = (all_at_once if regular else step_by_step)(seeds, kernel, h)
+        distance, sums, step_of = step_by_step(seeds, kernel, h)
         if seeds.requires_grad:
             ctx.save_for_backward(sums, step_of, kernel)
         ctx.h = h
@@ -171,8 +102,6 @@ class CascadedDistance(nn.Module):
     Raises:
         UserError: when ``kernel_size`` is even or below 3, or ``h`` is not positive.
     """
-
-    needs_binary_input = True
 
     def __init__(self, kernel_size: int = 3, h: float = 0.35) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,28 +11,11 @@ from torch import nn
 
 from scripts.errors import UserError
 
-from .resize import resize
 
-# Voxels that a CPU works on at a time.
-CPU_VOXELS = 2**18
-
-
-def straight_through(probability: torch.Tensor, *, gate: float | None = None) -> torch.Tensor:
-    """Exactly binary forward, [p > 1/2]; backward the identity.
-
-    Args:
-        probability: any shape, [0, 1].
-        gate: gradient passes only where |p - 1/2| is below it; None lets it pass everywhere. In (0, 1/2].
-
-    Returns:
-        float tensor of zeros and ones, same shape.
-    """
-    hard = (probability > 0.5).to(probability.dtype)
+def straight_through(probability: torch.Tensor) -> torch.Tensor:
+    """Zeros and ones of the same shape, exactly [p > 1/2], of ``probability`` in [0, 1]; backward the identity."""
     # (p - p) is exactly zero; hard + p - p is not, and leaves false seeds of 6e-8.
-    through = probability - probability.detach()
-    if gate is not None:
-        through = through * ((probability - 0.5).abs() < gate)
-    return hard + through
+    return (probability > 0.5).to(probability.dtype) + (probability - probability.detach())
 
 
 def inner_boundary(foreground: torch.Tensor) -> torch.Tensor:
@@ -57,12 +41,10 @@ class PartialMap(NamedTuple):
     Args:
         map: (B, C, H, W, D), float32, [-1, 1] where it is known.
         known: (B, C, H, W, D), bool.
-        within: (B, C, ...), bool, ``known`` at the resolution at which the map is computed.
     """
 
     map: torch.Tensor
     known: torch.Tensor
-    within: torch.Tensor
 
 
 class SegmentationToDistance(nn.Module):
@@ -79,37 +61,38 @@ class SegmentationToDistance(nn.Module):
     tells them from the others.
 
     Args:
-        transform: distance transform of (N, 1, H, W, D): :class:`~scripts.distance.CascadedDistance` (the paper's),
-            :class:`~scripts.distance.ExactDistance` or :class:`~scripts.distance.GeneralizedDistance`. Its attribute
-            ``needs_binary_input`` says whether the probabilities are binarised for it.
-        factor: the map is computed at this fraction of the resolution and upsampled; the paper uses 0.5 (section 4.10).
-        gate: as in :func:`straight_through`; not used by a transform of soft input.
+        transform: distance transform of binary seeds (N, 1, H, W, D): :class:`~scripts.distance.ExactDistance` or
+            :class:`~scripts.distance.CascadedDistance` (the paper's).
+        factor: the distances are computed at this fraction of the resolution and upsampled; the paper uses 0.5 (section
+            4.10).
+        subtract_first: what is upsampled when ``factor`` is below 1. True: the difference of the two distances in
+            their own unit, whose zero lies where the mask's boundary does. False: each distance by itself. That is
+            the literal order of Eq. 2-5, but each half is then divided by another number, so that the zero moves
+            outwards: at 0.5 a map of a hippocampus has a third more voxels inside than its mask.
         detach_extrema: no gradient through the maximum that Eq. 4 divides by. The paper does not say; with it, one
             voxel (the farthest) no longer receives the gradient of the whole map.
         zero_inner_boundary: set the map to 0 on the foreground voxels that touch the background, as the level set of
             DTC (Eq. 1) and the signed distance map of DTML (Eq. 1) have it; else it is minus one voxel's share there.
 
     Raises:
-        UserError: when ``factor`` is not in (0, 1] or ``gate`` not in (0, 1/2].
+        UserError: when ``factor`` is not in (0, 1].
     """
 
     def __init__(
         self,
         transform: nn.Module,
         *,
-        factor: float = 0.5,
-        gate: float | None = None,
+        factor: float = 1.0,
+        subtract_first: bool = True,
         detach_extrema: bool = False,
         zero_inner_boundary: bool = False,
     ) -> None:
         super().__init__()
         if not 0 < factor <= 1:
             raise UserError(f"factor is {factor}; the resolution of the distance map must be in (0, 1].")
-        if gate is not None and not 0 < gate <= 0.5:
-            raise UserError(f"gate is {gate}; it must be in (0, 0.5], or null for no gate.")
         self.transform = transform
         self.factor = factor
-        self.gate = gate
+        self.subtract_first = subtract_first
         self.detach_extrema = detach_extrema
         self.zero_inner_boundary = zero_inner_boundary
 
@@ -124,8 +107,8 @@ class SegmentationToDistance(nn.Module):
 
         Args:
             probability: (B, C, H, W, D), [0, 1]; a label is one whose values are 0 and 1.
-            within: of a :class:`PartialMap` that the map is to be compared with: the min-max runs over these voxels
-                alone, as that of the partial map does. None for all.
+            within: (B, C, H, W, D), bool; the min-max runs over these voxels only, as that of a :class:`PartialMap`
+                that the map is to be compared with does. None for all.
 
         Returns:
             map: (B, C, H, W, D), float32, [-1, 1], negative inside; and valid: (B, C), bool, True where both
@@ -134,20 +117,9 @@ class SegmentationToDistance(nn.Module):
         with torch.autocast(probability.device.type, enabled=False):
             # Of a MONAI tensor only the values: each of its operations would look after what it knows of the image.
             probability = probability.as_subclass(torch.Tensor)
-            size = probability.shape[2:]
-            volumes = self._downsample(probability.float()).flatten(0, 1)[:, None]
-            # Volumes are independent. A CPU takes them a few at a time, so that memory just used is used again.
-            number = max(1, CPU_VOXELS // volumes[0].numel()) if volumes.device.type == "cpu" else len(volumes)
-            if within is None:
-                parts = [self._signed(part) for part in volumes.split(number)]
-            else:
-                inside = within.flatten(0, 1)[:, None].split(number)
-                parts = [self._signed(part, where) for part, where in zip(volumes.split(number), inside)]
-            signed = torch.cat([part for part, _ in parts]).reshape(*probability.shape[:2], *volumes.shape[2:])
-            valid = torch.cat([part for _, part in parts]).reshape(probability.shape[:2])
-            if signed.shape[2:] != size:
-                signed = resize(signed, size)
-            return signed, valid
+            p = straight_through(self._volumes(probability.float()))
+            signed, valid = self._signed(p, probability.shape[2:], within)
+            return signed.reshape(probability.shape), valid.reshape(probability.shape[:2])
 
     @torch.no_grad()
     def of_partial(self, label: torch.Tensor, known: torch.Tensor) -> PartialMap:
@@ -164,12 +136,11 @@ class SegmentationToDistance(nn.Module):
             label: (B, C, H, W, D), 0 or 1; what it is where it is unknown does not matter.
             known: (B, C, H, W, D), bool.
         """
-        size, shape = label.shape[2:], label.shape[:2]
+        size, shape = label.shape[2:], label.shape
         with torch.autocast(label.device.type, enabled=False):
             # Trilinear weights are positive exactly for the voxels that contribute.
-            unknown = (self._downsample((~known).float()) > 0).flatten(0, 1)[:, None]
-            p = self._downsample(label.float() * known).flatten(0, 1)[:, None]
-            p = straight_through(p) if self.transform.needs_binary_input else p
+            unknown = self._volumes((~known).float()) > 0
+            p = straight_through(self._volumes(label.float() * known))
             least, most = p.masked_fill(unknown, 0), p.masked_fill(unknown, 1)
             lowest, highest = (self.transform(torch.cat([mask, 1 - mask])).chunk(2) for mask in (least, most))
             agree = (lowest[0] == highest[0]) & (lowest[1] == highest[1])
@@ -177,17 +148,24 @@ class SegmentationToDistance(nn.Module):
                 agree &= inner_boundary(least > 0.5) == inner_boundary(most > 0.5)
             degenerate = (least > 0.5).flatten(1).any(1).logical_not() | (most > 0.5).flatten(1).all(1)
             all_known = ~unknown.flatten(1).any(1)
-            within = (agree & ~_per_volume(degenerate)) | _per_volume(all_known)
-            signed = self._signed(least, within)[0].unflatten(0, shape)[:, :, 0]
-            within = within.unflatten(0, shape)[:, :, 0]
-            if within.shape[2:] == size:
-                return PartialMap(signed, within, within)
-            return PartialMap(resize(signed, size), resize((~within).float(), size) == 0, within)
+            settled = (agree & ~_per_volume(degenerate)) | _per_volume(all_known)
+            if settled.shape[2:] != size:
+                settled = _resized((~settled).float(), size) == 0
+            known = settled.reshape(shape)
+            # What the unknown voxels are no longer matters where the map is known.
+            return PartialMap(self._signed(least, size, known)[0].reshape(shape), known)
 
-    def _signed(self, p: torch.Tensor, within: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The map (N, 1, H, W, D) of the volumes ``p`` at their own resolution, and which are valid, (N,)."""
-        if self.transform.needs_binary_input:
-            p = straight_through(p, gate=self.gate)
+    def _volumes(self, values: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W, D) at the resolution of the distances, (B * C, 1, h, w, d)."""
+        volumes = values.flatten(0, 1)[:, None]
+        if self.factor == 1:
+            return volumes
+        return _resized(volumes, [max(1, round(extent * self.factor)) for extent in values.shape[2:]])
+
+    def _signed(
+        self, p: torch.Tensor, size: Sequence[int], within: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The map (N, 1, *size) of the volumes ``p`` (N, 1, h, w, d), and which are valid, (N,)."""
         mask = p > 0.5
         # Minimum and maximum of bytes; any() and all() are much slower.
         voxels = mask.flatten(1).view(torch.uint8)
@@ -196,18 +174,18 @@ class SegmentationToDistance(nn.Module):
 
         # One call measures outside and inside of every volume.
         outside, inside = self.transform(torch.cat([p, 1 - p])).chunk(2)
-        signed = self._normalise(outside, within) - self._normalise(inside, within)
-        constant = 1 - 2 * full.to(signed.dtype)
-        signed = torch.where(_per_volume(valid), signed, _per_volume(constant))
         if self.zero_inner_boundary:
-            signed = signed.masked_fill(inner_boundary(mask), 0)
-        return signed, valid
-
-    def _downsample(self, p: torch.Tensor) -> torch.Tensor:
-        if self.factor == 1:
-            return p
-        size = [max(1, round(extent * self.factor)) for extent in p.shape[2:]]
-        return resize(p, size)
+            inside = inside.masked_fill(inner_boundary(mask), 0)
+        if p.shape[2:] != size:
+            if self.subtract_first:
+                signed = _resized(outside - inside, size)
+                outside, inside = signed.clamp(min=0), (-signed).clamp(min=0)
+            else:
+                outside, inside = _resized(outside, size), _resized(inside, size)
+        known = None if within is None else within.flatten(0, 1)[:, None]
+        signed = self._normalise(outside, known) - self._normalise(inside, known)
+        constant = 1 - 2 * full.to(signed.dtype)
+        return torch.where(_per_volume(valid), signed, _per_volume(constant)), valid
 
     def _normalise(self, distance: torch.Tensor, within: torch.Tensor | None) -> torch.Tensor:
         """Min-max over the volume (Eq. 4). The minimum is 0, at the seeds, wherever the patch is not degenerate."""
@@ -216,6 +194,10 @@ class SegmentationToDistance(nn.Module):
         if self.detach_extrema:
             largest = largest.detach()
         return distance / torch.where(largest > 0, largest, torch.ones_like(largest))
+
+
+def _resized(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    return F.interpolate(x, size=tuple(size), mode="trilinear", align_corners=False)
 
 
 def _per_volume(values: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from scripts.errors import UserError
 from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions, normalized_entropy
-from .losses import masked_mean, segmentation_loss, total
+from .losses import masked_mean, total
 from .mixing import paste, random_box
 from .objective import Objective, Weight
 from .teacher import EMATeacher
@@ -109,11 +109,8 @@ class ADMTObjective(Objective):
         return {**labeled, "taught": torch.stack(taught), "image": torch.cat([labeled["image"], view])}
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        label, students = targets["label"], segmentation_heads(heads)
-        labeled, terms = len(label), {}
-        if self.active("supervised_segmentation"):
-            losses = [segmentation_loss(head[:labeled], label, targets.get("known")) for head in students.values()]
-            terms["supervised_segmentation"] = total(losses)
+        labeled, students = len(targets["label"]), segmentation_heads(heads)
+        terms = self.supervision(heads, targets)
         if "taught" in targets:
             unlabeled = {name: head[labeled:] for name, head in students.items()}
             with torch.no_grad():

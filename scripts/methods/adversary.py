@@ -40,6 +40,7 @@ class AdversarialObjective(Objective):
         discriminator: D, see :class:`~scripts.networks.Discriminator`.
         discriminator_optimizer: over D's parameters.
         weights: see :class:`~scripts.methods.Objective`.
+        options: ``dice_background`` of :class:`~scripts.methods.Objective`.
     """
 
     def __init__(
@@ -49,8 +50,9 @@ class AdversarialObjective(Objective):
         discriminator: nn.Module,
         discriminator_optimizer: Optimizer,
         weights: Mapping[str, Weight] | None = None,
+        **options: bool,
     ) -> None:
-        super().__init__(label_coding, weights)
+        super().__init__(label_coding, weights, **options)
         # Switched on for D's own step alone, so that the network's loss neither computes nor leaves gradients there.
         self.discriminator = discriminator.requires_grad_(False)
         self.discriminator_optimizer = discriminator_optimizer

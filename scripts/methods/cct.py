@@ -11,7 +11,7 @@ from scripts.errors import UserError
 from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions, squared_difference
-from .losses import segmentation_loss, total
+from .losses import total
 from .objective import Objective, Weight
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class CCTObjective(Objective):
         detach_main: whether the main decoder is a target only, so that the consistency trains the encoder and the
             auxiliary decoders and not the main one (Ouali et al., section 3). False lets the gradient through
             both sides, as the benchmark's 2D program does.
+        options: ``dice_background`` of :class:`~scripts.methods.Objective`.
 
     Raises:
         UserError: on the first call, when the network has no main or no auxiliary segmentation head.
@@ -44,9 +45,14 @@ class CCTObjective(Objective):
     TERMS = ("supervised_segmentation", "consistency")
 
     def __init__(
-        self, label_coding: LabelCoding, weights: Mapping[str, Weight] | None = None, *, detach_main: bool = True
+        self,
+        label_coding: LabelCoding,
+        weights: Mapping[str, Weight] | None = None,
+        *,
+        detach_main: bool = True,
+        **options: bool,
     ) -> None:
-        super().__init__(label_coding, weights)
+        super().__init__(label_coding, weights, **options)
         self.detach_main = detach_main
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -56,10 +62,8 @@ class CCTObjective(Objective):
                 f"CCT needs a main segmentation head called {MAIN!r} and auxiliary ones called '{MAIN}_...', and the "
                 f"network has {sorted(logits)}: use scripts.networks.CrossConsistencyVNet."
             )
-        terms, labeled, classes = {}, len(label), label.shape[1]
-        if self.active("supervised_segmentation"):
-            losses = [segmentation_loss(head[:labeled], label, targets.get("known")) for head in logits.values()]
-            terms["supervised_segmentation"] = total(losses) / len(losses)
+        labeled, classes = label.shape[:2]
+        terms = self.supervision(heads, targets, mean=True)
         if self.active("consistency") and len(logits[MAIN]) > labeled:
             unlabeled = {name: log_distributions(head[labeled:], classes) for name, head in logits.items()}
             main = unlabeled.pop(MAIN)

@@ -10,7 +10,7 @@ from monai.networks import eval_mode
 
 from scripts.networks.heads import foreground_probability, segmentation_heads
 
-from .losses import segmentation_loss, total
+from .losses import segmentation_loss
 from .mixing import cut_mix_box, paste
 from .objective import Objective, Weight
 
@@ -69,11 +69,8 @@ class CPSObjective(Objective):
         return {**labeled, **targets, "image": torch.cat([labeled["image"], mixed])}
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        label, students = targets["label"], segmentation_heads(heads)
-        labeled, terms = len(label), {}
-        if self.active("supervised_segmentation"):
-            losses = [segmentation_loss(head[:labeled], label, targets.get("known")) for head in students.values()]
-            terms["supervised_segmentation"] = total(losses)
+        labeled, students = len(targets["label"]), segmentation_heads(heads)
+        terms = self.supervision(heads, targets)
         unlabeled = {name: head[labeled:] for name, head in students.items()}
         if self.active("cross_pseudo") and len(next(iter(unlabeled.values()))):
             masks = {name: targets[f"mask_of_{name}"] for name in students if f"mask_of_{name}" in targets}

@@ -10,7 +10,6 @@ import torch
 from scripts.networks.heads import foreground_probability
 
 from .adversary import AdversarialObjective
-from .losses import segmentation_loss
 
 
 class DANObjective(AdversarialObjective):
@@ -23,9 +22,9 @@ class DANObjective(AdversarialObjective):
     adversarial             CE(D(p), "labeled")             unlabeled
     ======================= =============================== =========
 
-    D sees the maps alone and decides region by region, as in the benchmarks' tables; the paper's evaluation network
-    is a classifier that also sees the image. The weights in ``configs/methods/dan.json``, 1 and 0.1 times the ramp, are
-    those of the public benchmark SSL4MIS.
+    By default D sees the maps only and decides region by region, the form whose size fits the papers' tables; the
+    paper's and SSL4MIS's also sees the image and decides about the crop. The weights in ``configs/methods/dan.json``, 1
+    and 0.1 times the ramp, are those of SSL4MIS.
 
     Args: see :class:`~scripts.methods.adversary.AdversarialObjective`.
     """
@@ -36,9 +35,4 @@ class DANObjective(AdversarialObjective):
         return foreground_probability(heads["logits"], self.label_coding.num_classes)
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        label = targets["label"]
-        terms = self.adversarial_term(heads)
-        if self.active("supervised_segmentation"):
-            logits = heads["logits"][: len(label)]
-            terms["supervised_segmentation"] = segmentation_loss(logits, label, targets.get("known"))
-        return terms
+        return {**self.supervision(heads, targets), **self.adversarial_term(heads)}

@@ -15,10 +15,9 @@ import torch.nn.functional as F
 
 from scripts.errors import UserError
 
-from .dual_task import DualTaskObjective
+from .dual_task import DualTaskObjective, ReferenceMap
 from .losses import dice_loss, masked_mean, segmentation_loss, squared_error, total
 from .objective import Weight
-from .reference_map import ReferenceMap
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -64,9 +63,9 @@ class DBiSLObjective(DualTaskObjective):
 
     Measured beside them: unanimous_share, the share of voxels (of all classes) in the mask of Eq. 13.
 
-    With the weights and transforms of train.json this deviates from the paper in five ways, each with its reason and a
-    way back in docs/methods/dbisl.md: lambda is 1, consistency and cross-task terms are ramped, r2s is supervised by
-    Dice alone, and T_s2r is exact with the extrema of Eq. 4 detached.
+    With the weights and transforms of train.json this deviates from the paper, each time with its reason and a way back
+    in docs/methods/dbisl.md: lambda is 1, consistency and cross-task terms are ramped, r2s is supervised by Dice alone,
+    and T_s2r is exact, at full resolution, with the extrema of Eq. 4 detached.
 
     Where the paper is silent: no side of a consistency term is detached; the pseudo-label is soft and detached; a
     prediction that is empty or full at the map's resolution is left out of the s2r terms.
@@ -132,37 +131,21 @@ class DBiSLObjective(DualTaskObjective):
         logits, distance = ([heads[f"{kind}_{decoder}"] for decoder in DECODERS] for kind in ("logits", "distance"))
         probability = [torch.sigmoid(head) for head in logits]
         labels = self.supervisions(targets)
+        # Eq. 6 and 9; a term that is switched off is not computed.
+        intra_task: dict[str, Callable[[], torch.Tensor]] = {
+            "supervised_segmentation": lambda: _supervised(
+                labels, lambda one: [segmentation_loss(head[: len(one.label)], one.label, one.known) for head in logits]
+            ),
+            "supervised_distance": lambda: _supervised(labels, lambda one: _distance_errors(distance, one.reference)),
+            "consistency_segmentation": lambda: F.mse_loss(*probability),
+            "consistency_distance": lambda: F.mse_loss(*distance),
+        }
         return {
-            **self._intra_task_supervision(logits, distance, labels),
-            **self._intra_task_consistency(probability, distance),
+            **{name: value() for name, value in intra_task.items() if self.active(name)},
             **self._segmentation_to_distance_terms(probability, distance, labels),
             **self._distance_to_segmentation_terms(probability, distance, labels),
             **self._pseudo_supervision(logits, probability, distance, labeled=len(targets["label"])),
         }
-
-    def _intra_task_supervision(
-        self, logits: list[torch.Tensor], distance: list[torch.Tensor], labels: Sequence[Supervision]
-    ) -> dict[str, torch.Tensor]:
-        """Eq. 6."""
-        terms = {}
-        if self.active("supervised_segmentation"):
-            terms["supervised_segmentation"] = _supervised(
-                labels, lambda one: [segmentation_loss(head[: len(one.label)], one.label, one.known) for head in logits]
-            )
-        if self.active("supervised_distance"):
-            terms["supervised_distance"] = _supervised(labels, lambda one: _distance_errors(distance, one.reference))
-        return terms
-
-    def _intra_task_consistency(
-        self, probability: list[torch.Tensor], distance: list[torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
-        """Eq. 9."""
-        terms = {}
-        if self.active("consistency_segmentation"):
-            terms["consistency_segmentation"] = F.mse_loss(probability[0], probability[1])
-        if self.active("consistency_distance"):
-            terms["consistency_distance"] = F.mse_loss(distance[0], distance[1])
-        return terms
 
     def _segmentation_to_distance_terms(
         self, probability: list[torch.Tensor], distance: list[torch.Tensor], labels: Sequence[Supervision]

@@ -11,9 +11,9 @@ from scripts.distance.nearest import nearest_seed
 from scripts.errors import UserError
 
 from .dbisl import DBiSLObjective, Supervision, unanimity_mask
+from .dual_task import ReferenceMap
 from .mixing import CopyPaste
 from .objective import Loss, Weight
-from .reference_map import ReferenceMap
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -130,34 +130,35 @@ class DBiSLMixedObjective(DBiSLObjective):
     @torch.no_grad()
     def _references(self, mask: torch.Tensor, regions: tuple[torch.Tensor, torch.Tensor]) -> list[ReferenceMap]:
         """The map of the mixed mask, known where its voxels belong to either of the regions."""
-        known, within = None, None
+        known, everything = None, None
         if self.label_coding.partial:
             # What is in neither region may be of either class, and with it the distances to it.
             everything = (regions[0] > 0) | (regions[1] > 0)
-            map_, known, within = self.segmentation_to_distance.of_partial(mask, everything)
+            map_, known = self.segmentation_to_distance.of_partial(mask, everything)
         else:
             map_ = self.segmentation_to_distance(mask)
         if self.source == "nearest_seed":
-            nearest = nearest_of_other_side(mask)
+            nearest = nearest_of_other_side(mask, everything)
             parts = [part.flatten(2).gather(2, nearest).reshape(part.shape) for part in regions]
         else:
             parts = list(regions)
-        return [ReferenceMap(map_, part if known is None else part * known, within) for part in parts]
+        return [ReferenceMap(map_, part if known is None else part * known, known) for part in parts]
 
 
-def nearest_of_other_side(mask: torch.Tensor) -> torch.Tensor:
+def nearest_of_other_side(mask: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
     """For every voxel the nearest one of the other side: of the object for the background, and the other way round.
 
     Args:
         mask: (B, C, H, W, D), 0 or 1.
+        known: the same shape, bool; only these voxels are found. None for all.
 
     Returns:
         Flat indices into the H*W*D voxels, (B, C, H*W*D), int64; the voxel itself where there is no other side.
     """
     foreground = mask.flatten(0, 1) > 0.5
-    spacing = (1.0, 1.0, 1.0)
+    found = torch.ones_like(foreground) if known is None else known.flatten(0, 1)
     (_, to_object), (_, to_background) = (
-        nearest_seed(side, spacing, with_source=True) for side in (foreground, ~foreground)
+        nearest_seed(side & found, (1.0, 1.0, 1.0), with_source=True) for side in (foreground, ~foreground)
     )
     assert to_object is not None and to_background is not None
     return torch.where(foreground, to_background, to_object).reshape(*mask.shape[:2], -1).long()

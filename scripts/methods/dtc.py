@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from scripts.networks.heads import foreground_probability
 
-from .dual_task import DualTaskObjective
-from .losses import dice_loss, squared_error
+from .dual_task import DualTaskObjective, distance_loss
+from .losses import dice_loss
 
 
 class DTCObjective(DualTaskObjective):
@@ -49,8 +49,7 @@ class DTCObjective(DualTaskObjective):
             probability = foreground_probability(heads["logits"][:labeled], num_classes)
             terms["supervised_segmentation"] = dice_loss(probability, label, targets.get("known"))
         if self.active("supervised_distance"):
-            expected = self.reference_map(targets)
-            terms["supervised_distance"] = squared_error(heads["distance"][:labeled], expected.map, expected.known)
+            terms["supervised_distance"] = distance_loss(heads["distance"], targets, self.segmentation_to_distance)
         if self.active("consistency"):
             probability = foreground_probability(heads["logits"], num_classes)
             terms["consistency"] = F.mse_loss(self.distance_to_segmentation(heads["distance"]), probability)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from scripts.networks.heads import foreground_probability
 
-from .dual_task import DualTaskObjective
-from .losses import dice_loss, segmentation_loss, squared_error
+from .dual_task import DualTaskObjective, distance_loss
+from .losses import dice_loss
 
 
 class DTMLObjective(DualTaskObjective):
@@ -50,12 +50,9 @@ class DTMLObjective(DualTaskObjective):
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         label, known = targets["label"], targets.get("known")
         labeled, num_classes = label.shape[:2]
-        terms = {}
-        if self.active("supervised_segmentation"):
-            terms["supervised_segmentation"] = segmentation_loss(heads["logits"][:labeled], label, known)
+        terms = self.supervision(heads, targets)
         if self.active("supervised_distance"):
-            expected = self.reference_map(targets)
-            terms["supervised_distance"] = squared_error(heads["distance"][:labeled], expected.map, expected.known)
+            terms["supervised_distance"] = distance_loss(heads["distance"], targets, self.segmentation_to_distance)
         if self.active("supervised_mask", "consistency"):
             mask = self.distance_to_segmentation(heads["distance"])
             if self.active("supervised_mask"):

@@ -7,7 +7,7 @@ import torch
 from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions, normalized_entropy
-from .losses import segmentation_loss, total
+from .losses import total
 from .objective import Objective
 
 
@@ -29,13 +29,9 @@ class EntropyMinimizationObjective(Objective):
     TERMS = ("supervised_segmentation", "entropy")
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        label, logits = targets["label"], segmentation_heads(heads).values()
-        terms = {}
-        if self.active("supervised_segmentation"):
-            known = targets.get("known")
-            losses = [segmentation_loss(head[: len(label)], label, known) for head in logits]
-            terms["supervised_segmentation"] = total(losses)
+        terms = self.supervision(heads, targets)
         if self.active("entropy"):
-            entropies = [normalized_entropy(log_distributions(head, label.shape[1])) for head in logits]
+            logits, classes = segmentation_heads(heads).values(), targets["label"].shape[1]
+            entropies = [normalized_entropy(log_distributions(head, classes)) for head in logits]
             terms["entropy"] = total(entropy.mean() for entropy in entropies)
         return terms

@@ -22,7 +22,12 @@ from .reduction import sum_over_ranks
 
 
 def dice_loss(
-    probability: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None, *, smooth: float = 1e-5
+    probability: torch.Tensor,
+    target: torch.Tensor,
+    known: torch.Tensor | None = None,
+    *,
+    smooth: float = 1e-5,
+    squares: bool = True,
 ) -> torch.Tensor:
     """1 - (2 sum(p y) + s) / (sum(p^2) + sum(y^2) + s), mean over the classes; sums over all crops of all processes.
 
@@ -33,12 +38,16 @@ def dice_loss(
         target: the same shape, [0, 1].
         known: the same shape, bool or weights; the mean is over the classes that are known anywhere. None for all.
         smooth: s; a class that is absent from both costs nothing.
+        squares: False leaves them out: 1 - (2 sum(p y) + s) / (sum(p) + sum(y) + s), as in MC-Net's program.
     """
     axes = (0, *range(2, probability.dim()))
     counted = target if known is None else target * known
     intersection = (probability * counted).sum(axes)
-    squared = probability * probability
-    size = (squared if known is None else squared * known).sum(axes) + (target * counted).sum(axes)
+    if squares:
+        predicted, counted = probability * probability, target * counted
+    else:
+        predicted = probability
+    size = (predicted if known is None else predicted * known).sum(axes) + counted.sum(axes)
     if known is None:
         intersection, size = sum_over_ranks(intersection, size)
         return (1 - (2 * intersection + smooth) / (size + smooth)).mean()
@@ -72,16 +81,29 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor, known: torch.Tenso
     return masked_mean(lost, known.amax(1) * ~possible.all(1))
 
 
-def segmentation_loss(logits: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
-    """L_seg = (Dice + cross-entropy) / 2, Dice of the foreground; DBiSL says "weighted sum" and no weights.
+def segmentation_loss(
+    logits: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None, *, background: bool = False
+) -> torch.Tensor:
+    """L_seg = (Dice + cross-entropy) / 2; DBiSL says "weighted sum" and no weights.
 
     Args:
         logits: as for :func:`cross_entropy`.
         target: (B, C, H, W, D), 0 or 1.
         known: (B, C, H, W, D), bool or weights; None for all.
+        background: the Dice is the mean over background and classes, as in SSL4MIS, and not that of the classes only.
+            A sigmoid head has a background for every class. The background of a softmax head is known where all
+            classes are.
     """
-    probability = foreground_probability(logits, target.shape[1])
-    return 0.5 * (dice_loss(probability, target, known) + cross_entropy(logits, target, known))
+    classes = target.shape[1]
+    probability, outcomes, settled = foreground_probability(logits, classes), target, known
+    if background:
+        softmax = logits.shape[1] != classes
+        absent = 1 - (target.sum(1, keepdim=True) if softmax else target)
+        probability = torch.softmax(logits, 1) if softmax else torch.cat([torch.sigmoid(-logits), probability], 1)
+        outcomes = torch.cat([absent, target], 1)
+        if known is not None:
+            settled = torch.cat([known.amin(1, keepdim=True) if softmax else known, known], 1)
+    return 0.5 * (dice_loss(probability, outcomes, settled) + cross_entropy(logits, target, known))
 
 
 def squared_error(values: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:

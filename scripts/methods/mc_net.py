@@ -37,6 +37,8 @@ class MCNetObjective(Objective):
         label_coding: see :class:`~scripts.methods.Objective`.
         weights: see :class:`~scripts.methods.Objective`.
         temperature: T; the smaller, the nearer the target is to a hard label.
+        dice_squares: squares in the denominator of the Dice, as for every other method; the authors' program has none,
+            see :func:`~scripts.methods.losses.dice_loss`.
 
     Raises:
         UserError: when ``temperature`` is not positive; on the first call, when the network has one segmentation head,
@@ -46,20 +48,26 @@ class MCNetObjective(Objective):
     TERMS = ("supervised_dice", "mutual_consistency")
 
     def __init__(
-        self, label_coding: LabelCoding, weights: Mapping[str, Weight] | None = None, *, temperature: float = 0.1
+        self,
+        label_coding: LabelCoding,
+        weights: Mapping[str, Weight] | None = None,
+        *,
+        temperature: float = 0.1,
+        dice_squares: bool = True,
     ) -> None:
         super().__init__(label_coding, weights)
         if temperature <= 0:
             raise UserError(f"temperature is {temperature}; it is above 0, and 1 sharpens nothing.")
         self.temperature = temperature
+        self.dice_squares = dice_squares
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         label, logits = targets["label"], segmentation_heads(heads)
         self._check(logits, label.shape[1])
         terms = {}
         if self.active("supervised_dice"):
-            known = targets.get("known")
-            losses = [dice_loss(torch.sigmoid(head[: len(label)]), label, known) for head in logits.values()]
+            labeled, known = [torch.sigmoid(head[: len(label)]) for head in logits.values()], targets.get("known")
+            losses = [dice_loss(p, label, known, squares=self.dice_squares) for p in labeled]
             terms["supervised_dice"] = total(losses)
         if self.active("mutual_consistency"):
             probability = [torch.sigmoid(head) for head in logits.values()]

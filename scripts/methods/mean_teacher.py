@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import torch
 
+from scripts.errors import UserError
 from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions, squared_difference
-from .losses import segmentation_loss, total
-from .teacher import TeacherObjective
+from .losses import total
+from .objective import Objective, Weight
+from .teacher import copy_of, follow
+
+if TYPE_CHECKING:
+    from scripts.data import LabelCoding
+    from scripts.networks import Network
+
+NOISE_LIMIT = 2.0  # in standard deviations: the papers clip N(0, 0.1^2) at 0.2
 
 
-class MeanTeacherObjective(TeacherObjective):
+class MeanTeacherObjective(Objective):
     """L_seg on the labeled crops and the squared difference to the teacher's probabilities on the unlabeled ones.
 
     Terms, summed over the network's segmentation heads:
@@ -23,11 +34,56 @@ class MeanTeacherObjective(TeacherObjective):
     consistency             mean (p - p_teacher)^2, over all maps        unlabeled
     ======================= ============================================ =========
 
-    The teacher is run on the unlabeled crops alone, with noise on its input, and receives no gradient. A batch without
-    unlabeled crops has no consistency.
+    The teacher is run on the unlabeled crops only, with noise on its input, and receives no gradient. A batch without
+    unlabeled crops has no consistency. After each step its weights, and no buffers, :func:`~.teacher.follow` the
+    student's. It stays in training mode, as in the authors' programs: dropout is on, and BatchNorm normalises by the
+    statistics of the teacher's own batch. Its running statistics are its own and read by nothing. (ignite's EMAHandler
+    aliases the student's buffers by default and torch's AveragedModel overwrites them after each step: both mean a
+    teacher that predicts in evaluation mode.) ``state_dict`` holds the teacher and not the student.
+
+    Args:
+        label_coding: see :class:`~scripts.methods.Objective`.
+        network: the student.
+        weights: see :class:`~scripts.methods.Objective`.
+        ema_decay: the largest share that the teacher keeps of itself in a step, in [0, 1).
+        noise: standard deviation of the Gaussian noise on the teacher's input, in the unit of the normalised image;
+            clipped at twice that.
+        options: ``dice_background`` of :class:`~scripts.methods.Objective`.
+
+    Raises:
+        UserError: when ``ema_decay`` or ``noise`` is out of range.
     """
 
     TERMS = ("supervised_segmentation", "consistency")
+
+    def __init__(
+        self,
+        label_coding: LabelCoding,
+        network: Network,
+        weights: Mapping[str, Weight] | None = None,
+        *,
+        ema_decay: float = 0.99,
+        noise: float = 0.1,
+        **options: bool,
+    ) -> None:
+        super().__init__(label_coding, weights, **options)
+        if noise < 0:
+            raise UserError(f"noise is {noise}; a standard deviation is 0 or more.")
+        self.teacher = copy_of(network, ema_decay)
+        # In a tuple, so that it is no submodule: its weights are the checkpoint's "model", not the objective's state.
+        self._student = (network,)
+        self.ema_decay = ema_decay
+        self.noise = noise
+
+    @torch.no_grad()
+    def teach(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The teacher's heads on ``image`` (B, channels, H, W, D) with fresh noise on it and fresh dropout."""
+        self.teacher.train()
+        noise = (torch.randn_like(image) * self.noise).clamp(-NOISE_LIMIT * self.noise, NOISE_LIMIT * self.noise)
+        return self.teacher.forward_heads(image + noise)  # type: ignore[operator]
+
+    def after_step(self, iteration: int) -> None:
+        follow(self.teacher, *self._student, iteration + 1, self.ema_decay)
 
     def further_heads(
         self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]
@@ -39,14 +95,10 @@ class MeanTeacherObjective(TeacherObjective):
         return {f"teacher_{name}": head for name, head in taught.items()}
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        label, students = targets["label"], segmentation_heads(heads)
-        terms, labeled = {}, len(label)
-        if self.active("supervised_segmentation"):
-            losses = [segmentation_loss(head[:labeled], label, targets.get("known")) for head in students.values()]
-            terms["supervised_segmentation"] = total(losses)
+        labeled, terms = len(targets["label"]), self.supervision(heads, targets)
         if any(name.startswith("teacher_") for name in heads):
             terms["consistency"] = total(
-                self._consistency(name, head[labeled:], heads) for name, head in students.items()
+                self._consistency(name, head[labeled:], heads) for name, head in segmentation_heads(heads).items()
             )
         return terms
 

@@ -15,12 +15,13 @@ from torch.optim import Optimizer
 from scripts.networks.heads import foreground_probability
 
 from .adversary import AdversarialObjective
-from .losses import dice_loss, squared_error
+from .dual_task import distance_loss
+from .losses import dice_loss
 from .objective import Weight
-from .reference_map import reference_map
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
+    from scripts.distance import SegmentationToDistance
     from scripts.networks import Network
 
 
@@ -56,7 +57,7 @@ class SASSNetObjective(AdversarialObjective):
         network: Network,
         discriminator: nn.Module,
         discriminator_optimizer: Optimizer,
-        segmentation_to_distance: nn.Module,
+        segmentation_to_distance: SegmentationToDistance,
         weights: Mapping[str, Weight] | None = None,
     ) -> None:
         super().__init__(label_coding, network, discriminator, discriminator_optimizer, weights)
@@ -72,6 +73,5 @@ class SASSNetObjective(AdversarialObjective):
             probability = foreground_probability(heads["logits"][: len(label)], label.shape[1])
             terms["supervised_segmentation"] = dice_loss(probability, label, targets.get("known"))
         if self.active("supervised_distance"):
-            expected = reference_map(targets, self.segmentation_to_distance)
-            terms["supervised_distance"] = squared_error(heads["distance"][: len(label)], expected.map, expected.known)
+            terms["supervised_distance"] = distance_loss(heads["distance"], targets, self.segmentation_to_distance)
         return terms

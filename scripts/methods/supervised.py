@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from scripts.errors import UserError
-from scripts.networks.heads import segmentation_heads
 
-from .losses import segmentation_loss, total
 from .mixing import box_of_share, pasted_labeled
 from .objective import Objective, Weight
 
@@ -52,8 +50,4 @@ class SupervisedObjective(Objective):
         return pasted_labeled(labeled, box_of_share(image.shape[2:], self.copy_paste, image.device))
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if not self.active("supervised_segmentation"):
-            return {}
-        label, known = targets["label"], targets.get("known")
-        logits = [head[: len(label)] for head in segmentation_heads(heads).values()]
-        return {"supervised_segmentation": total(segmentation_loss(head, label, known) for head in logits)}
+        return self.supervision(heads, targets)

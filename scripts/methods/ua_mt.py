@@ -43,7 +43,7 @@ class UAMTObjective(MeanTeacherObjective):
         weights: see :class:`~scripts.methods.Objective`.
         passes: stochastic predictions behind the entropy; they are made one after another, which costs time and not
             memory.
-        options: ``ema_decay`` and ``noise`` of :class:`~scripts.methods.teacher.TeacherObjective`.
+        options: those of :class:`~scripts.methods.MeanTeacherObjective`.
 
     Raises:
         UserError: when ``passes`` is below 1.

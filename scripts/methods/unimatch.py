@@ -14,7 +14,7 @@ from scripts.errors import UserError
 from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions
-from .losses import dice_loss, segmentation_loss, total
+from .losses import dice_loss, total
 from .mixing import cut_mix_box, mean_probability, paste
 from .objective import Objective, Weight
 
@@ -131,11 +131,8 @@ class UniMatchObjective(Objective):
         return mask, (certainty >= self.confidence).expand_as(mask)
 
     def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        label, students = targets["label"], segmentation_heads(heads)
-        terms, position = {}, len(label)
-        if self.active("supervised_segmentation"):
-            losses = [segmentation_loss(head[:position], label, targets.get("known")) for head in students.values()]
-            terms["supervised_segmentation"] = total(losses)
+        position, students = len(targets["label"]), segmentation_heads(heads)
+        terms = self.supervision(heads, targets)
         if "mask" not in targets:
             return terms
         number = len(targets["mask"])

@@ -10,7 +10,6 @@ from scripts.errors import UserError
 from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions, squared_difference
-from .losses import segmentation_loss, total
 from .objective import Objective
 from .reduction import mean_over_ranks
 
@@ -45,10 +44,7 @@ class URPCObjective(Objective):
                 "URPC needs a segmentation head called 'logits' and ones of coarser scales called 'logits_...', and "
                 f"the network has {sorted(heads)}: use scripts.networks.PyramidVNet."
             )
-        terms, labeled = {}, len(label)
-        if self.active("supervised_segmentation"):
-            losses = [segmentation_loss(head[:labeled], label, targets.get("known")) for head in logits]
-            terms["supervised_segmentation"] = total(losses) / len(losses)
+        labeled, terms = len(label), self.supervision(heads, targets, mean=True)
         if self.active("consistency", "uncertainty") and len(logits[0]) > labeled:
             scales = torch.stack([log_distributions(head[labeled:], label.shape[1]) for head in logits])
             terms.update(self._pyramid_consistency(scales))

@@ -6,14 +6,12 @@ from .cross_consistency_vnet import CrossConsistencyVNet
 from .discriminator import Discriminator
 from .dual_networks import DualNetworks
 from .dual_task import DualTaskNetwork
-from .dual_task_dynunet import DualTaskDynUNet
-from .dual_task_segresnet import DualTaskSegResNet
+from .dual_task_monai import DualTaskDynUNet, DualTaskSegResNet
 from .dual_task_vnet import DualTaskVNet
 from .network import Network
-from .normalization import synchronize_batch_norm
-from .paired_vnet import PairedVNet
+from .normalization import ReestimatedStatistics, separate_streams, synchronize_batch_norm
 from .pyramid_vnet import PyramidVNet
-from .twin_vnet import TwinVNet
+from .twin_vnet import PairedVNet, TwinVNet
 from .vnet import VNet
 
 __all__ = [
@@ -27,7 +25,9 @@ __all__ = [
     "Network",
     "PairedVNet",
     "PyramidVNet",
+    "ReestimatedStatistics",
     "TwinVNet",
     "VNet",
+    "separate_streams",
     "synchronize_batch_norm",
 ]

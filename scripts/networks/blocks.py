@@ -36,13 +36,14 @@ def downsampling(in_channels: int, out_channels: int) -> nn.Sequential:
     return normalize_and_activate(nn.Conv3d(in_channels, out_channels, 2, stride=2), out_channels)
 
 
-def upsampling(in_channels: int, out_channels: int, mode: str) -> nn.Sequential:
+def upsampling(in_channels: int, out_channels: int, mode: str, *, align_corners: bool = False) -> nn.Sequential:
     """Doubles the resolution, then BatchNorm and ReLU.
 
     Args:
         in_channels: channels of the coarse input.
         out_channels: channels of the fine output.
         mode: "transposed" for a 2x2x2 transposed convolution, "trilinear" for interpolation and a 3x3x3 convolution.
+        align_corners: of the interpolation, see :class:`torch.nn.Upsample`.
 
     Raises:
         UserError: when ``mode`` is neither.
@@ -50,7 +51,7 @@ def upsampling(in_channels: int, out_channels: int, mode: str) -> nn.Sequential:
     if mode == "transposed":
         return normalize_and_activate(nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2), out_channels)
     if mode == "trilinear":
-        resize = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=False)
+        resize = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=align_corners)
         convolution = nn.Conv3d(in_channels, out_channels, 3, padding=1)
         return normalize_and_activate(nn.Sequential(resize, convolution), out_channels)
     raise UserError(f"mode is {mode!r}; an upsampling is one of {', '.join(UPSAMPLING_MODES)}.")
@@ -97,15 +98,23 @@ class Decoder(nn.Module):
         base_filters: as in the encoder.
         upsampling_mode: "transposed" or "trilinear".
         dropout: probability of dropping a channel of the result, right before the heads.
+        align_corners: of the trilinear upsampling, see :class:`torch.nn.Upsample`.
     """
 
-    def __init__(self, base_filters: int = 16, *, upsampling_mode: str = "transposed", dropout: float = 0.5) -> None:
+    def __init__(
+        self,
+        base_filters: int = 16,
+        *,
+        upsampling_mode: str = "transposed",
+        dropout: float = 0.5,
+        align_corners: bool = False,
+    ) -> None:
         super().__init__()
         self.upsamplings = nn.ModuleList()
         self.levels = nn.ModuleList()
         for level, repeats in enumerate(DECODER_CONVOLUTIONS):
             fine = base_filters * 2 ** (len(DECODER_CONVOLUTIONS) - 1 - level)
-            self.upsamplings.append(upsampling(2 * fine, fine, upsampling_mode))
+            self.upsamplings.append(upsampling(2 * fine, fine, upsampling_mode, align_corners=align_corners))
             self.levels.append(convolution_unit(fine, fine, repeats))
         self.dropout = nn.Dropout3d(dropout)
 

@@ -5,30 +5,30 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .blocks import Decoder, Encoder, check_input
-from .heads import foreground_probability, segmentation_maps
+from .blocks import Decoder, check_input
+from .heads import segmentation_maps
 from .layers import PointwiseConv3d
-from .network import Network
 from .normalization import set_normalization
 from .perturbations import FeatureDrop, FeatureNoise
+from .vnet import VNet
 
 
-class CrossConsistencyVNet(Network):
+class CrossConsistencyVNet(VNet):
     """The network of CCT (Ouali et al.) on the V-Net of the semi-supervised benchmarks.
 
     All decoders upsample with transposed convolutions. In training mode the auxiliary ones see the features of every
     level perturbed, since the V-Net's skip connections would else carry the clean ones past the perturbation (Ouali
     et al. have no skip connections and perturb the encoder's result): relative noise of up to 0.3, channel dropout
     of 0.3, or the most active voxels dropped. With one channel and two output maps it has 15,664,776 parameters, and
-    15,653,800 without those of the BatchNorms, which is what the papers' 15.65 M counts.
+    15,653,800 without those of the BatchNorms, which is what the papers' 15.65 M counts. In evaluation mode it is the
+    V-Net of the main decoder.
 
     Args:
         in_channels: channels of the image (modalities).
         num_classes: foreground classes C.
         base_filters: channels at full resolution; the papers use 16.
         activation: of the segmentation heads, "sigmoid" or "softmax", see :class:`VNet`.
-        normalization: "batch" (the papers' BatchNorm), "group" or "instance", see
-            :func:`~scripts.networks.normalization.set_normalization`.
+        normalization: see :class:`~scripts.networks.VNet`.
         dropout: probability of dropping a whole channel, at the bottleneck and before the heads; 0 switches it off (and
             not the perturbations).
 
@@ -46,19 +46,14 @@ class CrossConsistencyVNet(Network):
         normalization: str = "batch",
         dropout: float = 0.5,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels, num_classes, base_filters, activation=activation, dropout=dropout)
         maps = segmentation_maps(num_classes, activation)
-        self.in_channels = in_channels
-        self.num_classes = num_classes
-        self.encoder = Encoder(in_channels, base_filters, dropout=dropout)
         self.noise = FeatureNoise(0.3)
         self.channel_dropout = nn.Dropout3d(0.3)
         self.feature_drop = FeatureDrop()
-        self.decoder = Decoder(base_filters, dropout=dropout)
         self.decoder_noise = Decoder(base_filters, dropout=dropout)
         self.decoder_dropout = Decoder(base_filters, dropout=dropout)
         self.decoder_feature_drop = Decoder(base_filters, dropout=dropout)
-        self.segmentation_head = PointwiseConv3d(base_filters, maps)
         self.segmentation_head_noise = PointwiseConv3d(base_filters, maps)
         self.segmentation_head_dropout = PointwiseConv3d(base_filters, maps)
         self.segmentation_head_feature_drop = PointwiseConv3d(base_filters, maps)
@@ -72,6 +67,7 @@ class CrossConsistencyVNet(Network):
         are multiples of 16.
         """
         check_input(x, self.in_channels)
+        assert self.segmentation_head is not None  # which a V-Net may lack and this one does not
         features = self.encoder(x)
         noisy = [self.noise(f) for f in features]
         thinned = [self.channel_dropout(f) for f in features]
@@ -82,9 +78,3 @@ class CrossConsistencyVNet(Network):
             "logits_dropout": self.segmentation_head_dropout(self.decoder_dropout(thinned)),
             "logits_feature_drop": self.segmentation_head_feature_drop(self.decoder_feature_drop(dropped)),
         }
-
-    def probability(self, x: torch.Tensor) -> torch.Tensor:
-        """From the main decoder."""
-        check_input(x, self.in_channels)
-        logits = self.segmentation_head(self.decoder(self.encoder(x)))
-        return foreground_probability(logits, self.num_classes)

@@ -87,8 +87,7 @@ class DualNetworks(Network):
         in_channels: channels of the image (modalities).
         num_classes: foreground classes C, which exclude each other.
         base_filters: channels of both streams at full resolution; the paper uses 16.
-        normalization: "batch" (the papers' BatchNorm), "group" or "instance", see
-            :func:`~scripts.networks.normalization.set_normalization`.
+        normalization: see :class:`~scripts.networks.VNet`.
         dropout: probability of dropping a whole channel: of the V-Net's bottleneck and before both heads.
 
     Example:

@@ -75,16 +75,8 @@ class DualTaskNetwork(Network):
     @torch.jit.export
     def decode(self, encoded: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         """The heads from what :meth:`encode` returned."""
-        phi = self.decoder_phi(encoded)
-        psi = self.decoder_psi(encoded)
-        heads: dict[str, torch.Tensor] = {
-            "logits_phi": self.segmentation_head_phi(phi),
-            "logits_psi": self.segmentation_head_psi(psi),
-        }
-        if self.distance_head_phi is not None:
-            heads["distance_phi"] = torch.tanh(self.distance_head_phi(phi))
-        if self.distance_head_psi is not None:
-            heads["distance_psi"] = torch.tanh(self.distance_head_psi(psi))
+        heads = self._phi(encoded, True)
+        heads.update(self._psi(encoded, True))
         return heads
 
     @torch.jit.export
@@ -100,23 +92,25 @@ class DualTaskNetwork(Network):
             Those of :meth:`forward_heads` whose names end in the decoder's.
 
         Raises:
-            ValueError: when ``decoder`` is neither, or the channels or extents of ``x`` do not fit.
+            UserError: when ``decoder`` is neither, or the channels or extents of ``x`` do not fit.
         """
         if decoder not in ["phi", "psi"]:
             raise UserError(f"decoder is {decoder}; it is 'phi' or 'psi'.")
-        check_input(x, self.in_channels, self.factor)
-        heads: dict[str, torch.Tensor] = {}
-        features = self.encoder(x)
-        if decoder == "phi":
-            phi = self.decoder_phi(features)
-            heads["logits_phi"] = self.segmentation_head_phi(phi)
-            if with_distance and self.distance_head_phi is not None:
-                heads["distance_phi"] = torch.tanh(self.distance_head_phi(phi))
-        else:
-            psi = self.decoder_psi(features)
-            heads["logits_psi"] = self.segmentation_head_psi(psi)
-            if with_distance and self.distance_head_psi is not None:
-                heads["distance_psi"] = torch.tanh(self.distance_head_psi(psi))
+        encoded = self.encode(x)
+        return self._phi(encoded, with_distance) if decoder == "phi" else self._psi(encoded, with_distance)
+
+    def _phi(self, encoded: list[torch.Tensor], with_distance: bool) -> dict[str, torch.Tensor]:
+        features = self.decoder_phi(encoded)
+        heads: dict[str, torch.Tensor] = {"logits_phi": self.segmentation_head_phi(features)}
+        if with_distance and self.distance_head_phi is not None:
+            heads["distance_phi"] = torch.tanh(self.distance_head_phi(features))
+        return heads
+
+    def _psi(self, encoded: list[torch.Tensor], with_distance: bool) -> dict[str, torch.Tensor]:
+        features = self.decoder_psi(encoded)
+        heads: dict[str, torch.Tensor] = {"logits_psi": self.segmentation_head_psi(features)}
+        if with_distance and self.distance_head_psi is not None:
+            heads["distance_psi"] = torch.tanh(self.distance_head_psi(features))
         return heads
 
     @torch.jit.export
@@ -126,8 +120,7 @@ class DualTaskNetwork(Network):
 
     def probability(self, x: torch.Tensor) -> torch.Tensor:
         """The mean of the two decoders' probabilities."""
-        check_input(x, self.in_channels, self.factor)
-        features = self.encoder(x)
-        phi = torch.sigmoid(self.segmentation_head_phi(self.decoder_phi(features)))
-        psi = torch.sigmoid(self.segmentation_head_psi(self.decoder_psi(features)))
-        return 0.5 * (phi + psi)
+        encoded = self.encode(x)
+        heads = self._phi(encoded, False)
+        heads.update(self._psi(encoded, False))
+        return self.probability_of(heads)

@@ -23,9 +23,9 @@ class DualTaskVNet(DualTaskNetwork):
         num_classes: foreground classes C; every head has one output map per class.
         base_filters: channels at full resolution; the papers use 16. Cost and parameters grow with its square.
         tasks: the heads on each decoder, "segmentation" and, unless it is left out, "distance".
-        normalization: "batch" (the papers' BatchNorm), "group" or "instance", see
-            :func:`~scripts.networks.normalization.set_normalization`.
+        normalization: see :class:`~scripts.networks.VNet`.
         dropout: probability of dropping a whole channel, at the bottleneck and before the heads; 0 switches it off.
+        align_corners: of decoder psi's interpolation, as in the programs of MC-Net; False is torch's default.
 
     Raises:
         UserError: when ``tasks`` has an unknown one or lacks "segmentation".
@@ -45,11 +45,12 @@ class DualTaskVNet(DualTaskNetwork):
         tasks: Sequence[str] = TASKS,
         normalization: str = "batch",
         dropout: float = 0.5,
+        align_corners: bool = False,
     ) -> None:
         super().__init__(
             Encoder(in_channels, base_filters, dropout=dropout),
             Decoder(base_filters, upsampling_mode="transposed", dropout=dropout),
-            Decoder(base_filters, upsampling_mode="trilinear", dropout=dropout),
+            Decoder(base_filters, upsampling_mode="trilinear", dropout=dropout, align_corners=align_corners),
             in_channels=in_channels,
             num_classes=num_classes,
             channels=base_filters,

@@ -1,16 +1,20 @@
-"""Normalization: exchanges a network's BatchNorm for one that does not mix the crops of a batch.
+"""Normalization: exchanges a network's BatchNorm, or mends what the mixture of crops in a batch does to it.
 
-BatchNorm normalises labeled crops with statistics to which the unlabeled crops of the batch contribute. Where nothing
-supervises these yet, their activations drift, and with them the statistics that the running averages keep for inference
-(docs/methods/dbisl.md has the figures).
+BatchNorm normalises labeled crops with statistics to which the unlabeled crops of the batch contribute. The activations
+of the few labeled crops, which the network knows by heart, and of the unlabeled ones drift apart; the statistics of
+their mixture, which the running averages keep for inference, fit neither (docs/methods/dbisl.md has the figures).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import torch
+from ignite.engine import Engine, Events
+from monai.networks import eval_mode
 from torch import nn
 
 from scripts.errors import UserError
@@ -78,6 +82,87 @@ def synchronize_batch_norm(network: nn.Module, *, enabled: bool, device: torch.d
             "false, or normalization to group, which does not depend on the other crops of the batch."
         )
     return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+
+class StreamBatchNorm3d(nn.BatchNorm3d):
+    """BatchNorm that normalises the labeled crops, which come first in a batch, and the others apart.
+
+    The running statistics are those of the others, which are more like new images. In evaluation mode, and for a batch
+    of one kind of crop, it is BatchNorm. Made by :func:`separate_streams`.
+    """
+
+    labeled: int
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W, D), each part of the batch with mean 0 and variance 1 in every channel, scaled and shifted."""
+        if not self.training or not 0 < self.labeled < len(x):
+            return super().forward(x)
+        first = nn.functional.batch_norm(x[: self.labeled], None, None, self.weight, self.bias, True, 0.0, self.eps)
+        return torch.cat([first, super().forward(x[self.labeled :])])
+
+
+def separate_streams(network: nn.Module, labeled: int) -> nn.Module:
+    """The network with :class:`StreamBatchNorm3d` in place of every BatchNorm; its weights keep their names.
+
+    Args:
+        network: with ``normalization: batch``; changed in place.
+        labeled: crops of a batch that are labeled.
+
+    Raises:
+        UserError: when the network has no BatchNorm.
+    """
+    layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm3d)]
+    if not layers:
+        raise UserError("the network has no BatchNorm whose streams could be separated: set normalization to batch.")
+    for layer in layers:
+        layer.__class__ = StreamBatchNorm3d
+        layer.labeled = labeled
+    return network
+
+
+class ReestimatedStatistics:
+    """Handler: at the end of every epoch BatchNorm's running statistics become those of unlabeled crops.
+
+    It comes before validation and weights are written. Dropout is off meanwhile, as at inference. Training does not
+    read the running statistics and goes on as it would have without.
+
+    Args:
+        network: with ``normalization: batch``; without BatchNorm nothing is done.
+        crops: batches with an "image", (B, channels, H, W, D); the first ``batches`` of them, always the same.
+        batches: their number.
+
+    Raises:
+        UserError: when there are no crops.
+    """
+
+    def __init__(self, network: nn.Module, crops: Iterable[dict[str, torch.Tensor]] | None, batches: int = 20) -> None:
+        if crops is None:
+            raise UserError("the running statistics are of unlabeled crops and there are none: leave the overlay out.")
+        self.network = network
+        self.crops = crops
+        self.batches = batches
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._at_the_end_of_an_epoch)
+
+    def _at_the_end_of_an_epoch(self, engine: Engine) -> None:
+        if engine.state.iteration % (engine.state.epoch_length or 1) == 0:
+            self.estimate(engine.state.device)  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def estimate(self, device: torch.device | str = "cpu") -> None:
+        """Sets the running mean and variance of every BatchNorm to the mean of those of the batches."""
+        layers = [module for module in self.network.modules() if isinstance(module, nn.BatchNorm3d)]
+        momentum = [layer.momentum for layer in layers]
+        # To start an iterator draws a random number.
+        with eval_mode(self.network), torch.random.fork_rng(devices=[]):
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.train().momentum = None  # the plain mean
+            for batch in islice(self.crops, self.batches if layers else 0):
+                self.network.forward_heads(batch["image"].as_subclass(torch.Tensor).to(device))  # type: ignore[operator]
+            for layer, before in zip(layers, momentum):
+                layer.eval().momentum = before
 
 
 def _check(kind: str) -> None:

@@ -23,8 +23,7 @@ class PyramidVNet(VNet):
         num_classes: foreground classes C.
         base_filters: channels at full resolution; the papers use 16.
         activation: of the segmentation heads, "sigmoid" or "softmax", see :class:`VNet`.
-        normalization: "batch" (the papers' BatchNorm), "group" or "instance", see
-            :func:`~scripts.networks.normalization.set_normalization`.
+        normalization: see :class:`~scripts.networks.VNet`.
         dropout: probability of dropping a whole channel, at the bottleneck and before every head; 0 switches it off.
 
     Raises:

@@ -115,7 +115,7 @@ class TrainingStep:
         self.network = network.to(**placement).train()
         self.objective = DBiSLObjective(
             label_coding=LabelCoding(num_classes),
-            segmentation_to_distance=SegmentationToDistance(ExactDistance(), factor=0.5).to(self.device),
+            segmentation_to_distance=SegmentationToDistance(ExactDistance()).to(self.device),
             distance_to_segmentation=DistanceToSegmentation(),
             weights=dict.fromkeys(DBiSLObjective.TERMS, 1.0),
             r2s_cross_entropy=False,

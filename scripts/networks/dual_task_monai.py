@@ -1,10 +1,10 @@
-"""Dual-task DynUNet: MONAI's nnU-Net with a second decoder, a segmentation and a distance head on each."""
+"""Dual-task networks over MONAI's: a second decoder for DynUNet and SegResNet, two heads on each decoder."""
 
 from __future__ import annotations
 
 import torch
 from monai.networks.blocks import UpSample
-from monai.networks.nets import DynUNet
+from monai.networks.nets import DynUNet, SegResNet
 from torch import nn
 
 from scripts.errors import UserError
@@ -17,32 +17,35 @@ from .normalization import monai_normalization
 LARGEST_GROWTH = 10
 
 
-class DynUNetEncoder(nn.Module):
-    """The contracting path of a DynUNet, with dropout at its end.
+class MonaiEncoder(nn.Module):
+    """The contracting path of a network of MONAI, with dropout at its end.
 
     Args:
-        network: gives its blocks away.
+        stem: what comes before the first level.
+        levels: finest first.
         dropout: probability of dropping a channel of the bottleneck.
     """
 
-    def __init__(self, network: DynUNet, *, dropout: float) -> None:
+    def __init__(self, stem: nn.Module, levels: nn.ModuleList, *, dropout: float) -> None:
         super().__init__()
-        self.levels = nn.ModuleList([network.input_block, *network.downsamples, network.bottleneck])
-        self.factor = 2 ** (len(self.levels) - 1)
-        self.instance = any(isinstance(module, nn.InstanceNorm3d) for module in self.levels.modules())
+        self.stem = stem
+        self.levels = levels
+        self.factor = 2 ** (len(levels) - 1)
+        self.instance = any(isinstance(module, nn.InstanceNorm3d) for module in levels.modules())
         self.dropout = nn.Dropout3d(dropout)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The features of every level, finest first.
 
         Raises:
-            ValueError: when the coarsest level would be one voxel, whose instance normalisation is undefined.
+            UserError: when the coarsest level would be one voxel, whose instance normalisation is undefined.
         """
         if self.instance and x.shape[2] * x.shape[3] * x.shape[4] <= self.factor**3:
             raise UserError(
                 f"the input has extents {list(x.shape[2:])}, one voxel at the coarsest level, and instance "
                 f"normalisation needs more: choose a patch_size with at least one extent of {2 * self.factor}."
             )
+        x = self.stem(x)
         features: list[torch.Tensor] = []
         for level in self.levels:
             x = level(x)
@@ -76,6 +79,31 @@ class DynUNetDecoder(nn.Module):
             x = level(x, features[skip])
             skip -= 1
         return self.dropout(x)
+
+
+class SegResNetDecoder(nn.Module):
+    """The expanding path of a SegResNet as far as its last activation, with dropout at its end.
+
+    Args:
+        network: gives its blocks away.
+        dropout: probability of dropping a channel of the result, right before the heads.
+    """
+
+    def __init__(self, network: SegResNet, *, dropout: float) -> None:
+        super().__init__()
+        self.upsamplings = network.up_samples
+        self.levels = network.up_layers
+        self.normalization = network.conv_final[:2]
+        self.dropout = nn.Dropout3d(dropout)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """Full-resolution features (B, base_filters, H, W, D) from the encoder's ``features``."""
+        x = features[-1]
+        skip = len(features) - 2
+        for up, level in zip(self.upsamplings, self.levels):
+            x = level(up(x) + features[skip])
+            skip -= 1
+        return self.dropout(self.normalization(x))
 
 
 class DualTaskDynUNet(DualTaskNetwork):
@@ -136,12 +164,66 @@ class DualTaskDynUNet(DualTaskNetwork):
             )
 
         first = whole_network()
+        path = nn.ModuleList([first.input_block, *first.downsamples, first.bottleneck])
         super().__init__(
-            DynUNetEncoder(first, dropout=dropout),
+            MonaiEncoder(nn.Identity(), path, dropout=dropout),
             DynUNetDecoder(first, upsampling_mode="transposed", dropout=dropout),
             DynUNetDecoder(whole_network(), upsampling_mode=upsampling_psi, dropout=dropout),
             in_channels=in_channels,
             num_classes=num_classes,
             channels=base_filters,
             factor=2 ** (levels - 1),
+        )
+
+
+class DualTaskSegResNet(DualTaskNetwork):
+    """DBiSL over the blocks of ``monai.networks.nets.SegResNet`` with its default depth.
+
+    Both decoders put a 1x1x1 convolution before the upsampling: phi's is a transposed convolution, psi's trilinear
+    interpolation. Four levels: every extent is a multiple of 8.
+
+    Args:
+        in_channels: channels of the image (modalities).
+        num_classes: foreground classes C; every head has one output map per class.
+        base_filters: channels at full resolution.
+        normalization: "group", as in MONAI's, "batch" or "instance"; the groups are as many as 8 and the first channels
+            have in common.
+        dropout: probability of dropping a whole channel, at the bottleneck and before the heads, as in the V-Net.
+
+    Raises:
+        UserError: when ``normalization`` is unknown.
+
+    Example:
+        >>> network = DualTaskSegResNet(base_filters=8).eval()
+        >>> network(torch.zeros(1, 1, 32, 16, 8)).shape
+        torch.Size([1, 1, 32, 16, 8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 1,
+        base_filters: int = 16,
+        *,
+        normalization: str = "group",
+        dropout: float = 0.5,
+    ) -> None:
+        def whole_network(upsample_mode: str) -> SegResNet:
+            return SegResNet(
+                spatial_dims=3,
+                init_filters=base_filters,
+                in_channels=in_channels,
+                norm=monai_normalization(normalization, base_filters),
+                upsample_mode=upsample_mode,
+            )
+
+        first = whole_network("deconv")
+        super().__init__(
+            MonaiEncoder(first.convInit, first.down_layers, dropout=dropout),
+            SegResNetDecoder(first, dropout=dropout),
+            SegResNetDecoder(whole_network("nontrainable"), dropout=dropout),
+            in_channels=in_channels,
+            num_classes=num_classes,
+            channels=base_filters,
+            factor=8,
         )
