@@ -71,6 +71,11 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
             "random rotation, scaling, deformation of crops (`configs/augmentations/spatial.json`); papers: none",
         ),
         "num_workers": ("integer", "processes that prepare crops, for each of the two streams; 0: none besides"),
+        "cache_rate": (
+            "number",
+            "share of the training's volumes that lie in memory; the others are read, crop by crop, from files in "
+            "`output_dir`",
+        ),
         "cache_device": (
             "text",
             "where volumes are cached, cropped and augmented: `cpu`; `cuda` if they fit there, with `num_workers` 0",
@@ -224,7 +229,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
 PARTS: dict[str, dict[str, str]] = {
     "train": {
         "trainer": "joins both batches, runs network and objective",
-        "dataset": "cached labeled cases; `train#dataset#cache_rate` below 1 caches a part",
+        "dataset": "preprocessed labeled cases, in memory or in files",
         "dataloader": "endless stream of labeled crops",
         "preprocessing": "load, crop, augment, cut to the patch",
         "inferer": "one forward pass",
@@ -237,9 +242,9 @@ PARTS: dict[str, dict[str, str]] = {
         "labeled_cases": "the first `num_labeled`, checked",
         "unlabeled_cases": "all others, images alone, checked",
         "pseudo_cases": "those with pseudo-labels, if `pseudo_batch_size` is not 0; checked",
-        "pseudo_dataset": "cached cases with pseudo-labels",
+        "pseudo_dataset": "preprocessed cases with pseudo-labels",
         "pseudo_dataloader": "endless stream of crops with pseudo-labels",
-        "unlabeled_dataset": "cached unlabeled cases",
+        "unlabeled_dataset": "preprocessed unlabeled cases",
         "unlabeled_dataloader": "endless stream of unlabeled crops",
         "inference_overlay": "the settings that are written beside the weights",
         "data": "the lists whose digest is recorded",

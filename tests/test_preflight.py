@@ -85,7 +85,9 @@ def test_cache_is_float32_on_the_networks_grid(tmp_path):
         for file in [(case["image"], False)]
     }
     voxels = [24 * 22 * 20, 20 * 26 * 18, 22 * 20 * 14]  # labeled, unlabeled, validation; test is not cached
-    assert across.cache_bytes(checks.lists, files, None) == 4 * (2 * voxels[0] + voxels[1] + 2 * voxels[2])
+    training, validation = 4 * (2 * voxels[0] + voxels[1]), 4 * 2 * voxels[2]
+    assert across.cache_bytes(checks.lists, files, None) == (training + validation, 0)
+    assert across.cache_bytes(checks.lists, files, None, 0.25) == (training / 4 + validation, training * 3 / 4)
     assert across.mask_bytes(checks.lists["test"], files) == 24 * 24 * 16
 
 
@@ -477,8 +479,9 @@ def test_cache_beyond_the_memory_is_an_error_and_beyond_most_of_the_free_a_warni
 
 def test_a_cache_of_a_part_counts_as_a_part(tiny, monkeypatch):
     whole = make(tiny).report().overview["cache (GB)"]
-    monkeypatch.setattr(preflight, "total_memory", lambda: 1)
-    monkeypatch.setattr(preflight, "free_memory", lambda: 1)
+    # Between what the validation cases take, which are always in memory, and all.
+    monkeypatch.setattr(preflight, "total_memory", lambda: 150_000)
+    monkeypatch.setattr(preflight, "free_memory", lambda: 150_000)
     assert ("memory", "the cases") in found(make(tiny).report(), "error")
     assert found(make(tiny, cache_rate=0).report(), "error") == []
     assert whole == make(tiny).report().overview["cache (GB)"]
@@ -495,7 +498,7 @@ def test_nothing_is_said_of_memory_that_is_not_known():
 def test_full_disk_is_an_error_and_a_nearly_full_one_a_warning(tmp_path, monkeypatch, free, masks, level):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(2**40, 0, free) if folder == tmp_path else None)
-    problems = machine.disk_problems(tmp_path / "not" / "there", masks=masks)
+    problems = machine.disk_problems(tmp_path / "not" / "there", needed=masks)
     assert [problem.level for problem in problems] == ([level] if level else [])
 
 

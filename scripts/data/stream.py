@@ -6,12 +6,11 @@ repeated and continued exactly.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from monai.data import CacheDataset, DataLoader, get_track_meta, set_track_meta
+from monai.data import DataLoader
 from monai.data import Dataset as MonaiDataset
 from torch.utils.data import Dataset
 
@@ -30,7 +29,7 @@ class SeededDraws(Dataset):
     paths. The cases are drawn without replacement: every ``len(dataset)`` draws form a pass in which each occurs once.
 
     Args:
-        dataset: a MONAI dataset, typically a CacheDataset, whose ``transform`` is a ``Compose``.
+        dataset: a MONAI dataset, typically a :class:`~scripts.data.VolumeDataset`, whose ``transform`` is a ``Compose``.
         seed: together with ``stream`` fixes everything.
         stream: tells streams of one run apart.
     """
@@ -50,33 +49,16 @@ class SeededDraws(Dataset):
         entropy = np.random.SeedSequence([self.seed, self.stream, AUGMENT, n]).generate_state(1)
         self.dataset.transform.set_random_state(seed=int(entropy[0]))
         case = self.case_of(n)
-        # What is cached has been read already, and to follow its geometry doubles the time of the random transforms.
-        with _without_metadata() if self._is_cached(case) else contextlib.nullcontext():
-            drawn = self.dataset[case]
+        drawn = self.dataset[case]
         # Transforms that may take several crops return a list of them.
         if isinstance(drawn, list):
             return [{**crop, **self._file(case)} for crop in drawn]
         return {**drawn, **self._file(case)}
 
-    def _is_cached(self, case: int) -> bool:
-        dataset = self.dataset
-        return isinstance(dataset, CacheDataset) and not dataset.runtime_cache and case < dataset.cache_num
-
     def _file(self, case: int) -> dict[str, str]:
         image = self.dataset.data[case]["image"]
         first = image[0] if isinstance(image, (list, tuple)) else image
         return {FILE: str(first)} if isinstance(first, (str, Path)) else {}
-
-
-@contextlib.contextmanager
-def _without_metadata() -> Iterator[None]:
-    """MONAI's transforms return plain tensors meanwhile."""
-    before = get_track_meta()
-    set_track_meta(False)
-    try:
-        yield
-    finally:
-        set_track_meta(before)
 
 
 class DrawBatches:

@@ -194,20 +194,28 @@ def overview(lists: Lists, found: Mapping[File, Finding]) -> dict[str, Any]:
     return facts
 
 
-def cache_bytes(lists: Lists, found: Mapping[File, Finding], spacing: Sequence[float] | None) -> int:
-    """Bytes of the training and validation cases as the data sets cache them: float32 on the network's grid."""
-    total = 0
-    for name, cases in lists.items():
-        if name == "test":
-            continue
-        for case in cases:
+def cache_bytes(
+    lists: Lists, found: Mapping[File, Finding], spacing: Sequence[float] | None, cache_rate: float = 1.0
+) -> tuple[int, int]:
+    """Bytes of the preprocessed training and validation cases, float32 on the network's grid: in memory and in files.
+
+    Args:
+        lists: cases by list.
+        found: what was found in their files.
+        spacing: see :func:`network_shape`.
+        cache_rate: share of the training cases that lie in memory.
+    """
+    memory, files = 0.0, 0.0
+    for name in ("labeled", "unlabeled", "validation"):
+        for case in lists[name]:
             usable = [found[path, False] for path in images_of(case)]
             headers = [image.header for image in usable if isinstance(image, Contents)]
             channels = sum(header.channels for header in headers)
             if headers:
-                volume = math.prod(network_shape(headers[0], spacing))
-                total += 4 * volume * (channels + int(name != "unlabeled" and "label" in case))
-    return total
+                size = 4 * math.prod(network_shape(headers[0], spacing)) * (channels + int("label" in case))
+                share = cache_rate if name in TRAINING else 1
+                memory, files = memory + share * size, files + (1 - share) * size
+    return round(memory), round(files)
 
 
 def mask_bytes(cases: Sequence[Mapping[str, Any]], found: Mapping[File, Finding]) -> int:

@@ -53,7 +53,7 @@ class Preflight:
         augmentation: random transforms of whole volumes, of which quarter turns are judged by the voxel size, and
             mirror images by whether classes differ by their side alone.
         intensity_window: to which intensities are clipped, so that single voxels cannot flatten an image.
-        cache_rate: share of the volumes that the data sets cache, for the memory they take.
+        cache_rate: share of the training's volumes that lie in memory; the others take disk.
         workers: processes that read; None for one per core, fewer for few files.
         start_method: of the processes, as in ``multiprocessing.get_context``; None for the system's own.
 
@@ -131,12 +131,12 @@ class Preflight:
             *across.unlabeled_problems(self.lists, self.unlabeled_batch_size),
         ):
             problems.setdefault(problem)
-        cache = round(self.cache_rate * across.cache_bytes(self.lists, found, self.spacing))
+        cache, files = across.cache_bytes(self.lists, found, self.spacing, self.cache_rate)
         free = free_memory()
         masks = across.mask_bytes(self.lists["test"], found)
         machine = [
             *memory_problems(cache, free=free, total=total_memory()),
-            *disk_problems(self.output_dir, masks=masks),
+            *disk_problems(self.output_dir, needed=files + masks),
         ]
         overview = across.overview(self.lists, found)
         overview["cache (GB)"] = round(cache / 1e9, 3)

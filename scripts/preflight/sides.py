@@ -10,7 +10,7 @@ from monai.transforms import RandAxisFlipd, RandFlipd, RandRotate90d
 
 from scripts.data import LabelCoding, Problem
 from scripts.data.contents import Contents, File, Finding
-from scripts.data.laterality import SIDE_AXIS, paired_by_name, paired_by_place
+from scripts.data.laterality import SIDE_AXIS, told_by_side
 
 from .across import Lists
 
@@ -21,15 +21,19 @@ def side_problems(
     label_coding: LabelCoding | None,
     augmentation: Sequence[Any] | None,
 ) -> list[Problem]:
-    """One warning where random mirror images exchange two classes that only their side tells apart."""
+    """One warning where random mirror images exchange what only its side tells apart."""
     exchanging = [type(transform).__name__ for transform in augmentation or () if _exchanges_sides(transform)]
-    pair = exchanging and _pair_of_sides(lists, found, label_coding)
-    if not pair:
+    labels = [found.get((case["label"], True)) for case in lists.get("labeled", ()) if "label" in case]
+    ignored = label_coding.ignore_value if label_coding else None
+    moments = [
+        {value: own for value, own in label.moments.items() if value != ignored}
+        for label in labels
+        if isinstance(label, Contents)
+    ]
+    told = exchanging and told_by_side(label_coding.class_names if label_coding else None, moments)
+    if not told:
         return []
-    what = (
-        f"shows left as right, and {pair} differ by their side alone: they cannot be learned from mirror images that "
-        "keep their labels"
-    )
+    what = f"shows left as right, and {told}: that cannot be learned from mirror images that keep their labels"
     remedy = (
         "add configs/augmentations/keep_sides.json behind the other config files (docs/how_to/left_and_right.md), or "
         "leave it if something else tells them apart"
@@ -46,19 +50,3 @@ def _exchanges_sides(transform: Any) -> bool:
     if isinstance(transform, RandRotate90d):
         return SIDE_AXIS in (axis % 3 for axis in transform.spatial_axes)
     return isinstance(transform, RandAxisFlipd)
-
-
-def _pair_of_sides(lists: Lists, found: Mapping[File, Finding], label_coding: LabelCoding | None) -> str | None:
-    """A pair of classes that only their side tells apart, in words; None if there is none."""
-    names = label_coding.class_names if label_coding else None
-    if names and (pairs := paired_by_name(names)):
-        return f"{names[pairs[0][0]]!r} and {names[pairs[0][1]]!r}"
-    labels = [found.get((case["label"], True)) for case in lists.get("labeled", ()) if "label" in case]
-    ignored = label_coding.ignore_value if label_coding else None
-    moments = [
-        {value: own for value, own in label.moments.items() if value != ignored}
-        for label in labels
-        if isinstance(label, Contents)
-    ]
-    by_place = paired_by_place(moments)
-    return f"the label values {by_place[0][0]} and {by_place[0][1]}" if by_place else None

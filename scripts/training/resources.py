@@ -93,7 +93,7 @@ def _gpu_steps(trainer: Any) -> list[str]:
 
 
 def _machine_steps(workers: int) -> list[str]:
-    cache = "train#dataset#cache_rate 0 and train#unlabeled_dataset#cache_rate 0 (volumes are then read for every crop)"
+    cache = "cache_rate 0.3 (the other volumes are then read from files, crop by crop)"
     return [*([f"num_workers 0 (now {workers})"] if workers else []), cache]
 
 

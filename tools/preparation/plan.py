@@ -20,7 +20,7 @@ from tools.command_line import run_command
 from . import choices
 from .declared import class_names, declared_ignore_value, declared_modalities, declared_values
 from .fingerprint import Fingerprint, read_fingerprints
-from .memory import FLOAT, seconds_per_iteration
+from .memory import seconds_per_iteration
 
 DEVICES = ("cpu", "gpu")
 DEFAULT_ITERATIONS = 17_000  # of configs/train.json
@@ -186,11 +186,14 @@ def plan(
     window, nonzero, reason = choices.choose_intensity(cases, modality)
     reasons.append(f"intensity_window {window}: {reason}.")
     volume, target = choices.volume_shape(cases, spacing), choices.object_shape(cases, spacing) * choices.MARGIN
-    target = np.minimum(target, volume)
+    target, whole = np.minimum(target, volume), choices.whole_object(cases, spacing)
     network, reason = choices.choose_network(
-        volume, target, memory=memory, device=device, in_channels=channels[0], num_classes=num_classes
+        volume, target, memory=memory, device=device, in_channels=channels[0], num_classes=num_classes, whole=whole
     )
-    reasons.append(f"patch_size {network.patch_size}: {reason}.")
+    edges = np.median([case.spacing for case in cases], axis=0) if spacing is None else np.array(spacing)
+    reasons.append(
+        f"patch_size {network.patch_size}: {reason}; {choices.say_whether_whole(network.patch_size, whole, edges)}."
+    )
     stride = [n // 2 for n in network.patch_size]
     reasons.append(f"stride {stride}: half the patch, so that every voxel is seen eight times.")
     share, reason = choices.choose_foreground_crops(volume, network.patch_size)
@@ -205,7 +208,10 @@ def plan(
     dropout = choices.choose_dropout(network.base_filters)
     if dropout is not None:
         reasons.append(f"dropout {dropout[0]:g}: {dropout[1]}.")
-    reasons.append(cache_line(cases, spacing, network.memory if device == "cpu" else 0.0, memory, device=device))
+    # Volumes lie in the machine's memory, which a training on a CPU takes its own from.
+    left = memory - network.memory if device == "cpu" else choices.USABLE_MEMORY * (total_memory() or UNKNOWN_MEMORY)
+    cache_rate, reason = choices.choose_cache_rate(cases, spacing, left)
+    reasons.append(reason)
     reasons.append(hours_line(network, channels[0], num_classes, max_iterations or DEFAULT_ITERATIONS, device=device))
     overlay = {
         "in_channels": channels[0],
@@ -222,6 +228,7 @@ def plan(
         **({"augmentation": augmentation[0]} if augmentation else {}),
         "base_filters": network.base_filters,
         **({"dropout": dropout[0]} if dropout else {}),
+        **({"cache_rate": cache_rate} if cache_rate < 1 else {}),
         "labeled_batch_size": network.batch[0],
         "unlabeled_batch_size": network.batch[1],
         **({"max_iterations": max_iterations} if max_iterations else {}),
@@ -247,25 +254,6 @@ def count_classes(cases: Sequence[Fingerprint]) -> int:
     return len(values)
 
 
-def cache_line(
-    cases: Sequence[Fingerprint], spacing: Sequence[float] | None, used: float, memory: float, *, device: str
-) -> str:
-    """What the cached training volumes take, and the remedy where that is too much."""
-    size = 0.0
-    for case in cases:
-        voxels = float(np.prod(case.shape * (case.spacing / spacing if spacing else 1)))
-        size += FLOAT * voxels * (case.channels + bool(case.label_values))
-    text = f"cache: the training volumes take {_at_least_a_tenth(size / 1e9)} GB of the machine's memory besides"
-    if device == "cpu" and used + size > memory:
-        rate = max(0.0, (memory - used) / size)
-        text += (
-            f", more than there is: add --train#dataset#cache_rate {rate:.1f} "
-            f"--train#unlabeled_dataset#cache_rate {rate:.1f} --preflight_checks#cache_rate {rate:.1f}, or give a "
-            "coarser --spacing"
-        )
-    return text + "."
-
-
 def hours_line(
     network: choices.NetworkChoice, in_channels: int, num_classes: int, iterations: int, *, device: str
 ) -> str:
@@ -281,15 +269,11 @@ def hours_line(
         num_classes=num_classes,
         device="cuda" if device == "gpu" else "cpu",
     )
-    hours = _at_least_a_tenth(seconds * iterations / 3600)
+    hours = choices.at_least_a_tenth(seconds * iterations / 3600)
     text = f"hours: {hours} for {iterations} iterations at {seconds:.2f} s, timed here"
     if device == "cpu" and seconds * iterations > 24 * 3600:
         text += f"; --max_iterations {int(12 * 3600 / seconds / 100) * 100 or 100} would take half a day"
     return text + "."
-
-
-def _at_least_a_tenth(value: float) -> str:
-    return f"{value:.1f}" if value >= 0.05 else "under 0.1"
 
 
 if __name__ == "__main__":
