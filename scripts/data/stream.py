@@ -7,6 +7,7 @@ repeated and continued exactly.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ class SeededDraws(Dataset):
     paths. The cases are drawn without replacement: every ``len(dataset)`` draws form a pass in which each occurs once.
 
     Args:
-        dataset: a MONAI dataset, typically a :class:`~scripts.data.VolumeDataset`, whose ``transform`` is a ``Compose``.
+        dataset: a :class:`~scripts.data.VolumeDataset`, or MONAI's own with a ``Compose``.
         seed: together with ``stream`` fixes everything.
         stream: tells streams of one run apart.
     """
@@ -61,6 +62,7 @@ class SeededDraws(Dataset):
         return {FILE: str(first)} if isinstance(first, (str, Path)) else {}
 
 
+@dataclass
 class DrawBatches:
     """Batch sampler: batch i holds draws i * size ... (i + 1) * size - 1, without end.
 
@@ -74,11 +76,10 @@ class DrawBatches:
         ranks: number w of processes.
     """
 
-    def __init__(self, batch_size: int, *, start: int = 0, rank: int = 0, ranks: int = 1) -> None:
-        self.batch_size = batch_size
-        self.start = start
-        self.rank = rank
-        self.ranks = ranks
+    batch_size: int
+    start: int = 0
+    rank: int = 0
+    ranks: int = 1
 
     def __iter__(self) -> Iterator[list[int]]:
         share = self.start * self.ranks + self.rank
