@@ -41,7 +41,7 @@ class VolumeDataset(CacheDataset):
     """
 
     def __init__(
-        self, data: Sequence[Mapping[str, Any]], transform: Compose, *, cache_rate: float = 1.0, folder: str | Path = ""
+        self, data: Sequence[Mapping[str, Any]], transform: Compose, *, folder: str | Path, cache_rate: float = 1.0
     ) -> None:
         # Processes that torchrun started have one parent.
         owner = os.getppid() if world_size() > 1 else os.getpid()
@@ -113,3 +113,6 @@ def _plain_tensors() -> Iterator[None]:
 def _remove(folder: Path, process: int) -> None:
     if os.getpid() == process:  # not in a data worker, which is a copy of its parent
         shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process has files there
+            folder.parent.rmdir()
+            folder.parent.parent.rmdir()
