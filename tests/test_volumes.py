@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor, get_track_meta
 from monai.transforms import Compose, Lambdad, RandFlipd, RandomizableTransform, RandSpatialCropd
 
-from scripts.data import VolumeDataset, crop_stream
+from scripts.data import VolumeDataset, crop_stream, volumes
 from scripts.data.problems import DataError
 from scripts.data.stream import SeededDraws
 
@@ -72,6 +72,16 @@ def test_a_volume_is_read_once_and_only_when_it_is_drawn(tmp_path):
     for n in range(3 * CASES):
         one[n]
     assert sorted(counted) == list(range(CASES))
+
+
+def test_processes_that_torchrun_started_share_the_files(tmp_path, monkeypatch):
+    counted: list[list[int]] = [[], []]
+    monkeypatch.setattr(volumes, "world_size", lambda: 2)
+    first, second = (dataset(tmp_path, cache_rate=0.4, counted=read) for read in counted)
+    for data in (first, second):
+        draws(data)
+    assert first.folder == second.folder and str(os.getppid()) in first.folder.name
+    assert [sorted(read) for read in counted] == [list(range(CASES)), [0, 1]]
 
 
 def test_random_transforms_see_plain_tensors_that_hold_the_crop_alone(tmp_path):

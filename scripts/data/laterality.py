@@ -27,7 +27,7 @@ SIDES = [
     ).split()
 ]
 SHORT = 3
-# A label with more classes than this is looked at by the names alone.
+# A label with more classes than this is looked at only by its names.
 MOST_CLASSES = 256
 # Moments are taken of about this many voxels along each axis.
 GRID = 128
@@ -83,7 +83,7 @@ def moments_of(label: np.ndarray, affine: np.ndarray) -> dict[int, Moments]:
 
 
 def paired_by_name(names: Sequence[str] | None) -> list[tuple[int, int]]:
-    """Positions of the left and the right one of every pair of names that differ by a word for the side alone.
+    """Positions of the left and the right one of every pair of names that differ only by a word for the side.
 
     Example:
         >>> paired_by_name(["kidney_L", "liver", "kidney_R"])

@@ -1,4 +1,4 @@
-"""Stream: an endless sequence of random crops in which draw n depends on the seed and n alone.
+"""Stream: an endless sequence of random crops in which draw n depends only on the seed and n.
 
 Neither the number of data workers, nor the batch size, nor what was drawn before changes draw n, so a run can be
 repeated and continued exactly.

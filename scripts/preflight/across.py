@@ -79,10 +79,10 @@ class Across:
                     yield Problem("copies", copy.header.path, what, remedy, level="warning")
         labels: dict[str, dict[str, Contents]] = {}
         for _, case, label in self.labels():
-            image = self.found[images_of(case)[0], False]
-            if isinstance(label, Contents) and isinstance(image, Contents) and len(label.values) > 1:
+            shown = self.found[images_of(case)[0], False]
+            if isinstance(label, Contents) and isinstance(shown, Contents) and len(label.values) > 1:
                 # An image that is there twice has its label twice.
-                labels.setdefault(label.digest, {}).setdefault(image.digest, label)
+                labels.setdefault(label.digest, {}).setdefault(shown.digest, label)
         for first_label, *other_labels in (list(of_images.values()) for of_images in labels.values()):
             for label in other_labels:
                 what = f"has the same voxels as {first_label.header.path}, the label of another image"
@@ -186,7 +186,7 @@ class Across:
             )
             remedy = (
                 "add images to the list 'unlabeled' (--unlabeled_dir of tools.preparation.dataset), or train with "
-                "configs/methods/supervised.json for labels alone"
+                "configs/methods/supervised.json for labels only"
             )
             name = f"unlabeled_batch_size {self.unlabeled_batch_size}"
             yield Problem("unlabeled", name, what, remedy, level="warning")

@@ -79,7 +79,7 @@ class Grid:
                     f"by up to {worst.max() / worst.min():.2g} times ({worst[0]:.3g} and {worst[1]:.3g} mm), so that "
                     "thick and thin are swapped"
                 )
-                remedy = "use flips alone, as a plan does (docs/how_to/anisotropic_data.md has the overlay)"
+                remedy = "use flips only, as a plan does (docs/how_to/anisotropic_data.md has the overlay)"
                 yield Problem("augmentation", "augmentation (RandRotate90d)", what, remedy, level="warning")
                 return
 

@@ -50,7 +50,7 @@ class Preflight:
         patch_size: in voxels.
         spacing: mm, to which the volumes are resampled.
         augmentation: random transforms of whole volumes, of which quarter turns are judged by the voxel size, and
-            mirror images by whether classes differ by their side alone.
+            mirror images by whether classes differ only by their side.
         intensity_window: to which intensities are clipped, so that single voxels cannot flatten an image.
         cache_rate: share of the training's volumes that lie in memory; the others take disk.
         workers: processes that read; None for one per core, fewer for few files.
@@ -118,7 +118,7 @@ class Preflight:
         )
         grid = Grid(data, self.spacing, self.patch_size, self.cache_rate)
         problems.update(dict.fromkeys([*data.problems(), *grid.problems()]))
-        memory, files = grid.cache_bytes()
+        memory, streamed = grid.cache_bytes()
         free = free_memory()
         overview = {
             **grid.overview(),
@@ -127,7 +127,7 @@ class Preflight:
         }
         machine = [
             *memory_problems(memory, free=free, total=total_memory()),
-            *disk_problems(self.output_dir, needed=files + grid.mask_bytes()),
+            *disk_problems(self.output_dir, needed=streamed + grid.mask_bytes()),
         ]
         return Report(overview=overview, problems=[*problems, *machine])
 

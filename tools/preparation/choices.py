@@ -53,7 +53,7 @@ def choose_names(
     """Names of the classes, and in words which of them only their side tells apart; None where there is none.
 
     Classes without names are called by their side where their shape and place show a pair, since inference knows of it
-    by the names alone.
+    only by the names.
 
     Args:
         cases: all of the training; those with a label are looked at.
@@ -73,7 +73,7 @@ def choose_names(
 def choose_augmentation(
     cases: Sequence[Fingerprint], spacing: Sequence[float] | None, sides: str | None = None
 ) -> tuple[list[dict[str, Any]], str] | None:
-    """Flips alone, and why, where quarter turns of the axes 0 and 1 would swap thick and thin; else None, no choice.
+    """Only flips, and why, where quarter turns of the axes 0 and 1 would swap thick and thin; else None, no choice.
 
     Args:
         cases: all of the training.

@@ -44,7 +44,7 @@ def make_plan(
 ) -> Path:
     """Writes the overlay and prints one line per choice.
 
-    Images of the training cases are read, and labels of the labeled ones alone; validation and test cases are not.
+    Images of the training cases are read, and labels of the labeled ones only; validation and test cases are not.
 
     Args:
         dataset_dir: folder of dataset.json.
