@@ -1,4 +1,4 @@
-"""Data: caching labeled scans and the preflight of a thousand volumes against reading the same files with nibabel."""
+"""Data: caching scans and the preflight of a thousand volumes against nibabel's reading; scans in files or in memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import torch
+from monai.bundle import ConfigParser
 
 from benchmarks.dynamics import parse
-from benchmarks.measure import peak_megabytes, row, seconds
+from benchmarks.measure import medians, peak_megabytes, row, seconds
+from benchmarks.scale import Scale
 from scripts.data import Datalist
 from scripts.data.machine import processors
 from scripts.preflight import Preflight
@@ -56,6 +59,41 @@ def cache_row(dataset_dir: str | None, cases: int) -> dict[str, Any]:
         peak = peak_megabytes("benchmarks.data", f"memory({root!r}, {cases})")
     name = "the synthetic" if dataset_dir is None else Path(dataset_dir).name
     return row(f"cache of {cases} scans, {name}", ours, "nibabel, the same files", reading, peak_mb=peak)
+
+
+def stream_row(dataset_dir: str | None, scale: Scale, repeats: int) -> dict[str, Any]:
+    """A training iteration with a tenth of the scans in memory and the others in files, against all in memory."""
+    works, cases = {}, scale.streamed
+    with tempfile.TemporaryDirectory() as folder:
+        if dataset_dir is None:
+            with contextlib.redirect_stdout(io.StringIO()):
+                make_dataset(output_dir=folder, num_labeled=cases, num_unlabeled=1, num_validation=0, num_test=0)
+        for rate in (0.1, 1.0):
+            settings = {"splits": {"training": [0, cases]}, "num_labeled": 2, "cache_rate": rate, "output_dir": folder}
+            settings |= {"patch_size": list(scale.training), "base_filters": scale.training_filters[0]}
+            settings |= {"dataset_dir": dataset_dir or folder}
+            works[str(rate)] = Iterations(parse(["configs/train.json"], settings))
+            for _ in range(cases // 2):  # every scan once, so that its file is there
+                next(works[str(rate)].unlabeled)
+            works[str(rate)]()
+        times = medians(works, repeats)
+    return row(f"one iteration, a tenth of {cases} scans in memory", times["0.1"], "all in memory", times["1.0"])
+
+
+class Iterations:
+    """Training iterations of a config: crops of both streams, forward and backward pass, step of the optimizer."""
+
+    def __init__(self, parser: ConfigParser) -> None:
+        names = ("network", "objective", "optimizer", "train#dataloader", "train#unlabeled_dataloader")
+        self.network, self.objective, self.optimizer, *loaders = map(parser.get_parsed_content, names)
+        self.labeled, self.unlabeled = map(iter, loaders)
+
+    def __call__(self) -> None:
+        labeled = next(self.labeled)
+        image = torch.cat([labeled["image"], next(self.unlabeled)["image"]]).to(memory_format=torch.channels_last_3d)
+        self.optimizer.zero_grad()
+        self.objective(self.network(image), {"label": labeled["label"]}, 0).total.backward()
+        self.optimizer.step()
 
 
 def preflight_row(volumes: int) -> dict[str, Any]:

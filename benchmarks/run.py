@@ -5,7 +5,8 @@
 Prints one table and writes outputs/benchmarks.json. The groups: transform, classes (eight instead of one), growth (with
 the volume), trainer, share (of an iteration that is not the network's), method (DBiSL against DTC's loop), layers
 (against torch's), allocation (freed memory kept, on a CPU), variants (of memory format and precision; and torch.compile
-on a GPU), inference, volumes (its growth with the volume), start, cache, preparation, preflight and processes (two of
+on a GPU), inference, volumes (its growth with the volume), start, cache, stream
+(scans in files), preparation, preflight and processes (two of
 gloo against one, on a CPU).
 """
 
@@ -57,7 +58,7 @@ def main(
         repeats: of each work.
         iterations: of each loop of "trainer", and half as many of "share".
         only: names of groups, all of them by default.
-        dataset_dir: the left atrium's, for "cache" and "share"; synthetic scans by default.
+        dataset_dir: the left atrium's, for "cache", "stream" and "share"; synthetic scans by default.
         output: JSON file with the table and the machine.
         device: of the groups that run a network or a map, "cpu" or "cuda".
         scale: the sizes, "cpu", "gpu" (the papers' crops) or "small" (seconds, to see that all runs); that of the
@@ -94,6 +95,7 @@ def main(
         "volumes": lambda: inference.volume_rows(**nets),
         "start": lambda: inference.start_rows(repeats),
         "cache": lambda: [data.cache_row(dataset_dir, sizes.cases)],
+        "stream": lambda: [data.stream_row(dataset_dir, sizes, repeats)],
         "preparation": lambda: [data.preparation_row(sizes.cases)],
         "preflight": lambda: [data.preflight_row(sizes.files)],
         "processes": lambda: processes.processes_rows(repeats * 3, scale="small" if name == "small" else "cpu"),

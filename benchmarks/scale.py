@@ -23,6 +23,7 @@ class Scale:
         curve: volumes of inference at overlap 0.5, for the growth of time and memory.
         inference_filters: base filters of it.
         cases: scans that are cached.
+        streamed: scans of which a tenth is in memory.
         files: volumes that preflight reads.
         multiplied: rows and columns of the matrices whose product is the roofline.
         training_overrides: config ids of the trainer's iteration.
@@ -40,6 +41,7 @@ class Scale:
     curve: tuple[Shape, ...] = ((64, 48, 32), (128, 72, 64), (128, 128, 128), (192, 192, 96))
     inference_filters: int = 8
     cases: int = 80
+    streamed: int = 56
     files: int = 1000
     multiplied: int = 2048
     training_overrides: dict[str, Any] = field(default_factory=dict)
@@ -70,6 +72,7 @@ SCALES = {
         curve=((16, 16, 16),),
         inference_filters=2,
         cases=2,
+        streamed=4,
         files=4,
         multiplied=64,
     ),

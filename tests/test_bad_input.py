@@ -298,8 +298,8 @@ def test_name_that_is_no_text_is_printed_and_written(tmp_path, capsys):
 
 # --- the plan, which comes before the preflight ---
 
-# What a plan may leave to the preflight: it changes no choice, or the channels decide.
-LEFT_TO_THE_PREFLIGHT = {"flipped-bit", "two-channels", "elsewhere", "of-255"}
+# What a plan cannot judge before there are settings.
+LEFT_TO_THE_PREFLIGHT = {"two-channels", "of-255"}
 NO_PLAN = [(f"image-{row[0]}", True, *row[1:]) for row in BAD_IMAGES if row[0] not in LEFT_TO_THE_PREFLIGHT]
 NO_PLAN += [
     (f"label-{row[0]}", False, ".nii.gz", *row[1:]) for row in BAD_LABELS if row[0] not in LEFT_TO_THE_PREFLIGHT
@@ -314,7 +314,7 @@ def test_no_plan_is_made_of_a_bad_file_which_is_named(tmp_path, is_image, suffix
     case = {"image": str(bad), "label": label} if is_image else {"image": image, "label": str(bad)}
     with pytest.raises(DataError) as caught:
         read_fingerprints([{"image": image, "label": label}, case])
-    assert str(caught.value).startswith(f"1 of 2 cases cannot be used:\n  {bad} ")
+    assert str(caught.value).startswith(f"1 problem(s) in 2 cases:\n  {bad} ")
 
 
 # --- inference ---

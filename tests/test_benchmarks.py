@@ -20,7 +20,7 @@ from benchmarks.measure import clock, medians
 from benchmarks.share import Waited, network_step
 from scripts.allocation import CHOSEN_BY_USER
 
-GROUPS = "transform,share,method,layers,variants,inference,volumes,cache,preparation,preflight"
+GROUPS = "transform,share,method,layers,variants,inference,volumes,cache,stream,preparation,preflight"
 # Those that measure in processes of their own, for which no other group is a test.
 PROCESS_GROUPS = "allocation,processes,start"
 

@@ -12,7 +12,7 @@ from conftest import las, merged, real_data, run_bundle, save
 from monai.transforms import RandAxisFlipd, RandFlipd, RandRotate90d
 
 from scripts.data import DataError, LabelCoding
-from scripts.data.laterality import Moments, moments_of, paired_by_name, paired_by_place, side_kept
+from scripts.data.laterality import Moments, moments_of, paired_by_name, paired_by_place, side_kept, told_by_side
 from scripts.preflight import Preflight
 from tools.preparation.plan import make_plan
 
@@ -122,6 +122,35 @@ def test_real_heads_and_tails_are_a_pair_where_they_lie_side_by_side():
     assert paired_by_place(cases) == [(1, 2)]
 
 
+def one_organ(offset: float, volume: int = 0) -> dict[int, Moments]:
+    return {1: Moments(100.0, np.zeros(3), np.diag([9.0, 9.0, 9.0]), offset)}
+
+
+@pytest.mark.parametrize(
+    "names, offsets, told",
+    [
+        (["left kidney"], [-20, -15, -17], True),
+        (["kidney_R"], [20], True),
+        (["left kidney"], [-20, 1, 20], False),  # crops around it
+        (["left kidney"], [-20, 20, 20], False),  # now on one side, now on the other
+        (["left atrium"], [-4, -3, -5], False),  # near the middle
+        (["kidney"], [-20, -20], False),
+        (None, [-20, -20], False),
+    ],
+)
+def test_a_class_of_one_side_without_its_partner_counts_where_it_lies_on_one_side(names, offsets, told):
+    assert (told_by_side(names, [one_organ(offset) for offset in offsets]) is not None) == told
+
+
+def test_left_atria_may_be_mirrored_wherever_they_lie():
+    folder = real_data("left_atrium")
+    cases = []
+    for entry in json.loads((folder / "dataset.json").read_text())["training"][:4]:
+        label = nibabel.load(folder / entry["label"])
+        cases.append(moments_of(np.asarray(label.dataobj), label.affine))
+    assert told_by_side(["left atrium"], cases) is None
+
+
 # --- preflight ---
 
 
@@ -153,6 +182,19 @@ def test_preflight_goes_by_the_side_in_space_and_not_by_the_axis_of_the_file(tmp
     turned = np.eye(4)[[1, 0, 2, 3]]  # the file's first axis runs to the front
     assert problems(write(tmp_path / "a", affine=turned, axis=1), flip)
     assert not problems(write(tmp_path / "b", affine=turned, axis=0), flip)
+
+
+def test_preflight_and_plan_keep_the_side_of_one_kidney_that_is_labeled_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("tools.preparation.plan.seconds_per_iteration", lambda **_: 2.0)
+    folder = write(tmp_path, affine=np.eye(4), labels={"0": "background", "1": "left organ"})
+    for path in (folder / "labels").iterdir():
+        label = nibabel.load(path)
+        save((np.asarray(label.dataobj) == 1).astype(np.uint8), label.affine, path)
+    coding = LabelCoding(1, class_names=["left organ"])
+    (problem,) = problems(folder, [RandFlipd("image", spatial_axis=0)], label_coding=coding)
+    assert "'left organ'" in problem.what
+    path = make_plan(dataset_dir=str(folder), output=str(tmp_path / "plan.json"), device="cpu", memory_gb=8)
+    assert [flip["spatial_axis"] for flip in json.loads(path.read_text())["augmentation"]] == [1]
 
 
 def test_preflight_names_the_pair_of_the_class_names_whatever_their_shape(tmp_path):

@@ -17,7 +17,7 @@ from monai.transforms import RandRotate90d
 from scripts.data import DataError, LabelCoding, NiftiReader, check_cases, contents
 from scripts.data.machine import free_memory, processors, total_memory
 from scripts.overrides import UnknownIdError
-from scripts.preflight import Preflight, across, machine, preflight
+from scripts.preflight import Preflight, across, grid, machine, preflight
 from scripts.workflow import Workflow
 
 TRAIN, PREFLIGHT = "configs/train.json", "configs/preflight.json"
@@ -82,11 +82,14 @@ def test_cache_is_float32_on_the_networks_grid(tmp_path):
         file: contents.inspect(file)
         for name in checks.lists
         for case in checks.lists[name]
-        for file in [(case["image"], False)]
+        for file in [(case["image"], False), *([(case["label"], True)] if "label" in case else [])]
     }
     voxels = [24 * 22 * 20, 20 * 26 * 18, 22 * 20 * 14]  # labeled, unlabeled, validation; test is not cached
-    assert across.cache_bytes(checks.lists, files, None) == 4 * (2 * voxels[0] + voxels[1] + 2 * voxels[2])
-    assert across.mask_bytes(checks.lists["test"], files) == 24 * 24 * 16
+    training, validation = 4 * (2 * voxels[0] + voxels[1]), 4 * 2 * voxels[2]
+    data = across.Across(checks.lists, files)
+    assert grid.Grid(data).cache_bytes() == (training + validation, 0)
+    assert grid.Grid(data, cache_rate=0.25).cache_bytes() == (training / 4 + validation, training * 3 / 4)
+    assert grid.Grid(data).mask_bytes() == 24 * 24 * 16
 
 
 def test_report_is_printed_and_written_as_text_and_json(tiny_copy, capsys):
@@ -294,9 +297,7 @@ def test_class_that_no_labeled_case_has_is_a_warning(tiny):
 def test_unlabeled_crops_without_an_unlabeled_case_are_a_warning(tiny):
     (warning,) = make(tiny, num_labeled=6, unlabeled_batch_size=2).report().problems
     assert (warning.check, warning.level) == ("unlabeled", "warning")
-    assert str(warning).startswith(
-        "unlabeled_batch_size 2 finds no unlabeled case: every batch has labeled crops alone"
-    )
+    assert str(warning).startswith("unlabeled_batch_size 2 finds no unlabeled case: every batch has labeled crops only")
     assert "'unlabeled' (--unlabeled_dir of" in str(warning)
     for settings in ({"num_labeled": 6, "unlabeled_batch_size": 0}, {"num_labeled": None}, {"num_labeled": 5}):
         assert make(tiny, **settings).report().problems == [], settings
@@ -327,7 +328,7 @@ def test_shape_that_the_network_sees_is_monais(tmp_path, affine, spacing, expect
     from monai.transforms import LoadImage, Orientation, Spacing
 
     header = contents.inspect((save(blob((10, 20, 30), seed=0)[0], affine, tmp_path / "a.nii"), False)).header
-    assert across.network_shape(header, spacing) == expected
+    assert grid.network_shape(header, spacing) == expected
     volume = Orientation(axcodes="RAS", labels=None)(LoadImage(ensure_channel_first=True)(tmp_path / "a.nii"))
     volume = Spacing(pixdim=spacing)(volume) if spacing else volume
     assert tuple(volume.shape[1:]) == expected
@@ -477,8 +478,9 @@ def test_cache_beyond_the_memory_is_an_error_and_beyond_most_of_the_free_a_warni
 
 def test_a_cache_of_a_part_counts_as_a_part(tiny, monkeypatch):
     whole = make(tiny).report().overview["cache (GB)"]
-    monkeypatch.setattr(preflight, "total_memory", lambda: 1)
-    monkeypatch.setattr(preflight, "free_memory", lambda: 1)
+    # Between what the validation cases take, which are always in memory, and all.
+    monkeypatch.setattr(preflight, "total_memory", lambda: 150_000)
+    monkeypatch.setattr(preflight, "free_memory", lambda: 150_000)
     assert ("memory", "the cases") in found(make(tiny).report(), "error")
     assert found(make(tiny, cache_rate=0).report(), "error") == []
     assert whole == make(tiny).report().overview["cache (GB)"]
@@ -495,7 +497,7 @@ def test_nothing_is_said_of_memory_that_is_not_known():
 def test_full_disk_is_an_error_and_a_nearly_full_one_a_warning(tmp_path, monkeypatch, free, masks, level):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(2**40, 0, free) if folder == tmp_path else None)
-    problems = machine.disk_problems(tmp_path / "not" / "there", masks=masks)
+    problems = machine.disk_problems(tmp_path / "not" / "there", needed=masks)
     assert [problem.level for problem in problems] == ([level] if level else [])
 
 
@@ -650,3 +652,45 @@ def test_constant_or_flattened_channel_of_a_4d_file_is_an_error_as_in_a_file_of_
     spoil_image(tiny_copy, constant)
     (problem,) = make(tiny_copy, in_channels=2).report().errors
     assert problem.check == "intensities" and f"channel {channel}" in problem.what
+
+
+@pytest.mark.parametrize("value, slices", [(-32768, 5), (1e9, 14)])
+def test_a_value_of_its_own_outside_of_the_scan_is_a_warning_unless_it_is_clipped(tiny_copy, value, slices):
+    def padded(voxels):
+        voxels[:slices] = value
+        return voxels
+
+    folder = spoil_image(tiny_copy, padded)
+    (problem,) = make(folder).report().problems
+    assert (problem.check, problem.level) == ("intensities", "warning") and f"{value:g}" in problem.what
+    assert make(folder, intensity_window=[0, 500]).report().problems == []
+
+
+def test_zeros_around_a_scan_are_no_value_of_their_own(tiny_copy):
+    def stripped(voxels):
+        voxels[:14] = 0
+        return voxels
+
+    assert make(spoil_image(tiny_copy, stripped)).report().problems == []
+
+
+def test_the_label_of_another_case_is_a_warning(tmp_path):
+    entries = []
+    for seed in range(3):
+        image, label = blob((20, 18, 16), seed=seed)
+        entries.append({"image": f"{seed}.nii.gz", "label": f"{seed}_seg.nii.gz"})
+        save(image, AFFINE, tmp_path / entries[-1]["image"])
+        save(label if seed < 2 else blob((20, 18, 16), seed=0)[1], AFFINE, tmp_path / entries[-1]["label"])
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}))
+    report = make(tmp_path, unlabeled_batch_size=0).report()
+    (problem,) = report.problems
+    assert (problem.check, problem.level, Path(problem.file).name) == ("copies", "warning", "2_seg.nii.gz")
+    assert "0_seg.nii.gz" in problem.what
+
+
+def test_a_mask_of_other_numbers_than_whole_ones_is_a_mask_too(tiny_copy):
+    lists = lists_of(tiny_copy)
+    label = nibabel.load(tiny_copy / lists["training"][0]["label"])
+    path = tiny_copy / lists["training"][-1]["image"]
+    save(np.asarray(label.dataobj) * np.float32(0.7), label.affine, path)
+    assert ("mask", path.name) in found(make(tiny_copy).report(), "error")

@@ -145,7 +145,7 @@ def test_bids_of_several_kinds_is_read_in_the_order_of_the_modalities(tmp_path):
     found = find_bids(folder, labels, modalities=["FLAIR", "T1w"])
     assert [path.name for path in found[0].images] == ["sub-01_ses-1_FLAIR.nii.gz", "sub-01_ses-1_T1w.nii.gz"]
     (folder / "sub-03" / "ses-1" / "anat" / "sub-03_ses-1_FLAIR.nii.gz").unlink()
-    with pytest.raises(DataError, match="sub-03_ses-1 has no image FLAIR"):
+    with pytest.raises(DataError, match="sub-03_ses-1' has no image FLAIR"):
         find_bids(folder, labels, modalities=["FLAIR", "T1w"])
 
 

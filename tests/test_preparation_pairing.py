@@ -148,12 +148,12 @@ def test_real_labels_are_masks_and_real_images_are_none():
     [
         (np.repeat(np.arange(4), 500).reshape(20, 10, 10, order="F"), (0, 1, 2, 3)),
         (np.random.default_rng(0).integers(0, 200, (20, 10, 10)), ()),  # an 8-bit image
-        (np.repeat(np.arange(4), 500).reshape(20, 10, 10, order="F") / 2, ()),  # no whole numbers
+        (np.repeat(np.arange(4), 500).reshape(20, 10, 10, order="F") / 2, (0, 0.5, 1, 1.5)),
         (np.repeat(np.arange(400), 5).reshape(20, 10, 10, order="F"), ()),  # too many values
         (np.full((20, 10, 10), 3), ()),  # one value is another problem
     ],
 )
-def test_few_whole_values_in_long_runs_are_a_mask(tmp_path, voxels, values):
+def test_few_values_in_long_runs_are_a_mask(tmp_path, voxels, values):
     path = save(voxels.astype(np.float32), np.eye(4), tmp_path / "a.nii.gz")
     assert inspect((path, False)).mask_values == values
 

@@ -1,9 +1,8 @@
-"""Tests of tools/preparation/{fingerprint,choices,memory,plan}.py and of the crops that a plan asks for."""
+"""Tests of tools/preparation/{fingerprint,choices,patches,memory,plan}.py and of the crops that a plan asks for."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from monai.bundle import ConfigParser
 from benchmarks.training_memory import CONFIGURATIONS, added_bytes
 from scripts.data import DataError, crop_stream
 from scripts.networks import DualTaskVNet
-from tools.preparation import choices
+from tools.preparation import choices, patches
 from tools.preparation.declared import class_names
 from tools.preparation.fingerprint import Fingerprint, read_fingerprint
 from tools.preparation.memory import BASE_BYTES, stored_maps, training_bytes
@@ -110,7 +109,7 @@ def test_ct_is_clipped_to_the_labeled_foreground_and_skull_stripped_mr_scored_wi
 
 def test_patch_starts_at_the_volume_and_is_shortened_where_it_exceeds_the_object_most():
     def patch(limit):
-        return choices.largest_patch(
+        return patches.largest_patch(
             np.array([100, 100, 30]), np.array([50, 100, 30]), fits=lambda p: np.prod(p) <= limit
         )
 
@@ -129,7 +128,7 @@ def test_more_memory_never_gives_a_smaller_patch_and_the_prediction_stays_below_
     volume, target = np.array([200, 180, 160]), np.array([120, 110, 100])
     voxels = 0
     for gigabytes in (6, 8, 12, 24, 48):
-        chosen, _ = choices.choose_network(
+        chosen, _ = patches.choose_network(
             volume, target, memory=gigabytes * 1e9, device="gpu", in_channels=1, num_classes=1
         )
         assert chosen.memory <= gigabytes * 1e9
@@ -141,11 +140,11 @@ def test_more_memory_never_gives_a_smaller_patch_and_the_prediction_stays_below_
 
 def test_cpu_patch_is_limited_by_time_and_too_little_memory_is_refused_with_what_is_needed():
     volume = np.array([200, 180, 160])
-    chosen, reason = choices.choose_network(volume, volume, memory=1e12, device="cpu", in_channels=1, num_classes=1)
+    chosen, reason = patches.choose_network(volume, volume, memory=1e12, device="cpu", in_channels=1, num_classes=1)
     assert np.prod(chosen.patch_size) <= 64**3 and "on a CPU" in reason
     assert (chosen.base_filters, chosen.batch) == (8, (2, 2))
     with pytest.raises(DataError, match=r"memory_gb is 0.5 and the smallest training needs 0.\d: raise it"):
-        choices.choose_network(volume, volume, memory=0.5e9, device="cpu", in_channels=1, num_classes=1)
+        patches.choose_network(volume, volume, memory=0.5e9, device="cpu", in_channels=1, num_classes=1)
 
 
 @pytest.mark.parametrize(
@@ -159,10 +158,41 @@ def test_cpu_patch_is_limited_by_time_and_too_little_memory_is_refused_with_what
 )
 def test_patch_is_called_the_whole_volume_only_where_it_holds_all_of_it(volume, patch, reason):
     volume = np.array(volume, float)
-    chosen, text = choices.choose_network(volume, volume, memory=8e9, device="cpu", in_channels=1, num_classes=1)
+    chosen, text = patches.choose_network(volume, volume, memory=8e9, device="cpu", in_channels=1, num_classes=1)
     assert chosen.patch_size == patch and text.startswith(reason)
     covered = choices.choose_foreground_crops(volume, patch)[1]
     assert ("the whole volume" in text) == ("each covers 100%" in covered)
+
+
+def test_a_patch_keeps_the_whole_object_before_its_proportions_and_the_network_is_chosen_for_it():
+    volume, target, whole = np.array([96, 96, 96]), np.array([96, 48, 48]), np.array([60, 60, 40])
+    # By the proportions axis 0 would stay long; the object needs axis 1.
+    patch = patches.largest_patch(volume, target, fits=lambda p: np.prod(p) <= 64 * 64 * 48, whole=whole)
+    assert patch == [64, 64, 48]
+    # A volume of 22 voxels is nearest to 16, which would cut an object of 20.
+    assert patches.largest_patch(
+        np.array([46, 35, 22]), np.array([46, 35, 22]), fits=lambda _: True, whole=np.array([41, 30, 20])
+    ) == [48, 32, 32]
+    big = np.array([160, 160, 160])
+    for memory, holds in ((24e9, True), (2.5e9, False)):
+        chosen, _ = patches.choose_network(
+            big, big, memory=memory, device="gpu", in_channels=1, num_classes=1, whole=np.array([90, 90, 90])
+        )
+        assert (min(chosen.patch_size) >= 90) == holds
+
+
+def test_plan_says_whether_a_crop_holds_the_whole_object_and_at_which_spacing_it_would(no_timing):
+    cases = [fingerprint(extent=np.array([n, 50.0, 40.0])) for n in (50.0, 60.0)]
+    overlay, reasons = plan(cases, {}, device="cpu", memory=8e9)
+    (line,) = [reason for reason in reasons if reason.startswith("patch_size")]
+    assert "holds the whole object" in line and np.all(np.array(overlay["patch_size"]) >= [60, 50, 20])
+    cases = [fingerprint(extent=np.array([n, 150.0, 150.0])) for n in (150.0, 160.0)]
+    overlay, reasons = plan(cases, {}, device="cpu", memory=8e9)
+    (line,) = [reason for reason in reasons if reason.startswith("patch_size")]
+    coarser = json.loads(line.partition('--spacing "')[2].partition('"')[0])
+    overlay, reasons = plan(cases, {}, device="cpu", memory=8e9, spacing=coarser)
+    assert np.all(np.array(overlay["patch_size"]) * coarser >= [160, 150, 150])
+    assert any("holds the whole object" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("device, filters, dropout", [("cpu", 8, 0.0), ("gpu", 16, None)])
@@ -280,12 +310,14 @@ def test_plan_names_its_arguments_and_the_cache_that_does_not_fit(no_timing):
     cases = [fingerprint(), fingerprint(extent=None, label_values=(), foreground=np.empty(0))] * 200
     overlay, reasons = plan(cases, {}, device="cpu", memory=5e9, spacing=[1, 1, 1], max_iterations=100_000)
     assert overlay["spacing"] == [1.0, 1.0, 1.0] and overlay["max_iterations"] == 100_000
-    (cache,) = [reason for reason in reasons if reason.startswith("cache")]
+    (cache,) = [reason for reason in reasons if reason.startswith("cache_rate")]
     size = 200 * 4 * 200 * 180 * 180 * 3  # an image and a label, and an image
     assert f"take {size / 1e9:.1f} GB" in cache
-    rate = float(re.search(r"--train#dataset#cache_rate (\d\.\d)", cache)[1])
     used = training_bytes(patch_size=overlay["patch_size"], crops=4, base_filters=8)
-    assert rate == pytest.approx((5e9 - used) / size, abs=0.051)
+    # In tenths, rounded down.
+    assert 0 <= (5e9 - used) / size - overlay["cache_rate"] < 0.1
+    roomy, _ = plan(cases[:2], {}, device="cpu", memory=5e9, spacing=[1, 1, 1])
+    assert "cache_rate" not in roomy
     assert "--max_iterations 21600 would take half a day" in reasons[-1]
 
 

@@ -124,7 +124,7 @@ def test_memory_of_the_machine_names_the_cache_first(fail):
     assert out_of_memory(caught.value)
     text = advice(caught.value)
     assert text.startswith("The memory of the machine ran out at iteration 1.")
-    assert in_order(text, "train#dataset#cache_rate 0", "sw_batch_size 1", "patch_size", "labeled_batch_size 1")
+    assert in_order(text, "cache_rate 0.3", "sw_batch_size 1", "patch_size", "labeled_batch_size 1")
     assert "amp" not in text and "num_workers" not in text and "unlabeled_batch_size" not in text
 
 

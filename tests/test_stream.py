@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, SHAPES, las, save, small, write_dataset
 from monai.bundle import ConfigParser
-from monai.data import CacheDataset, Dataset, MetaTensor, get_track_meta
+from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, RandFlipd, RandRotate90d, RandSpatialCropd
 
 from scripts.data import crop_stream
@@ -69,29 +69,6 @@ def test_draws_do_not_depend_on_the_number_of_workers():
 
 def test_draws_do_not_depend_on_caching():
     assert torch.equal(draws(12, kind=Dataset), draws(12, kind=CacheDataset))
-
-
-def test_cached_draws_are_plain_tensors_and_metadata_stay_on_elsewhere():
-    one = SeededDraws(dataset(), seed=3, stream=0)
-    assert {type(one[n][key]) for n in range(8) for key in ("image", "label")} == {torch.Tensor}
-    assert get_track_meta()
-
-
-def test_metadata_are_on_again_after_a_transform_that_fails():
-    def refuse(_):
-        raise KeyError
-
-    failing = CacheDataset(case_images(), Compose([RandFlipd("image"), refuse]), progress=False)
-    with pytest.raises(RuntimeError):
-        SeededDraws(failing, seed=0, stream=0)[0]
-    assert get_track_meta()
-
-
-@pytest.mark.parametrize("options, cached", [({"cache_num": 2}, 2), ({"runtime_cache": "threads"}, 0)], ids=str)
-def test_what_is_not_cached_yet_keeps_the_metadata_that_reading_it_needs(options, cached):
-    one = SeededDraws(CacheDataset(case_images(), dataset().transform, progress=False, **options), seed=3, stream=0)
-    kinds = {one.case_of(n): type(one[n]["image"]) for n in range(CASES)}
-    assert kinds == {case: torch.Tensor if case < cached else MetaTensor for case in range(CASES)}
 
 
 def test_draws_do_not_depend_on_what_was_drawn_before_or_on_global_random_numbers():

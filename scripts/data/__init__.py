@@ -22,6 +22,7 @@ from .transforms import (
     SpacingOfKeysd,
     crop_size,
 )
+from .volumes import VolumeDataset
 
 __all__ = [
     "DataError",
@@ -37,6 +38,7 @@ __all__ = [
     "Problem",
     "RandomIntensity",
     "SpacingOfKeysd",
+    "VolumeDataset",
     "case_name",
     "check_cases",
     "crop_size",

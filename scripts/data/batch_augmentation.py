@@ -7,6 +7,8 @@ that an iteration that seeds it repeats them on any device.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+
 import torch
 import torch.nn.functional as F
 
@@ -16,6 +18,7 @@ from scripts.errors import UserError
 SMALLEST_RANGE = 1e-6
 
 
+@dataclass(kw_only=True)
 class RandomIntensity:
     """Random gamma, brightness, contrast, bias field, noise and blur, drawn separately for every crop.
 
@@ -35,32 +38,21 @@ class RandomIntensity:
         UserError: when a strength is negative, ``contrast`` is 1 or more or ``prob`` is not in [0, 1].
     """
 
-    def __init__(
-        self,
-        *,
-        gamma: float = 0.5,
-        brightness: float = 0.3,
-        contrast: float = 0.3,
-        bias: float = 0.2,
-        noise: float = 0.1,
-        blur: float = 1.0,
-        prob: float = 0.5,
-    ) -> None:
-        strengths = {
-            "gamma": gamma,
-            "brightness": brightness,
-            "contrast": contrast,
-            "bias": bias,
-            "noise": noise,
-            "blur": blur,
-        }
-        for name, strength in strengths.items():
+    gamma: float = 0.5
+    brightness: float = 0.3
+    contrast: float = 0.3
+    bias: float = 0.2
+    noise: float = 0.1
+    blur: float = 1.0
+    prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.prob <= 1:
+            raise UserError(f"prob is {self.prob}; a probability is from 0 to 1.")
+        self.strengths = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "prob"}
+        for name, strength in self.strengths.items():
             if strength < 0 or (name == "contrast" and strength >= 1):
                 raise UserError(f"{name} is {strength}; it is 0 or more{', below 1' if name == 'contrast' else ''}.")
-        if not 0 <= prob <= 1:
-            raise UserError(f"prob is {prob}; a probability is from 0 to 1.")
-        self.strengths = strengths
-        self.prob = prob
 
     @torch.no_grad()
     def __call__(self, image: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,11 @@ THREADS = 8
 
 
 def check_cases(
-    cases: list[dict[str, Any]], *, in_channels: int, label_coding: LabelCoding | None = None
+    cases: list[dict[str, Any]],
+    *,
+    in_channels: int | None = None,
+    label_coding: LabelCoding | None = None,
+    with_label: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Returns ``cases`` unchanged if all their files can be used.
 
@@ -39,8 +43,9 @@ def check_cases(
 
     Args:
         cases: dictionaries with "image" (a path, or a list of one path per modality) and possibly "label".
-        in_channels: channels that the network takes.
-        label_coding: defines the label values that may occur; None to leave labels unread.
+        in_channels: channels that the network takes; None if that is not known.
+        label_coding: defines the label values that may occur; None if they are not known.
+        with_label: whether labels are read and needed; by default where there is a ``label_coding``.
 
     Raises:
         DataError: naming every file that is missing, cannot be read, or cannot be what it is given as
@@ -52,21 +57,21 @@ def check_cases(
         with ThreadPoolExecutor(THREADS) as pool:
             return list(pool.map(inspect, files))
 
-    files = [file for case in cases for file in files_of(case, with_label=label_coding is not None)]
+    with_label = label_coding is not None if with_label is None else with_label
+    files = [file for case in cases for file in files_of(case, with_label=with_label)]
     found = inspect_once(files, inspect_all=in_threads)
-    of_cases = (
-        case_problems(
-            case, found, in_channels=in_channels, label_coding=label_coding, with_label=label_coding is not None
-        )
-        for case in cases
-    )
+    of_cases = (case_problems(case, found, in_channels, label_coding, with_label=with_label) for case in cases)
     # A file that is used twice is reported once.
     problems = list(dict.fromkeys(str(p) for of_case in of_cases for p in of_case if p.level == "error"))
-    if problems:
-        more = f"\n  and {len(problems) - LISTED_PROBLEMS} more" if len(problems) > LISTED_PROBLEMS else ""
-        listed = "\n  ".join(problems[:LISTED_PROBLEMS])
-        raise DataError(f"{len(problems)} problem(s) in {len(cases)} cases:\n  {listed}{more}")
+    raise_all(problems, f"{len(problems)} problem(s) in {len(cases)} cases")
     return cases
+
+
+def raise_all(problems: Sequence[str], title: str) -> None:
+    """Raises a DataError that lists ``problems`` below ``title``, if there are any."""
+    if problems:
+        more = [f"and {len(problems) - LISTED_PROBLEMS} more"] if len(problems) > LISTED_PROBLEMS else []
+        raise DataError("\n  ".join([f"{title}:", *problems[:LISTED_PROBLEMS], *more]))
 
 
 def kept_apart(cases: list[dict[str, Any]], *, output_dir: str | Path) -> list[dict[str, Any]]:
@@ -97,9 +102,9 @@ def files_of(case: Mapping[str, Any], *, with_label: bool) -> list[File]:
 def case_problems(
     case: Mapping[str, Any],
     found: Mapping[File, Finding],
-    *,
     in_channels: int | None,
     label_coding: LabelCoding | None,
+    *,
     with_label: bool,
 ) -> list[Problem]:
     """Errors and warnings of one case, from the contents of its files.
@@ -212,35 +217,32 @@ def _label_problems(label: Contents, image: Header | None, label_coding: LabelCo
 
 
 def _value_problems(label: Contents, label_coding: LabelCoding | None) -> list[Problem]:
-    path = label.header.path
+    def problem(what: str, remedy: str, check: str = "label values", level: str = "error") -> list[Problem]:
+        return [Problem(check, label.header.path, what, remedy, level=level)]
+
     if label.not_finite:
-        what = f"has {label.not_finite} voxels that are NaN or infinite"
-        return [Problem("label values", path, what, "replace them by 0 or their class")]
-    broken = [value for value in label.values if value != round(value)]
-    if broken:
+        return problem(f"has {label.not_finite} voxels that are NaN or infinite", "replace them by 0 or their class")
+    if broken := [value for value in label.values if value != round(value)]:
         what = f"has label values {broken[:5]}, which are not whole numbers"
-        return [
-            Problem(
-                "label values", path, what, "resample labels by nearest neighbour, and check that it is not the image"
-            )
-        ]
+        return problem(what, "resample labels by nearest neighbour, and check that it is not the image")
     allowed = label_coding.accepted if label_coding else None
     unexpected = [int(v) for v in label.values if (v < 0 if allowed is None else v not in allowed)]
+    what = (
+        f"has label values {unexpected[:5]} and {'none below 0 is' if allowed is None else f'{allowed} are'} expected"
+    )
+    if len(unexpected) > MANY_VALUES:
+        what += f", and has {len(unexpected) - 5} more"
+        return problem(what, "check in dataset.json that image and label are not swapped")
     if unexpected:
-        expected = "none below 0 is" if allowed is None else f"{allowed} are"
-        what = f"has label values {unexpected[:5]} and {expected} expected"
-        remedy = (
+        return problem(
+            what,
             "set num_classes to the number of foreground classes, ignore_value to a value for what nobody annotated, "
-            "or renumber the labels"
+            "or renumber the labels",
         )
-        if len(unexpected) > MANY_VALUES:
-            what += f", and has {len(unexpected) - 5} more"
-            remedy = "check in dataset.json that image and label are not swapped"
-        return [Problem("label values", path, what, remedy)]
     ignored = label_coding.ignore_value if label_coding else None
     if not any(value for value in label.values if value != ignored):
         remedy = "check it, and take the case out if its object was not drawn"
-        return [Problem("empty label", path, "has no foreground voxel", remedy, level="warning")]
+        return problem("has no foreground voxel", remedy, "empty label", "warning")
     return []
 
 

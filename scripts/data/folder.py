@@ -18,21 +18,7 @@ SEPARATORS = "_-"
 LABEL_SUFFIX = re.compile(r"[_\-.](seg|segmentation|label|labels|labelmap|mask|gt|manual)$", re.IGNORECASE)
 IMAGE_SUFFIX = re.compile(r"[_\-.](img|image|scan|volume|ct|mr|mri)$", re.IGNORECASE)
 # Volumes of other formats, which inference does not read and must not pass over in silence.
-OTHER_SUFFIXES = (
-    ".nrrd",
-    ".nhdr",
-    ".mha",
-    ".mhd",
-    ".dcm",
-    ".img",
-    ".hdr",
-    ".mgz",
-    ".mgh",
-    ".minc",
-    ".mnc",
-    ".npy",
-    ".h5",
-)
+OTHER_SUFFIXES = set(".nrrd .nhdr .mha .mhd .dcm .img .hdr .mgz .mgh .minc .mnc .npy .h5".split())
 
 
 def case_name(path: str | Path) -> str:

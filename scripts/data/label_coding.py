@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 
@@ -13,6 +14,7 @@ MOST_PARTIAL_CLASSES = 15
 LARGEST_VALUE = 32767
 
 
+@dataclass(eq=False)
 class LabelCoding:
     """Maps label values to foreground channels and probabilities back to label values.
 
@@ -39,15 +41,16 @@ class LabelCoding:
             32767, or when labels are partial and there are more than 15 classes.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        regions: Sequence[Sequence[int]] | None = None,
-        *,
-        ignore_value: int | None = None,
-        partial: bool = False,
-        class_names: Sequence[str] | None = None,
-    ) -> None:
+    num_classes: int
+    regions: Sequence[Sequence[int]] | None = None
+    _: KW_ONLY
+    ignore_value: int | None = None
+    partial: bool = False
+    class_names: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        num_classes, regions, class_names = self.num_classes, self.regions, self.class_names
+        ignore_value = self.ignore_value
         if num_classes < 1:
             raise UserError(f"num_classes is {num_classes}; there must be at least one foreground class.")
         if regions is not None and len(regions) != num_classes:
@@ -57,15 +60,11 @@ class LabelCoding:
                 f"class_names is {class_names!r}; it is a list with one name for each of the {num_classes} foreground "
                 "class(es), without the background."
             )
-        self.num_classes = num_classes
-        self.regions = regions
-        self.class_names = class_names
         if not 0 <= self.values[0] <= self.values[-1] <= LARGEST_VALUE:
             raise UserError(
                 f"the label values are {self.values}; they must be from 0 to {LARGEST_VALUE}: renumber them."
             )
-        self.ignore_value = ignore_value
-        self.partial = partial or ignore_value is not None
+        self.partial = self.partial or ignore_value is not None
         if ignore_value in self.values:
             raise UserError(f"ignore_value is {ignore_value}, a label value; choose one that is not in {self.values}.")
         if ignore_value is not None and ignore_value not in range(1, LARGEST_VALUE + 1):

@@ -18,40 +18,25 @@ from .problems import DataError
 # Axis of left and right in the orientation of the preprocessing (right, anterior, superior).
 SIDE_AXIS = 0
 # Words for left and right; those of up to three letters only count as a word of their own.
-SIDES = (
-    ("left", "right"),
-    ("links", "rechts"),
-    ("linke", "rechte"),
-    ("gauche", "droite"),
-    ("gauche", "droit"),
-    ("sinistra", "destra"),
-    ("sinistro", "destro"),
-    ("sinister", "dexter"),
-    ("sinistra", "dextra"),
-    ("izquierda", "derecha"),
-    ("izquierdo", "derecho"),
-    ("esquerda", "direita"),
-    ("esquerdo", "direito"),
-    ("левый", "правый"),
-    ("левая", "правая"),
-    ("левое", "правое"),
-    ("左", "右"),
-    ("l", "r"),
-    ("lt", "rt"),
-    ("lh", "rh"),
-    ("lft", "rgt"),
-    ("sin", "dex"),
-    ("sin", "dx"),
-    ("sn", "dx"),
-)
+SIDES = [
+    pair.split("/")
+    for pair in (
+        "left/right links/rechts linke/rechte gauche/droite gauche/droit sinistra/destra sinistro/destro "
+        "sinister/dexter sinistra/dextra izquierda/derecha izquierdo/derecho esquerda/direita esquerdo/direito "
+        "левый/правый левая/правая левое/правое 左/右 l/r lt/rt lh/rh lft/rgt sin/dex sin/dx sn/dx"
+    ).split()
+]
 SHORT = 3
-# A label with more classes than this is looked at by the names alone.
+# A label with more classes than this is looked at only by its names.
 MOST_CLASSES = 256
 # Moments are taken of about this many voxels along each axis.
 GRID = 128
 # What counts as a mirror image: the smaller volume over the larger, the offset across the other two axes over the
 # distance between the sides, the difference of the mirrored covariances over their mean, and in how many cases.
 LEAST_VOLUME, MOST_OFFSET, MOST_DIFFERENCE, LEAST_CASES = 0.5, 0.5, 0.5, 0.75
+# A class lies on one side of a volume if it is as many of its standard deviations off the middle: its mirror image is
+# another place then.
+OFF_THE_MIDDLE = 2.0
 
 
 @dataclass(frozen=True)
@@ -62,11 +47,13 @@ class Moments:
         volume: mm³.
         centre: (3,), mm, right, anterior, superior.
         covariance: (3, 3), mm², of its voxels.
+        offset: mm, to the right of the middle of the volume.
     """
 
     volume: float
     centre: np.ndarray
     covariance: np.ndarray
+    offset: float = 0.0
 
 
 def moments_of(label: np.ndarray, affine: np.ndarray) -> dict[int, Moments]:
@@ -83,17 +70,20 @@ def moments_of(label: np.ndarray, affine: np.ndarray) -> dict[int, Moments]:
     if len(classes := np.unique(values)) > MOST_CLASSES:
         return {}
     places = (voxels * steps) @ affine[:3, :3].T + affine[:3, 3]
+    middle = (affine[:3, :3] @ (np.array(label.shape) - 1) / 2 + affine[:3, 3])[SIDE_AXIS]
     voxel = abs(np.linalg.det(affine[:3, :3])) * float(np.prod(steps))
     found = {}
     for value in classes:
         own = places[values == value]
         if value == int(value) and len(own) > 1:
-            found[int(value)] = Moments(len(own) * voxel, own.mean(0), np.cov(own.T, bias=True))
+            centre = own.mean(0)
+            offset = float(centre[SIDE_AXIS] - middle)
+            found[int(value)] = Moments(len(own) * voxel, centre, np.cov(own.T, bias=True), offset)
     return found
 
 
 def paired_by_name(names: Sequence[str] | None) -> list[tuple[int, int]]:
-    """Positions of the left and the right name of every pair of names that differ only in a word for the side.
+    """Positions of the left and the right one of every pair of names that differ only by a word for the side.
 
     Example:
         >>> paired_by_name(["kidney_L", "liver", "kidney_R"])
@@ -159,6 +149,41 @@ def _difference(first: Moments, second: Moments) -> float | None:
     mirrored, other = mirror * first.covariance, second.covariance
     difference = 2 * np.linalg.norm(mirrored - other) / max(float(np.linalg.norm(mirrored + other)), 1e-9)
     return float(difference + offset / apart[SIDE_AXIS]) if difference <= MOST_DIFFERENCE else None
+
+
+def alone_on_one_side(names: Sequence[str] | None, cases: Sequence[Mapping[int, Moments]]) -> list[int]:
+    """Positions of the classes that are called after a side, have no partner, and lie on one side of the volumes.
+
+    Of those the other side is background where the volume shows it: a left kidney without the right one. A class that
+    lies in the middle, as a left atrium does, or whose volumes are crops around it, is none of them.
+    """
+    paired = {n for pair in paired_by_name(names) for n in pair}
+    found = []
+    for n, name in enumerate(names or ()):
+        if n in paired or not any(_without(str(name), side) is not None for pair in SIDES for side in pair):
+            continue
+        own = [case[n + 1] for case in cases if n + 1 in case]
+        off = [m.offset for m in own if abs(m.offset) > OFF_THE_MIDDLE * np.sqrt(m.covariance[SIDE_AXIS, SIDE_AXIS])]
+        if off and len(off) >= LEAST_CASES * len(own) and len(set(np.sign(off))) == 1:
+            found.append(n)
+    return found
+
+
+def told_by_side(names: Sequence[str] | None, cases: Sequence[Mapping[int, Moments]]) -> str | None:
+    """Which classes only their side tells from each other, or from the background, in words; None if there are none.
+
+    Args:
+        names: of the label values 1, 2, ...; None if there are none.
+        cases: of each labeled case, what :func:`moments_of` returns.
+    """
+    if names and (pairs := paired_by_name(names)):
+        return f"{names[pairs[0][0]]!r} and {names[pairs[0][1]]!r} differ by their side only"
+    if pairs := paired_by_place(cases):
+        first, second = (repr(names[v - 1]) if names and v <= len(names) else f"label value {v}" for v in pairs[0])
+        return f"{first} and {second} lie like mirror images and differ by their side only"
+    if names and (alone := alone_on_one_side(names, cases)):
+        return f"{names[alone[0]]!r} lies on one side, and what it looks like on the other side is background"
+    return None
 
 
 def side_kept(flip_axes: Sequence[int], class_names: Sequence[str] | None) -> Sequence[int]:

@@ -27,6 +27,7 @@ from nibabel.volumeutils import apply_read_scaling, array_from_file
 from .machine import total_memory
 from .problems import FileError, Problem
 
+COPY = "copy the file again"
 GZIP_MAGIC = b"\x1f\x8b"
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
 # Deflate cannot shrink data further than to 1/1032 (zlib's documentation); the constant is for short files.
@@ -117,8 +118,8 @@ def stored_voxels(opened: SpatialImage, path: str) -> np.ndarray:
 
 
 def unreadable(path: str, error: BaseException) -> FileError:
-    """The error for a file with a good header whose voxels cannot be read."""
-    return _error("truncated", path, f"cannot be read ({_said(error)})", "copy the file again")
+    """The error for a file whose header is good and whose voxels cannot be read."""
+    return _error("truncated", path, f"cannot be read ({_said(error)})")
 
 
 class NiftiReader(NibabelReader):
@@ -159,14 +160,12 @@ def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _error(check: str, path: str, what: str, remedy: str) -> FileError:
+def _error(check: str, path: str, what: str, remedy: str = COPY) -> FileError:
     return FileError(Problem(check, path, what, remedy))
 
 
 def _not_nifti(path: str, why: str) -> FileError:
-    return _error(
-        "format", path, f"is not a readable NIfTI file ({why})", "export it again as NIfTI, or copy the file again"
-    )
+    return _error("format", path, f"is not a readable NIfTI file ({why})", f"export it again as NIfTI, or {COPY}")
 
 
 def _raw_header(path: str) -> tuple[Any, int, bool]:
@@ -175,11 +174,10 @@ def _raw_header(path: str) -> tuple[Any, int, bool]:
     try:
         with open(path, "rb") as file:
             compressed = file.read(2) == GZIP_MAGIC
-        named_compressed = path.lower().endswith(".gz")
-        if named_compressed and not compressed:
+        if compressed != path.lower().endswith(".gz"):
+            if compressed:
+                raise _error("format", path, "is compressed", "rename it to end in .nii.gz")
             raise _not_nifti(path, "not a gzip file although its name ends in .gz")
-        if compressed and not named_compressed:
-            raise _error("format", path, "is compressed", "rename it to end in .nii.gz")
         with gzip.open(path, "rb") if compressed else open(path, "rb") as file:
             block = file.read(HEADER_BYTES)
     except PermissionError as error:
@@ -211,75 +209,50 @@ def _size_of_regular(path: str) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise _error("file", path, "is not a regular file", "copy its content to one")
     if status.st_size == 0:
-        raise _error("file", path, "is empty", "copy the file again")
+        raise _error("file", path, "is empty")
     return status.st_size
 
 
 def _check_raw(path: str, raw: Any, size: int, compressed: bool) -> None:
     """Raises for a header that a file of ``size`` bytes cannot have, before any memory is allocated for it."""
     axes = int(raw["dim"][0])
-    if not 1 <= axes <= 7:
-        raise _not_nifti(path, f"its header has {axes} axes")
-    shape = [int(n) for n in raw["dim"][1 : axes + 1]]
-    if min(shape) < 1:
-        raise _not_nifti(path, f"its header has the shape {tuple(shape)}")
+    shape = tuple(int(n) for n in raw["dim"][1 : axes + 1])
+    if not 1 <= axes <= 7 or min(shape) < 1:
+        raise _not_nifti(path, f"its header has the shape {shape} in {axes} axes")
     if axes not in (3, 4):
-        raise _error(
-            "shape",
-            path,
-            f"has shape {tuple(shape)}",
-            "images are 3D, or 4D with the channels last; save each volume as one 3D file",
-        )
+        remedy = "images are 3D, or 4D with the channels last; save each volume as one 3D file"
+        raise _error("shape", path, f"has shape {shape}", remedy)
     try:
         dtype = raw.get_data_dtype()
     except Exception as error:  # nibabel's errors for data types that it or numpy does not know
         raise _not_nifti(path, f"unknown data type, {_said(error)}") from error
     if dtype.kind not in "iuf":
         raise _error("format", path, f"has voxels of the type {dtype}", "save one number per voxel, not colours")
-    bits = int(raw["bitpix"])
+    bits, offset = int(raw["bitpix"]), float(raw["vox_offset"])
     if bits not in (0, 8 * dtype.itemsize):  # 0: left out
         raise _not_nifti(path, f"its header says {bits} bits per voxel and the data type {dtype}")
-    offset = float(raw["vox_offset"])
-    least = float(raw.single_vox_offset)
-    if not least <= offset < 2**62:  # also refuses NaN
+    if not float(raw.single_vox_offset) <= offset < 2**62:  # also refuses NaN
         raise _not_nifti(path, f"its header has the vox_offset {offset:g}")
-    voxel_bytes = math.prod(shape) * dtype.itemsize
-    needed = int(offset) + voxel_bytes
+    needed = int(offset) + math.prod(shape) * dtype.itemsize
     if needed > (MOST_COMPRESSION * size + SHORT_FILE if compressed else size):
-        raise _error(
-            "truncated",
-            path,
-            f"cannot be read: its header announces {needed:,} bytes, shape {tuple(shape)}, and the file has {size:,}"
-            f"{' compressed' if compressed else ''}",
-            "copy the file again",
-        )
-    memory = total_memory()
-    if memory is not None and math.prod(shape) * 4 > memory:
-        raise _error(
-            "memory",
-            path,
-            f"has shape {tuple(shape)} and needs {math.prod(shape) * 4 / 1e9:.1f} GB of {memory / 1e9:.1f} GB memory",
-            "cut or resample it, or use a larger machine",
-        )
+        has = f"{size:,} compressed" if compressed else f"{size:,}"
+        what = f"cannot be read: its header announces {needed:,} bytes, shape {shape}, and the file has {has}"
+        raise _error("truncated", path, what)
+    memory, floats = total_memory(), math.prod(shape) * 4
+    if memory is not None and floats > memory:
+        what = f"has shape {shape} and needs {floats / 1e9:.1f} GB of {memory / 1e9:.1f} GB memory"
+        raise _error("memory", path, what, "cut or resample it, or use a larger machine")
 
 
 def _check_affine(header: Header) -> None:
-    by_pixdim = header.sform_code <= 0
-    if by_pixdim and not all(math.isfinite(p) and p != 0 for p in header.pixdim):
-        raise _error(
-            "spacing",
-            header.path,
-            f"has the voxel sizes {header.pixdim} and no sform that would replace them",
-            "write the true spacing (mm) into its header",
-        )
-    matrix = header.affine
-    edges = header.spacing
+    if header.sform_code <= 0 and not all(math.isfinite(p) and p != 0 for p in header.pixdim):
+        what = f"has the voxel sizes {header.pixdim} and no sform that would replace them"
+        raise _error("spacing", header.path, what, "write the true spacing (mm) into its header")
+    matrix, edges = header.affine, header.spacing
+    what = ""
     if not np.isfinite(matrix).all():
-        raise _error("affine", header.path, "has an affine that is not finite", "write a true affine into its header")
-    if edges.min() == 0 or abs(np.linalg.det(matrix[:3, :3] / edges)) < FLAT:
-        raise _error(
-            "affine",
-            header.path,
-            f"has a singular affine with the columns {matrix[:3, :3].T.round(4).tolist()}",
-            "write a true affine into its header",
-        )
+        what = "has an affine that is not finite"
+    elif edges.min() == 0 or abs(np.linalg.det(matrix[:3, :3] / edges)) < FLAT:
+        what = f"has a singular affine with the columns {matrix[:3, :3].T.round(4).tolist()}"
+    if what:
+        raise _error("affine", header.path, what, "write a true affine into its header")

@@ -6,12 +6,12 @@ repeated and continued exactly.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from monai.data import CacheDataset, DataLoader, get_track_meta, set_track_meta
+from monai.data import DataLoader
 from monai.data import Dataset as MonaiDataset
 from torch.utils.data import Dataset
 
@@ -30,7 +30,7 @@ class SeededDraws(Dataset):
     paths. The cases are drawn without replacement: every ``len(dataset)`` draws form a pass in which each occurs once.
 
     Args:
-        dataset: a MONAI dataset, typically a CacheDataset, whose ``transform`` is a ``Compose``.
+        dataset: a :class:`~scripts.data.VolumeDataset`, or MONAI's own with a ``Compose``.
         seed: together with ``stream`` fixes everything.
         stream: tells streams of one run apart.
     """
@@ -50,17 +50,11 @@ class SeededDraws(Dataset):
         entropy = np.random.SeedSequence([self.seed, self.stream, AUGMENT, n]).generate_state(1)
         self.dataset.transform.set_random_state(seed=int(entropy[0]))
         case = self.case_of(n)
-        # What is cached has been read already, and to follow its geometry doubles the time of the random transforms.
-        with _without_metadata() if self._is_cached(case) else contextlib.nullcontext():
-            drawn = self.dataset[case]
+        drawn = self.dataset[case]
         # Transforms that may take several crops return a list of them.
         if isinstance(drawn, list):
             return [{**crop, **self._file(case)} for crop in drawn]
         return {**drawn, **self._file(case)}
-
-    def _is_cached(self, case: int) -> bool:
-        dataset = self.dataset
-        return isinstance(dataset, CacheDataset) and not dataset.runtime_cache and case < dataset.cache_num
 
     def _file(self, case: int) -> dict[str, str]:
         image = self.dataset.data[case]["image"]
@@ -68,17 +62,7 @@ class SeededDraws(Dataset):
         return {FILE: str(first)} if isinstance(first, (str, Path)) else {}
 
 
-@contextlib.contextmanager
-def _without_metadata() -> Iterator[None]:
-    """Within this context MONAI's transforms return plain tensors."""
-    before = get_track_meta()
-    set_track_meta(False)
-    try:
-        yield
-    finally:
-        set_track_meta(before)
-
-
+@dataclass
 class DrawBatches:
     """Batch sampler: batch i holds draws i * size ... (i + 1) * size - 1, without end.
 
@@ -92,11 +76,10 @@ class DrawBatches:
         ranks: number w of processes.
     """
 
-    def __init__(self, batch_size: int, *, start: int = 0, rank: int = 0, ranks: int = 1) -> None:
-        self.batch_size = batch_size
-        self.start = start
-        self.rank = rank
-        self.ranks = ranks
+    batch_size: int
+    start: int = 0
+    rank: int = 0
+    ranks: int = 1
 
     def __iter__(self) -> Iterator[list[int]]:
         share = self.start * self.ranks + self.rank

@@ -44,11 +44,15 @@ def crop_size(patch_size: Sequence[int], augmentation: Sequence[Any], margin: fl
 
 
 class _LabelCodingd(MapTransform):
-    """Applies one direction of a label coding to single cases; the coding itself works on batches."""
+    """Has a label coding."""
 
     def __init__(self, keys: KeysCollection, label_coding: LabelCoding, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.label_coding = label_coding
+
+
+class _Convertd(_LabelCodingd):
+    """Applies one direction of a label coding, which works on batches, to single cases."""
 
     def convert(self, batch: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
@@ -60,29 +64,25 @@ class _LabelCodingd(MapTransform):
         return result
 
 
-class EncodeLabelsd(_LabelCodingd):
-    """Converts label values (1, H, W, D) to foreground channels (C, H, W, D), float32, see :class:`LabelCoding`."""
+class EncodeLabelsd(_Convertd):
+    """Label values (1, H, W, D) to foreground channels (C, H, W, D), float32, see :class:`LabelCoding`."""
 
     def convert(self, batch: torch.Tensor) -> torch.Tensor:
         return self.label_coding.encode(batch)
 
 
-class DecodeProbabilitiesd(_LabelCodingd):
-    """Converts foreground probabilities (C, H, W, D) to label values, uint8, see :class:`LabelCoding`."""
+class DecodeProbabilitiesd(_Convertd):
+    """Foreground probabilities (C, H, W, D) to label values, uint8, see :class:`LabelCoding`."""
 
     def convert(self, batch: torch.Tensor) -> torch.Tensor:
         return self.label_coding.decode(batch)
 
 
-class MarkUnknownd(MapTransform):
-    """Marks unknown voxels in label values (1, H, W, D), see :meth:`LabelCoding.mark`.
+class MarkUnknownd(_LabelCodingd):
+    """Writes into label values (1, H, W, D) what is unknown of them, see :meth:`LabelCoding.mark`.
 
     Takes "annotated", the list of label values that were annotated, from cases that have it.
     """
-
-    def __init__(self, keys: KeysCollection, label_coding: LabelCoding, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.label_coding = label_coding
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)

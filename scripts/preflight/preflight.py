@@ -17,12 +17,10 @@ from scripts.data.checks import case_problems, files_of
 from scripts.data.contents import File, Finding, inspect, inspect_once
 from scripts.data.machine import free_memory, processors, total_memory
 
-from . import across
-from .intensities import outlier_problems
+from .across import Across
+from .grid import Grid
 from .machine import disk_problems, memory_problems
-from .masks import mask_problems
 from .report import SHOWN, Report
-from .sides import side_problems
 
 # A process is started for this many files; for fewer its start would take longer than they do.
 FILES_PER_PROCESS = 24
@@ -30,6 +28,7 @@ FILES_PER_PROCESS = 24
 CHUNK = 4
 
 
+@dataclasses.dataclass(kw_only=True)
 class Preflight:
     """Checks of the cases that a training uses and of the machine that it runs on; docs/preflight.md lists them.
 
@@ -51,9 +50,9 @@ class Preflight:
         patch_size: in voxels.
         spacing: mm, to which the volumes are resampled.
         augmentation: random transforms of whole volumes, of which quarter turns are judged by the voxel size, and
-            mirror images by whether classes differ by their side alone.
+            mirror images by whether classes differ only by their side.
         intensity_window: to which intensities are clipped, so that single voxels cannot flatten an image.
-        cache_rate: share of the volumes that the data sets cache, for the memory they take.
+        cache_rate: share of the training's volumes that lie in memory; the others take disk.
         workers: processes that read; None for one per core, fewer for few files.
         start_method: of the processes, as in ``multiprocessing.get_context``; None for the system's own.
 
@@ -61,39 +60,38 @@ class Preflight:
         >>> Preflight(dataset_dir="data", output_dir="outputs", num_labeled=4).run()  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        *,
-        dataset_dir: str | Path,
-        output_dir: str | Path,
-        splits: Mapping[str, Sequence[int]] | None = None,
-        num_labeled: int | None = None,
-        labeled_batch_size: int = 1,
-        unlabeled_batch_size: int = 1,
-        in_channels: int | None = None,
-        label_coding: LabelCoding | None = None,
-        patch_size: Sequence[int] | None = None,
-        spacing: Sequence[float] | None = None,
-        augmentation: Sequence[Any] | None = None,
-        intensity_window: Sequence[float] | None = None,
-        cache_rate: float = 1.0,
-        workers: int | None = None,
-        start_method: str | None = None,
-    ) -> None:
-        self.output_dir = Path(output_dir)
-        self.in_channels = in_channels
-        self.label_coding = label_coding
-        self.patch_size = patch_size
-        self.spacing = spacing
-        self.augmentation = augmentation
-        self.intensity_window = intensity_window
-        # Without num_labeled it is not known what a training would draw from.
-        self.unlabeled_batch_size = unlabeled_batch_size if num_labeled is not None else 0
-        self.cache_rate = cache_rate
-        self.workers = workers
-        self.start_method = start_method
-        datalist = Datalist(dataset_dir, splits=splits)
-        self.lists = self._lists(datalist, num_labeled, labeled_batch_size, unlabeled_batch_size)
+    dataset_dir: str | Path
+    output_dir: str | Path
+    splits: Mapping[str, Sequence[int]] | None = None
+    num_labeled: int | None = None
+    labeled_batch_size: int = 1
+    unlabeled_batch_size: int = 1
+    in_channels: int | None = None
+    label_coding: LabelCoding | None = None
+    patch_size: Sequence[int] | None = None
+    spacing: Sequence[float] | None = None
+    augmentation: Sequence[Any] | None = None
+    intensity_window: Sequence[float] | None = None
+    cache_rate: float = 1.0
+    workers: int | None = None
+    start_method: str | None = None
+
+    def __post_init__(self) -> None:
+        datalist = Datalist(self.dataset_dir, splits=self.splits)
+        if self.num_labeled is None:  # it is not known what a training would draw from
+            self.unlabeled_batch_size = 0
+            labeled = [case for case in datalist.training if "label" in case]
+            unlabeled = [{"image": case["image"]} for case in datalist.training if "label" not in case]
+            unlabeled += datalist.unlabeled(len(datalist.training))
+        else:
+            labeled = datalist.labeled(self.num_labeled, batch_size=self.labeled_batch_size)
+            unlabeled = datalist.unlabeled(self.num_labeled) if self.unlabeled_batch_size else []
+        self.lists: dict[str, list[dict[str, Any]]] = {
+            "labeled": labeled,
+            "unlabeled": unlabeled,
+            "validation": datalist.validation,
+            "test": datalist.test,
+        }
         if not any(self.lists.values()):
             raise DataError(f"{datalist.path} lists no case: add some to 'training' (docs/data.md says how).")
 
@@ -109,38 +107,28 @@ class Preflight:
         problems: dict[Problem, None] = {}  # ordered, and a file that is used twice is reported once
         for name, case in cases:
             for problem in case_problems(
-                case,
-                found,
-                in_channels=self.in_channels,
-                label_coding=self.label_coding,
-                with_label=name != "unlabeled",
+                case, found, self.in_channels, self.label_coding, with_label=name != "unlabeled"
             ):
                 # The Decathlon's test cases come without labels, and masks can be made of them.
                 if name == "test" and (problem.check == "label" or not test_stops):
                     problem = dataclasses.replace(problem, level="warning")
                 problems.setdefault(problem)
-        for problem in (
-            *across.copy_problems(self.lists, found),
-            *across.class_problems(self.lists, found, self.label_coding),
-            *across.patch_problems(self.lists, found, self.patch_size, self.spacing),
-            *across.spacing_problems(self.lists, found, self.spacing),
-            *across.turn_problems(self.lists, found, self.spacing, self.augmentation),
-            *side_problems(self.lists, found, self.label_coding, self.augmentation),
-            *mask_problems(self.lists, found),
-            *outlier_problems(self.lists, found, self.intensity_window),
-            *across.unlabeled_problems(self.lists, self.unlabeled_batch_size),
-        ):
-            problems.setdefault(problem)
-        cache = round(self.cache_rate * across.cache_bytes(self.lists, found, self.spacing))
+        data = Across(
+            self.lists, found, self.label_coding, self.augmentation, self.intensity_window, self.unlabeled_batch_size
+        )
+        grid = Grid(data, self.spacing, self.patch_size, self.cache_rate)
+        problems.update(dict.fromkeys([*data.problems(), *grid.problems()]))
+        memory, streamed = grid.cache_bytes()
         free = free_memory()
-        masks = across.mask_bytes(self.lists["test"], found)
+        overview = {
+            **grid.overview(),
+            "cache (GB)": round(memory / 1e9, 3),
+            "free memory (GB)": "unknown" if free is None else round(free / 1e9, 3),
+        }
         machine = [
-            *memory_problems(cache, free=free, total=total_memory()),
-            *disk_problems(self.output_dir, masks=masks),
+            *memory_problems(memory, free=free, total=total_memory()),
+            *disk_problems(self.output_dir, needed=streamed + grid.mask_bytes()),
         ]
-        overview = across.overview(self.lists, found)
-        overview["cache (GB)"] = round(cache / 1e9, 3)
-        overview["free memory (GB)"] = "unknown" if free is None else round(free / 1e9, 3)
         return Report(overview=overview, problems=[*problems, *machine])
 
     def run(self, *, test_stops: bool = True) -> Report:
@@ -182,21 +170,3 @@ class Preflight:
     @staticmethod
     def _with_bar(findings: Iterable[Finding], total: int) -> list[Finding]:
         return list(tqdm(findings, total=total, desc="preflight", unit="file", mininterval=0.5, dynamic_ncols=True))
-
-    @staticmethod
-    def _lists(
-        datalist: Datalist, num_labeled: int | None, labeled_batch_size: int, unlabeled_batch_size: int
-    ) -> dict[str, list[dict[str, Any]]]:
-        if num_labeled is None:
-            labeled = [case for case in datalist.training if "label" in case]
-            others = [{"image": case["image"]} for case in datalist.training if "label" not in case]
-            unlabeled = others + datalist.unlabeled(len(datalist.training))
-        else:
-            labeled = datalist.labeled(num_labeled, batch_size=labeled_batch_size)
-            unlabeled = datalist.unlabeled(num_labeled) if unlabeled_batch_size else []
-        return {
-            "labeled": labeled,
-            "unlabeled": unlabeled,
-            "validation": datalist.validation,
-            "test": datalist.test,
-        }

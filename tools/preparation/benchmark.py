@@ -14,6 +14,7 @@ from tqdm import tqdm
 from scripts.data import DataError, foreground_box
 from scripts.errors import UserError
 
+from .declared import write_lists
 from .volumes import save_volume
 
 CASE_LISTS = Path(__file__).resolve().parent / "case_lists"
@@ -138,8 +139,6 @@ def write_benchmark(
     names = [name for role in lists.values() for name in role]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # each holds a whole scan
         entries = dict(zip(names, tqdm(pool.map(write, names), total=len(names), desc="cases")))
-    content = {**header, **{role: [entries[name] for name in members] for role, members in lists.items()}}
-    path = root / "dataset.json"
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    path = write_lists(root, header, {role: [entries[name] for name in members] for role, members in lists.items()})
     print(", ".join(f"{len(members)} {role}" for role, members in lists.items()))
     return path

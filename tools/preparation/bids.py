@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scripts.data import DataError
 
-from .pairing import LISTED, CaseFiles
+from .pairing import LISTED, CaseFiles, group_channels, match_labels
 from .volumes import is_nifti, volume_name
 
 # A subject's scans stay in one list.
@@ -51,33 +51,19 @@ def find_bids(
             'give --modalities, such as "[T1w]" or "[T1w,FLAIR]".'
         )
     channels = [str(name) for name in modalities or endings]
-    cases: dict[str, dict[str, Path]] = {}
-    for path in images:
-        name = volume_name(path)
-        ending = next((end for end in channels if name.endswith(f"_{end}")), None)
-        if ending is None:
-            continue
-        case = cases.setdefault("_".join(ENTITY.findall(name)), {})
-        if ending in case:
-            raise DataError(f"{case[ending]} and {path} are both the {ending} of one case: move one away.")
-        case[ending] = path
-    labels: dict[str, list[Path]] = {}
+    name_of = {path: "_".join(ENTITY.findall(volume_name(path))) for path in images}
+    of_channels = {path: end for path in images for end in channels if volume_name(path).endswith(f"_{end}")}
+    cases = group_channels(
+        list(of_channels), [], channels, name_of={path: f"{name_of[path]}_{end}" for path, end in of_channels.items()}
+    )
     ends = tuple(f"_{end}" for end in ((label_name,) if label_name else LABELS))
-    for path in _files(label_dir):
-        if volume_name(path).endswith(ends):
-            labels.setdefault("_".join(ENTITY.findall(volume_name(path))), []).append(path)
-    found = []
-    for name, files in sorted(cases.items()):
-        if missing := [end for end in channels if end not in files]:
-            raise DataError(f"case {name} has no image {missing[0]}: add it, or move the case away.")
-        own = labels.pop(name, [])
-        if len(own) > 1:
-            raise DataError(f"{own[0]} and {own[1]} are both labels of {name}: choose by --label_name.")
-        found.append(CaseFiles(name, tuple(files[end] for end in channels), own[0] if own else None))
-    count = sum(case.label is not None for case in found)
-    left = [str(path) for paths in labels.values() for path in paths]
+    labels = [path for path in _files(label_dir) if volume_name(path).endswith(ends)]
+    label_names = {path: "_".join(ENTITY.findall(volume_name(path))) for path in labels}
+    left = [str(path) for path in labels if label_names[path] not in cases]
+    matched = match_labels(set(cases), [p for p in labels if label_names[p] in cases], name_of=label_names)
+    found = [CaseFiles(name, cases[name], matched.get(name)) for name in sorted(cases)]
     print(
-        f"{image_dir}: {len(found)} cases of BIDS, {count} with a label of {label_dir}"
+        f"{image_dir}: {len(found)} cases of BIDS, {len(matched)} with a label of {label_dir}"
         + (f"; labels of no case: {', '.join(left[:LISTED])}" if left else "")
     )
     return found

@@ -32,7 +32,7 @@ def make_brats2019(
     Args:
         input_dir: folder of the download, with HGG and LGG below it, one folder per case.
         output_dir: made if missing.
-        task: "whole_tumour": FLAIR alone, every label above 0 becomes 1, as in the papers; "regions": all four
+        task: "whole_tumour": only FLAIR, every label above 0 becomes 1, as in the papers; "regions": all four
             modalities, labels 1, 2 and 4 as they are, for configs/data/brats2019_multiclass.json.
         crop: "brain", the papers': the box of the voxels that are not 0 in any modality used; or "none". Neither uses
             the reference.

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from scripts.data import DataError
-from scripts.data.laterality import SIDE_AXIS, paired_by_name, paired_by_place
-from scripts.preflight.across import TURNABLE
+from scripts.data.laterality import SIDE_AXIS, paired_by_place, told_by_side
+from scripts.preflight.grid import TURNABLE
 
 from .fingerprint import PERCENTILES, Fingerprint
-from .memory import training_bytes
+from .memory import FLOAT
 
-STEP = 16  # patches are multiples of it, since the network halves the resolution four times
 EQUAL_SPACING = 0.01  # relative
 # A CT scanner's air is -1000 HU; no other modality goes that far below 0.
 CT_LOW = -200
 SKULL_STRIPPED = 0.3  # part of voxels that are exactly 0
-MARGIN = 1.5  # patch over object
 # Of fewer filters dropout leaves too few for a distance; docs/methods/dbisl.md has the measurements of 8 and 16.
 FILTERS_FOR_DROPOUT = 16
 # The augmentation of configs/train.json without its quarter turns.
@@ -38,24 +34,6 @@ FLIPS = [
 # Random crops are left alone as long as they cover this part of a volume.
 COVERED = 0.25
 FOREGROUND_CROPS = 0.5
-FILTERS = {"cpu": (8,), "gpu": (16, 8)}
-BATCHES = ((2, 2), (1, 1))
-# On a CPU time runs out long before memory.
-CPU_PATCH_VOXELS = 64**3
-# A smaller patch than this is only accepted with the fewest filters and crops.
-SMALL_PATCH_VOXELS = 48**3
-# Part of the memory that a prediction may fill: measured peaks were up to a tenth above theirs.
-USABLE_MEMORY = 0.85
-
-
-@dataclass(frozen=True)
-class NetworkChoice:
-    """Patch, filters and batch that fit the memory."""
-
-    patch_size: list[int]
-    base_filters: int
-    batch: tuple[int, int]  # labeled, unlabeled crops
-    memory: float  # bytes
 
 
 def choose_spacing(cases: Sequence[Fingerprint]) -> tuple[list[float] | None, str]:
@@ -72,45 +50,41 @@ def choose_spacing(cases: Sequence[Fingerprint]) -> tuple[list[float] | None, st
 def choose_names(
     cases: Sequence[Fingerprint], names: list[str] | None, num_classes: int
 ) -> tuple[list[str] | None, str | None]:
-    """Names of the classes, and the pair of them that only their side tells apart, in words; None where there is none.
+    """Names of the classes, and in words which of them only their side tells apart; None where there is none.
 
-    Classes without names are called by their side where their shape and place show such a pair, since inference knows
-    of it by the names alone.
+    Classes without names are called by their side where their shape and place show a pair, since inference knows of it
+    only by the names.
 
     Args:
         cases: all of the training; those with a label are looked at.
         names: of dataset.json, or None.
         num_classes: foreground classes, the label values 1, 2, ...
     """
-    if names and (pairs := paired_by_name(names)):
-        return names, f"{names[pairs[0][0]]!r} and {names[pairs[0][1]]!r}"
-    pairs = paired_by_place([case.moments for case in cases if case.moments])
-    if not pairs:
-        return names, None
-    if names is None:
+    moments = [case.moments for case in cases if case.moments]
+    told = told_by_side(names, moments)
+    if told and names is None:
         names = [f"class {value}" for value in range(1, num_classes + 1)]
-        for left, right in pairs:
+        for left, right in paired_by_place(moments):
             names[left - 1], names[right - 1] = (f"{side} {left}-{right}" for side in ("left", "right"))
-        paired = names[pairs[0][0] - 1], names[pairs[0][1] - 1]
-        return names, f"{paired[0]!r} and {paired[1]!r}, so called because they lie like mirror images,"
-    return names, f"{names[pairs[0][0] - 1]!r} and {names[pairs[0][1] - 1]!r}, which lie like mirror images,"
+        told += f" (now called {', '.join(names)})"
+    return names, told
 
 
 def choose_augmentation(
     cases: Sequence[Fingerprint], spacing: Sequence[float] | None, sides: str | None = None
 ) -> tuple[list[dict[str, Any]], str] | None:
-    """Flips alone, and why, where quarter turns of the axes 0 and 1 would swap thick and thin; else None, no choice.
+    """Only flips, and why, where quarter turns of the axes 0 and 1 would swap thick and thin; else None, no choice.
 
     Args:
         cases: all of the training.
         spacing: mm, to which they are resampled; None where all have the same.
-        sides: classes that only their side tells apart, in words, for which left and right are not mirrored either.
+        sides: which classes only their side tells apart, in words; left and right are not mirrored then.
     """
     if sides:
         kept = [flip for flip in FLIPS if flip["spatial_axis"] != SIDE_AXIS]
         return kept, (
-            f"no left-right mirror images and no quarter turns, which would exchange {sides} that differ by their side "
-            "alone; leave axis 0 out of flip_axes at inference, too (docs/how_to/left_and_right.md)"
+            f"no left-right mirror images and no quarter turns: {sides}; leave axis 0 out of flip_axes at inference, "
+            "too (docs/how_to/left_and_right.md)"
         )
     first, second = (np.median([case.spacing for case in cases], axis=0) if spacing is None else spacing)[:2]
     factor = max(first, second) / min(first, second)
@@ -121,11 +95,11 @@ def choose_augmentation(
     )
 
 
-def choose_dropout(base_filters: int) -> tuple[float, str] | None:
+def choose_dropout(base_filters: int) -> tuple[int, str] | None:
     """No dropout, and why, where there are few filters; else None, which leaves that of configs/train.json."""
     if base_filters >= FILTERS_FOR_DROPOUT:
         return None
-    return 0.0, (
+    return 0, (
         f"half of {base_filters} filters are too few for a distance, and DBiSL would lose what it gains "
         "(docs/methods/dbisl.md)"
     )
@@ -159,105 +133,6 @@ def choose_intensity(cases: Sequence[Fingerprint], modality: str) -> tuple[list[
     return None, False, "z-score over the whole volume"
 
 
-def volume_shape(cases: Sequence[Fingerprint], spacing: Sequence[float] | None) -> np.ndarray:
-    """Median shape (3,) of the volumes in voxels of ``spacing``, mm, or of their own."""
-    return np.median([case.shape * (case.spacing / spacing if spacing else 1) for case in cases], axis=0)
-
-
-def object_shape(cases: Sequence[Fingerprint], spacing: Sequence[float] | None) -> np.ndarray:
-    """Median shape (3,) of the box around the foreground of the labeled cases, in voxels of ``spacing`` or their own.
-
-    Raises:
-        DataError: when no labeled case has any foreground.
-    """
-    shapes = [case.extent / (spacing or case.spacing) for case in cases if case.extent is not None]
-    if not shapes:
-        raise DataError("the labels of all labeled cases are empty: a plan needs at least one with foreground.")
-    return np.median(shapes, axis=0)
-
-
-def nearest_patch(volume: np.ndarray) -> list[int]:
-    """The patch nearest to a volume (3,), voxels."""
-    return [max(STEP, int(n / STEP + 0.5) * STEP) for n in volume]
-
-
-def largest_patch(volume: np.ndarray, target: np.ndarray, *, fits: Callable[[list[int]], bool]) -> list[int] | None:
-    """The largest patch that ``fits`` accepts: at first the volume, then shortened where it exceeds ``target`` most.
-
-    Args:
-        volume: (3,) voxels.
-        target: (3,) voxels that the patch should at least have, for its proportions.
-        fits: of a patch, whether it may be used.
-
-    Returns:
-        Multiples of ``STEP``, or None when the smallest does not fit.
-    """
-    patch = nearest_patch(volume)
-    while not fits(patch):
-        shrinkable = [axis for axis in range(3) if patch[axis] > STEP]
-        if not shrinkable:
-            return None
-        patch[max(shrinkable, key=lambda axis: (patch[axis] / target[axis], patch[axis]))] -= STEP
-    return patch
-
-
-def choose_network(
-    volume: np.ndarray, target: np.ndarray, *, memory: float, device: str, in_channels: int, num_classes: int
-) -> tuple[NetworkChoice, str]:
-    """Patch, filters and batch: as many filters and crops as a patch of useful size leaves memory for.
-
-    Args:
-        volume: median shape (3,), voxels.
-        target: shape (3,) that the patch should have, voxels.
-        memory: bytes for the training.
-        device: "cpu" or "gpu".
-        in_channels: channels of the image.
-        num_classes: foreground classes.
-
-    Raises:
-        DataError: when the smallest network and patch does not fit.
-    """
-    for filters, batch in [(f, b) for b in BATCHES for f in FILTERS[device]]:
-
-        def predicted(patch: Sequence[int], filters: int = filters, batch: tuple[int, int] = batch) -> float:
-            return training_bytes(
-                patch_size=patch,
-                crops=sum(batch),
-                base_filters=filters,
-                in_channels=in_channels,
-                num_classes=num_classes,
-                device=device,
-            )
-
-        def fits(patch: Sequence[int]) -> bool:
-            too_slow = device == "cpu" and prod(patch) > CPU_PATCH_VOXELS
-            return not too_slow and predicted(patch) <= USABLE_MEMORY * memory
-
-        patch = largest_patch(volume, target, fits=fits)
-        useful = min(SMALL_PATCH_VOXELS, prod(np.minimum(volume, np.maximum(target, STEP))) / 2)
-        last = (filters, batch) == (FILTERS[device][-1], BATCHES[-1])
-        if patch is not None and (prod(patch) >= useful or last):
-            choice = NetworkChoice(patch, filters, batch, predicted(patch))
-            return choice, _patch_reason(patch, volume, target, device=device, memory=memory)
-    raise DataError(
-        f"memory_gb is {memory / 1e9:.1f} and the smallest training needs "
-        f"{predicted([STEP] * 3) / USABLE_MEMORY / 1e9:.1f}: raise it."
-    )
-
-
-def _patch_reason(patch: Sequence[int], volume: np.ndarray, target: np.ndarray, *, device: str, memory: float) -> str:
-    shares = " x ".join(f"{100 * p / t:.0f}" for p, t in zip(patch, target / MARGIN))
-    if np.all(np.asarray(patch) >= volume):
-        limit = "the whole volume"
-    elif list(patch) == nearest_patch(volume):
-        limit = "the volume, " + " x ".join(f"{n:.4g}" for n in volume) + f" voxels, to the nearest multiples of {STEP}"
-    elif device == "cpu" and prod(patch) > CPU_PATCH_VOXELS / 2:
-        limit = "at most 64 x 64 x 64 voxels on a CPU, where time is short before memory is"
-    else:
-        limit = f"as large as {memory / 1e9:.1f} GB allow"
-    return f"{limit}; {shares} % of the object's median extent"
-
-
 def choose_foreground_crops(volume: np.ndarray, patch: Sequence[int]) -> tuple[float, str]:
     """The part of labeled crops that are centred on the foreground; unlabeled crops are random in any case."""
     covered = float(prod(np.minimum(patch, volume)) / prod(volume))
@@ -266,3 +141,28 @@ def choose_foreground_crops(volume: np.ndarray, patch: Sequence[int]) -> tuple[f
             f"a crop covers {covered:.0%} of a volume, so many would miss the object; " "unlabeled crops stay random"
         )
     return 0, f"random crops: each covers {covered:.0%} of a volume"
+
+
+def choose_cache_rate(cases: Sequence[Fingerprint], spacing: Sequence[float] | None, left: float) -> tuple[float, str]:
+    """The share of the training's volumes that lie in memory, in tenths, and why.
+
+    Args:
+        cases: all of the training.
+        spacing: mm, to which they are resampled; None for their own.
+        left: bytes of the machine's memory beside the training's.
+    """
+    size = 0.0
+    for case in cases:
+        voxels = float(np.prod(case.shape * (case.spacing / spacing if spacing else 1)))
+        size += FLOAT * voxels * (case.channels + bool(case.label_values))
+    text = f"the training volumes take {at_least_a_tenth(size / 1e9)} GB of the machine's memory besides"
+    if size <= left:
+        return 1.0, text
+    return max(0.0, int(10 * left / size) / 10), (
+        f"{text}, and {max(left, 0) / 1e9:.1f} GB are there; the others are read from files in output_dir, crop by "
+        "crop, or give a coarser --spacing"
+    )
+
+
+def at_least_a_tenth(value: float) -> str:
+    return f"{value:.1f}" if value >= 0.05 else "under 0.1"

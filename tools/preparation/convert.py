@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from scripts.data import DataError
+from scripts.data.checks import corners
 from scripts.data.nifti import open_nifti
 
 from .every_case import for_every_case
@@ -21,8 +23,10 @@ from .volumes import check_label, is_nifti, load_volume, renumber, save_volume, 
 
 # Image and label of another format than NIfTI may differ by this fraction of a voxel to count as one grid.
 GRID_TOLERANCE = 0.1
+Grid = tuple[tuple[int, ...], np.ndarray]  # shape and affine
 
 
+@dataclass
 class Converter:
     """Writes what is no NIfTI file, or changes, into ``root/images`` and ``root/labels``.
 
@@ -30,16 +34,13 @@ class Converter:
         root: folder of the data set.
         label_map: new label values, see :func:`~.volumes.renumber`; empty to leave them.
         segments: label values of named segments, see :func:`~.segments.numbering`; empty where there are none.
-
-    Attributes:
-        overlaps: of every case with segments, see :func:`~.segments.merged`.
+        overlaps: gets those of every case with segments, see :func:`~.segments.merged`.
     """
 
-    def __init__(self, root: Path, *, label_map: Mapping[int | str, int], segments: Mapping[str, int]) -> None:
-        self.root = root
-        self.label_map = label_map
-        self.segments = segments
-        self.overlaps: dict[str, dict[tuple[str, str], int]] = {}
+    root: Path
+    label_map: Mapping[int | str, int]
+    segments: Mapping[str, int]
+    overlaps: dict[str, dict[tuple[str, str], int]] = field(default_factory=dict)
 
     def convert_all(self, split: Split) -> dict[str, dict[str, Any]]:
         """Converts the files of all cases that are used, several at a time; labels only of cases that keep theirs.
@@ -61,22 +62,19 @@ class Converter:
         Raises:
             DataError: when a file cannot be read, or a converted image or label does not lie on the grid of the first.
         """
-        grid: tuple[tuple[int, ...], np.ndarray] | None = None
+        grid: Grid | None = None
         images = []
         for path in case.images:
             # In a folder per case many are called alike; outputs are named after the image and must not be.
             own_name = not case.of_folder or volume_name(path).startswith(case.name)
-            name = (
-                case.name
-                if len(case.images) == 1
-                else volume_name(path) if own_name else f"{case.name}_{volume_name(path)}"
-            )
+            name = volume_name(path) if own_name else f"{case.name}_{volume_name(path)}"
+            name = case.name if len(case.images) == 1 else name
             if is_nifti(path):
                 images.append(path if own_name else copy_as(path, self.root / "images" / name))
                 continue
             array, own_affine = load_volume(path)
             grid = grid or (array.shape, own_affine)
-            check_grid(array.shape, own_affine, *grid, path, case.images[0])
+            check_grid(array, own_affine, grid, path, case.images[0])
             images.append(save_volume(array, grid[1], self.root / "images" / f"{name}.nii.gz"))
         entry: dict[str, Any] = {"image": images}
         if not with_label or case.label is None:
@@ -97,7 +95,7 @@ class Converter:
         if grid is not None:
             # A label that was drawn on another program's conversion of the series has other axes on the same grid.
             label, own_affine = to_axes_of(label, own_affine, grid[1])
-            check_grid(label.shape, own_affine, *grid, case.label, case.images[0])
+            check_grid(label, own_affine, grid, case.label, case.images[0])
             own_affine = grid[1]
         return {**entry, "label": save_volume(label, own_affine, target)}
 
@@ -108,29 +106,20 @@ def copy_as(path: Path, target: Path) -> Path:
     Raises:
         DataError: when it cannot be read.
     """
-    suffix = path.name[len(volume_name(path)) :]
-    copied = target.with_name(target.name + suffix.lower())
+    copied = target.with_name(target.name + path.name[len(volume_name(path)) :].lower())
     copied.parent.mkdir(parents=True, exist_ok=True)
     try:
-        shutil.copyfile(path, copied)
+        return Path(shutil.copyfile(path, copied))
     except OSError as error:
         raise DataError(f"{path} cannot be copied to {copied} ({error}): check both.") from error
-    return copied
 
 
-def check_grid(
-    shape: Sequence[int],
-    affine: np.ndarray,
-    first_shape: Sequence[int],
-    first_affine: np.ndarray,
-    path: Path,
-    first: Path,
-) -> None:
+def check_grid(volume: np.ndarray, affine: np.ndarray, grid: Grid, path: Path, first: Path) -> None:
     """Raises DataError unless a volume has the shape and, up to rounding, the affine of the first."""
-    if tuple(shape) != tuple(first_shape):
-        raise DataError(f"{path} has shape {tuple(shape)} and {first} has {tuple(first_shape)}: they must be equal.")
-    corner = np.array([*np.subtract(first_shape, 1), 1.0])
-    offset = max(np.abs((affine - first_affine) @ corner).max(), np.abs(affine - first_affine)[:3].max())
+    shape, first_affine = grid
+    if volume.shape != shape:
+        raise DataError(f"{path} has shape {volume.shape} and {first} has {shape}: they must be equal.")
+    offset = np.abs(corners(affine, shape[:3]) - corners(first_affine, shape[:3])).max()
     if offset > max(GRID_TOLERANCE * np.linalg.norm(first_affine[:3, :3], axis=0).min(), 1e-3):
         raise DataError(
             f"{path} lies up to {offset:.2f} mm away from {first} by their headers: resample one onto the other's grid."

@@ -16,7 +16,7 @@ from tools.command_line import run_command
 
 from .benchmark import check_output
 from .dataset import relative
-from .declared import CHANNELS, CLASSES, declared_modalities
+from .declared import CHANNELS, CLASSES, declared_modalities, write_lists
 
 TESTS = ("test", "testing")
 
@@ -63,11 +63,8 @@ def convert_datalist(
     kept = with_label[: len(with_label) if labeled is None else labeled]
     unlabeled = [{"image": item["image"]} for item in others if item not in kept]
     lists = {"training": kept, "unlabeled": unlabeled, "validation": held_out, "test": tests}
-    root.mkdir(parents=True, exist_ok=True)
     header = {key: content[key] for key in (*CHANNELS, CLASSES) if isinstance(content.get(key), dict)}
-    path = root / "dataset.json"
-    written = {**header, **{name: [converted(item) for item in items] for name, items in lists.items()}}
-    path.write_text(json.dumps(written, indent=2, ensure_ascii=False), encoding="utf-8")
+    path = write_lists(root, header, {name: [converted(item) for item in items] for name, items in lists.items()})
     print(", ".join(f"{len(items)} {'labeled' if name == 'training' else name}" for name, items in lists.items()))
     return path
 

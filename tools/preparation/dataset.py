@@ -6,7 +6,6 @@ python -m tools.preparation.dataset --case_dir cases --output_dir data --labeled
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from tools.command_line import run_command
 from .bids import PATIENT, find_bids, is_bids
 from .case_folders import find_case_folders
 from .convert import Converter
-from .declared import CHANNELS, CLASSES, ORIGINAL, declared_beside
+from .declared import CHANNELS, CLASSES, ORIGINAL, declared_beside, write_lists
 from .pairing import CaseFiles, are_numbered, find_cases
 from .segments import has_segments, numbering, say_overlaps, segment_names
 from .splits import Split, fold_splits, split_cases
@@ -182,22 +181,18 @@ def check_names(cases: Sequence[CaseFiles]) -> None:
 def write_datalist(
     split: Split, entries: Mapping[str, Mapping[str, Any]], folder: Path, header: Mapping[str, Any]
 ) -> Path:
-    """Writes ``folder/dataset.json`` in the form that :class:`scripts.data.Datalist` reads, and returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes ``folder/dataset.json``; returns its path."""
 
-    def items(cases: Sequence[CaseFiles], keys: Sequence[str]) -> list[dict[str, Any]]:
+    def items(cases: Sequence[CaseFiles], *keys: str) -> list[dict[str, Any]]:
         return [{key: relative(entries[case.name][key], folder) for key in keys} for case in cases]
 
     lists = {
-        "training": items(split.labeled, ("image", "label")),
-        "unlabeled": items(split.unlabeled, ("image",)),
-        "validation": items(split.validation, ("image", "label")),
-        "test": items(split.test, ("image", "label")),
+        "training": items(split.labeled, "image", "label"),
+        "unlabeled": items(split.unlabeled, "image"),
+        "validation": items(split.validation, "image", "label"),
+        "test": items(split.test, "image", "label"),
     }
-    path = folder / "dataset.json"
-    content = {**header, "numTraining": len(split.labeled), **lists}
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-    return path
+    return write_lists(folder, {**header, "numTraining": len(split.labeled)}, lists)
 
 
 def relative(path: Path | Sequence[Path], folder: Path) -> str | list[str]:

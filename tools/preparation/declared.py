@@ -1,8 +1,9 @@
-"""Declared: what a dataset.json says of channels and classes, in the form of the Decathlon or of nnU-Net."""
+"""Declared: what a dataset.json of the Decathlon or of nnU-Net says of channels and classes; and writing one."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,14 @@ def declared_beside(image_dir: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path} is not an object: correct it, or move it away.")
     return {key: content[key] for key in (*CHANNELS, CLASSES) if isinstance(content.get(key), dict)}
+
+
+def write_lists(folder: Path, header: Mapping[str, Any], lists: Mapping[str, Sequence[Any]]) -> Path:
+    """Writes ``folder/dataset.json`` in the form that :class:`scripts.data.Datalist` reads, and returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "dataset.json"
+    path.write_text(json.dumps({**header, **lists}, indent=2, ensure_ascii=False), encoding="utf-8")
+    return path
 
 
 def class_names(header: dict[str, Any], num_classes: int) -> list[str] | None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from scripts.data import DataError
-from scripts.data.checks import LISTED_PROBLEMS
+from scripts.data.checks import raise_all
 
 Case = TypeVar("Case")
 Found = TypeVar("Found")
@@ -34,8 +34,5 @@ def for_every_case(function: Callable[[Case], Found], cases: Sequence[Case]) -> 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         outcomes = list(tqdm(pool.map(attempt, cases), total=len(cases), desc="volumes"))
     errors = [str(outcome) for outcome in outcomes if isinstance(outcome, DataError)]
-    if errors:
-        listed = "\n  ".join(errors[:LISTED_PROBLEMS])
-        more = f"\n  and {len(errors) - LISTED_PROBLEMS} more" if len(errors) > LISTED_PROBLEMS else ""
-        raise DataError(f"{len(errors)} of {len(cases)} cases cannot be used:\n  {listed}{more}")
+    raise_all(errors, f"{len(errors)} of {len(cases)} cases cannot be used")
     return [outcome for outcome in outcomes if not isinstance(outcome, DataError)]

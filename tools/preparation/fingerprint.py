@@ -9,11 +9,10 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from scripts.data import DataError, images_of
+from scripts.data import check_cases, foreground_box, images_of
 from scripts.data.laterality import Moments, moments_of
 from scripts.data.nifti import open_nifti
 
-from .benchmark import bounding_box
 from .every_case import for_every_case
 from .volumes import load_volume
 
@@ -52,15 +51,15 @@ class Fingerprint:
 def read_fingerprint(case: Mapping[str, Any], *, ignore_value: int | None = None) -> Fingerprint:
     """Reads the image, and the label if the case has that key; voxels of ``ignore_value`` are no foreground.
 
-    Raises:
-        DataError: when a file cannot be read, holds no usable numbers, or the label is not on the image's grid.
+    Args:
+        case: whose files :func:`scripts.data.check_cases` accepts.
+        ignore_value: label value of voxels that nobody annotated.
     """
     files = images_of(case)
     array, affine = load_volume(files[0])
     # Of further files only the number of channels counts; their voxels are not read.
     channels = (array.shape[3] if array.ndim == 4 else 1) + sum(_channels(path) for path in files[1:])
     first = array[..., 0] if array.ndim == 4 else array
-    check_intensities(first, files[0])
     axes = np.argsort(nibabel.io_orientation(affine)[:, 0])  # array axis of each RAS axis
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     sample = _sample(first)
@@ -69,15 +68,12 @@ def read_fingerprint(case: Mapping[str, Any], *, ignore_value: int | None = None
     moments: dict[int, Moments] = {}
     if "label" in case:
         label, _ = load_volume(case["label"])
-        if label.shape != first.shape:
-            raise DataError(f"{case['label']} has shape {label.shape} and its image {first.shape}: they must be equal.")
         if ignore_value is not None:
             label = np.where(label == ignore_value, 0, label)
-        values = label_values(label, case["label"])
+        values = tuple(int(value) for value in np.unique(label))
         moments = moments_of(label, affine)
-        if (label > 0).any():
-            start, end = bounding_box(label > 0)
-            extent = ((end - start) * spacing)[axes]
+        if box := foreground_box(label > 0):
+            extent = (np.array([edge.stop - edge.start for edge in box]) * spacing)[axes]
             foreground = _sample(first[label > 0])
     return Fingerprint(
         shape=np.array(first.shape)[axes],
@@ -93,42 +89,15 @@ def read_fingerprint(case: Mapping[str, Any], *, ignore_value: int | None = None
     )
 
 
-def read_fingerprints(cases: Sequence[Mapping[str, Any]], *, ignore_value: int | None = None) -> list[Fingerprint]:
-    """:func:`read_fingerprint` of every case, several at a time, with a progress bar.
+def read_fingerprints(cases: Sequence[dict[str, Any]], *, ignore_value: int | None = None) -> list[Fingerprint]:
+    """:func:`read_fingerprint` of every case, several at a time, with a progress bar, after a check of its files.
 
     Raises:
         DataError: naming every case that cannot be used.
     """
+    for with_label in (True, False):
+        check_cases([case for case in cases if ("label" in case) == with_label], with_label=with_label)
     return for_every_case(lambda case: read_fingerprint(case, ignore_value=ignore_value), cases)
-
-
-def check_intensities(image: np.ndarray, path: str) -> None:
-    """Raises DataError for voxels that are NaN, infinite or all the same, of which no plan can be made."""
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite for the network
-        finite = np.isfinite(image.astype(np.float32, copy=False) if image.dtype.kind == "f" else image)
-    if not_finite := int(image.size - finite.sum()):
-        raise DataError(
-            f"{path} has {not_finite} voxels that are NaN or infinite: replace them, for example by the value of the "
-            "background."
-        )
-    if image.min() == image.max():
-        raise DataError(f"{path} is {image.min():g} in every voxel: export it again, or take the case out.")
-
-
-def label_values(label: np.ndarray, path: str) -> tuple[int, ...]:
-    """The values of a label, in ascending order.
-
-    Raises:
-        DataError: when one is NaN, a fraction or negative.
-    """
-    values = np.unique(label)
-    odd = [value for value in values.tolist() if not (np.isfinite(value) and value >= 0 and value == int(value))]
-    if odd:
-        raise DataError(
-            f"{path} has label values {odd[:5]}; expected are whole numbers from 0: check that it is a label and not "
-            "the image, or give --ignore_value for a value of what nobody annotated."
-        )
-    return tuple(int(value) for value in values)
 
 
 def _channels(path: str) -> int:

@@ -14,10 +14,6 @@ from scripts.data.folder import IMAGE_SUFFIX, LABEL_SUFFIX, cut_ending, masks_am
 from .volumes import is_nifti, structures_in, volume_name, volumes_in
 
 CHANNEL_SUFFIX = re.compile(r"_(\d{4})$")  # nnU-Net: case_0000, case_0001, ...
-# Names of a whole file, in the folder of its case.
-LABEL_NAME = re.compile(
-    r"(.*[_\-.])?(seg|segmentation|segmentations|label|labels|labelmap|mask|gt|manual)$", re.IGNORECASE
-)
 LISTED = 5
 
 
@@ -117,10 +113,10 @@ def check_no_masks(cases: Sequence[CaseFiles]) -> None:
         stem = next((n for n in names if case.name.startswith(n) and case.name[len(n) : len(n) + 1] in ("_", "-")), "")
         found = inspect((str(case.images[0]), False)) if stem else None
         if isinstance(found, Contents) and found.mask_values:
+            values = ", ".join(f"{value:g}" for value in found.mask_values[:LISTED])
             raise DataError(
-                f"{case.images[0]} is called after {stem!r} and looks like its label (values "
-                f"{', '.join(map(str, found.mask_values[:LISTED]))}), but is none by its name: give --label_pattern "
-                f'"*{case.name[len(stem) :]}", or take it out.'
+                f"{case.images[0]} is called after {stem!r} and looks like its label (values {values}), but is none by "
+                f'its name: give --label_pattern "*{case.name[len(stem) :]}", or take it out.'
             )
 
 
@@ -239,7 +235,10 @@ def match_labels(cases: set[str], labels: Sequence[Path], *, name_of: Mapping[Pa
         if len(candidates) > 1:
             raise DataError(f"{path} could belong to {' or '.join(sorted(candidates))}: rename one of the images.")
         if candidates[0] in matched:
-            raise DataError(f"{matched[candidates[0]]} and {path} are both labels of {candidates[0]!r}: remove one.")
+            raise DataError(
+                f"{matched[candidates[0]]} and {path} are both labels of {candidates[0]!r}: remove one, or give "
+                "--label_pattern (of BIDS --label_name)."
+            )
         matched[candidates[0]] = path
     if homeless:
         listed = ", ".join(str(path) for path in homeless[:LISTED])

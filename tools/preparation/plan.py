@@ -17,10 +17,10 @@ from scripts.data import DataError, Datalist, LabelCoding
 from scripts.data.machine import total_memory
 from tools.command_line import run_command
 
-from . import choices
+from . import choices, patches
 from .declared import class_names, declared_ignore_value, declared_modalities, declared_values
 from .fingerprint import Fingerprint, read_fingerprints
-from .memory import FLOAT, seconds_per_iteration
+from .memory import seconds_per_iteration
 
 DEVICES = ("cpu", "gpu")
 DEFAULT_ITERATIONS = 17_000  # of configs/train.json
@@ -44,7 +44,7 @@ def make_plan(
 ) -> Path:
     """Writes the overlay and prints one line per choice.
 
-    Images of the training cases are read, and labels of the labeled ones alone; validation and test cases are not.
+    Images of the training cases are read, and labels of the labeled ones only; validation and test cases are not.
 
     Args:
         dataset_dir: folder of dataset.json.
@@ -158,7 +158,13 @@ def plan(
     Raises:
         DataError: when the label values are not 1 ... n, or the channels differ.
     """
+    overlay: dict[str, Any] = {}
     reasons = []
+
+    def choose(name: str, value: Any, reason: str) -> None:
+        overlay[name] = value
+        reasons.append(f"{name} {value}: {reason}.")
+
     channels = sorted({case.channels for case in cases})
     if len(channels) > 1:
         raise DataError(f"volumes have {channels} channels; all need the same number.")
@@ -166,10 +172,10 @@ def plan(
     names, sides = None, None
     if not regions:
         names, sides = choices.choose_names(cases, class_names(header, num_classes), num_classes)
-    reasons.append(f"num_classes {num_classes}: label values of the labeled cases.")
-    values = declared_values(header, num_classes) if not regions else None
-    if values:
-        reasons.append(f"label_values {values}: the classes' values in the original labels, for masks of new images.")
+    overlay.update({"in_channels": channels[0], "class_names": names, "regions": regions})
+    choose("num_classes", num_classes, "label values of the labeled cases")
+    if values := declared_values(header, num_classes) if not regions else None:
+        choose("label_values", values, "the classes' values in the original labels, for masks of new images")
     if spacing is None:
         spacing, reason = choices.choose_spacing(cases)
     else:
@@ -179,54 +185,41 @@ def plan(
             spacing = []
         if len(spacing) != 3 or min(spacing) <= 0:
             raise DataError('--spacing must be three positive numbers in mm, such as "[1,1,1]".')
-    reasons.append(f"spacing {spacing}: {reason}.")
+    choose("spacing", spacing, reason)
     if modality is None:
         modality, reason = choices.guess_modality(cases, declared_modalities(header))
         reasons.append(f"modality {modality.upper()}: {reason}.")
-    window, nonzero, reason = choices.choose_intensity(cases, modality)
-    reasons.append(f"intensity_window {window}: {reason}.")
-    volume, target = choices.volume_shape(cases, spacing), choices.object_shape(cases, spacing) * choices.MARGIN
-    target = np.minimum(target, volume)
-    network, reason = choices.choose_network(
-        volume, target, memory=memory, device=device, in_channels=channels[0], num_classes=num_classes
+    window, overlay["normalize_nonzero"], reason = choices.choose_intensity(cases, modality)
+    choose("intensity_window", window, reason)
+    volume, target, whole = patches.sizes_of(cases, spacing)
+    network, reason = patches.choose_network(
+        volume, target, memory=memory, device=device, in_channels=channels[0], num_classes=num_classes, whole=whole
     )
-    reasons.append(f"patch_size {network.patch_size}: {reason}.")
-    stride = [n // 2 for n in network.patch_size]
-    reasons.append(f"stride {stride}: half the patch, so that every voxel is seen eight times.")
-    share, reason = choices.choose_foreground_crops(volume, network.patch_size)
-    reasons.append(f"foreground_crops {share}: {reason}.")
-    augmentation = choices.choose_augmentation(cases, spacing, sides)
-    if augmentation is not None:
-        reasons.append(f"augmentation: {augmentation[1]}.")
+    patch = network.patch_size
+    edges = np.median([case.spacing for case in cases], axis=0) if spacing is None else np.array(spacing)
+    choose("patch_size", patch, f"{reason}; {patches.say_whether_whole(patch, whole, edges)}")
+    choose("stride", [n // 2 for n in patch], "half the patch, so that every voxel is seen eight times")
+    choose("foreground_crops", *choices.choose_foreground_crops(volume, patch))
+    if augmentation := choices.choose_augmentation(cases, spacing, sides):
+        overlay["augmentation"], reason = augmentation
+        reasons.append(f"augmentation: {reason}.")
+    overlay["base_filters"] = network.base_filters
+    overlay["labeled_batch_size"], overlay["unlabeled_batch_size"] = network.batch
     reasons.append(
         f"base_filters {network.base_filters}, batch {network.batch[0]} + {network.batch[1]}: predicted peak "
         f"{network.memory / 1e9:.1f} GB of {memory / 1e9:.1f} GB ({device.upper()})."
     )
-    dropout = choices.choose_dropout(network.base_filters)
-    if dropout is not None:
-        reasons.append(f"dropout {dropout[0]:g}: {dropout[1]}.")
-    reasons.append(cache_line(cases, spacing, network.memory if device == "cpu" else 0.0, memory, device=device))
+    if dropout := choices.choose_dropout(network.base_filters):
+        choose("dropout", *dropout)
+    # Volumes lie in the machine's memory, which a training on a CPU takes its own from.
+    left = memory - network.memory if device == "cpu" else patches.USABLE_MEMORY * (total_memory() or UNKNOWN_MEMORY)
+    cache_rate, reason = choices.choose_cache_rate(cases, spacing, left)
+    if cache_rate < 1:
+        choose("cache_rate", cache_rate, reason)
+    else:
+        reasons.append(f"cache: {reason}.")
     reasons.append(hours_line(network, channels[0], num_classes, max_iterations or DEFAULT_ITERATIONS, device=device))
-    overlay = {
-        "in_channels": channels[0],
-        "num_classes": num_classes,
-        "class_names": names,
-        "regions": regions,
-        "spacing": spacing,
-        "intensity_window": window,
-        "normalize_nonzero": nonzero,
-        "patch_size": network.patch_size,
-        "stride": stride,
-        "foreground_crops": share,
-        **({"label_values": values} if values else {}),
-        **({"augmentation": augmentation[0]} if augmentation else {}),
-        "base_filters": network.base_filters,
-        **({"dropout": dropout[0]} if dropout else {}),
-        "labeled_batch_size": network.batch[0],
-        "unlabeled_batch_size": network.batch[1],
-        **({"max_iterations": max_iterations} if max_iterations else {}),
-    }
-    return overlay, reasons
+    return {**overlay, **({"max_iterations": max_iterations} if max_iterations else {})}, reasons
 
 
 def count_classes(cases: Sequence[Fingerprint]) -> int:
@@ -247,27 +240,8 @@ def count_classes(cases: Sequence[Fingerprint]) -> int:
     return len(values)
 
 
-def cache_line(
-    cases: Sequence[Fingerprint], spacing: Sequence[float] | None, used: float, memory: float, *, device: str
-) -> str:
-    """What the cached training volumes take, and the remedy where that is too much."""
-    size = 0.0
-    for case in cases:
-        voxels = float(np.prod(case.shape * (case.spacing / spacing if spacing else 1)))
-        size += FLOAT * voxels * (case.channels + bool(case.label_values))
-    text = f"cache: the training volumes take {_at_least_a_tenth(size / 1e9)} GB of the machine's memory besides"
-    if device == "cpu" and used + size > memory:
-        rate = max(0.0, (memory - used) / size)
-        text += (
-            f", more than there is: add --train#dataset#cache_rate {rate:.1f} "
-            f"--train#unlabeled_dataset#cache_rate {rate:.1f} --preflight_checks#cache_rate {rate:.1f}, or give a "
-            "coarser --spacing"
-        )
-    return text + "."
-
-
 def hours_line(
-    network: choices.NetworkChoice, in_channels: int, num_classes: int, iterations: int, *, device: str
+    network: patches.NetworkChoice, in_channels: int, num_classes: int, iterations: int, *, device: str
 ) -> str:
     """The predicted hours, where the device is here to be timed."""
     if device == "gpu" and not torch.cuda.is_available():
@@ -281,15 +255,11 @@ def hours_line(
         num_classes=num_classes,
         device="cuda" if device == "gpu" else "cpu",
     )
-    hours = _at_least_a_tenth(seconds * iterations / 3600)
+    hours = choices.at_least_a_tenth(seconds * iterations / 3600)
     text = f"hours: {hours} for {iterations} iterations at {seconds:.2f} s, timed here"
     if device == "cpu" and seconds * iterations > 24 * 3600:
         text += f"; --max_iterations {int(12 * 3600 / seconds / 100) * 100 or 100} would take half a day"
     return text + "."
-
-
-def _at_least_a_tenth(value: float) -> str:
-    return f"{value:.1f}" if value >= 0.05 else "under 0.1"
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     if str(meta.get("space", "RAS")).lower() not in SPACES:
         raise DataError(f"{path} is in the space {meta['space']!r}; known are {', '.join(SPACES[:2])}: convert it.")
     affine = np.asarray(meta["affine"], dtype=np.float64)
-    if str(meta.get("space")).lower() == "lps":  # MONAI knows the long name alone
+    if str(meta.get("space")).lower() == "lps":  # MONAI knows only the long name
         affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     return np.asarray(array), affine
 
