@@ -91,6 +91,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "network_def": ("object", "the network; a method or network overlay replaces it"),
         "network": ("object", "`network_def` on `device`, perhaps with `initial_weights`"),
+        "model_settings": ("map", "what training writes into `model.json` and inference and evaluation compare with it"),
     },
     "Training": {
         "seed": ("integer", "of weights, crops, dropout and noise"),
@@ -185,6 +186,10 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "threshold": ("number", "probability above which a voxel is foreground, or a list with one for each class"),
         "flip_axes": ("list of integers", "axes, 0 to 2, over whose mirror images is averaged"),
         "overwrite": ("boolean", "segments everything anew; false goes on where a run stopped"),
+        "share": (
+            "text or null",
+            "`3/64`: the third of 64 parts of the cases, for jobs that fill one folder ([inference.md](inference.md))",
+        ),
         "networks": ("object", "one copy of the network per file of `ckpt_path`"),
         "maps": ("object", "further outputs, from `save_distance` and `save_uncertainty`"),
         "preprocessing": ("object", "transforms of a volume; their inverse brings the prediction back"),
@@ -196,7 +201,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "dataloader": ("object", "one volume at a time; a broken one becomes a row of `failures.csv`"),
         "inferer": ("object", "sliding window; memory: [little_memory.md](how_to/little_memory.md)"),
         "postprocessing": ("object", "inverse of the preprocessing, maps, mask, files"),
-        "handlers": ("list", "load the weights, show the progress"),
+        "handlers": ("list", "loads the weights"),
         "evaluator": ("object", "runs network and transforms over the volumes"),
     },
     "What can be run": {
@@ -218,6 +223,25 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "imports": ("list", "modules for the `$` expressions"),
         "about": ("text", "what the file is for; read by people alone"),
     },
+}
+
+# What belongs to the model: the id `model_settings`, which training writes into model.json. True: it decides how a volume
+# is prepared, and has to be the same wherever the weights are used.
+MODEL_SETTINGS = {
+    "in_channels": True,
+    "num_classes": True,
+    "class_names": False,
+    "label_values": False,
+    "regions": True,
+    "base_filters": False,
+    "normalization": False,
+    "dropout": False,
+    "spacing": True,
+    "intensity_window": True,
+    "normalize_nonzero": True,
+    "largest_component": False,
+    "patch_size": False,
+    "stride": False,
 }
 
 # Parts within `train` and `validate`; the first are those that MONAI's clients look for by these names.

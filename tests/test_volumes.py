@@ -1,4 +1,4 @@
-"""Tests of scripts/inference/volumes.py: millilitres from oblique affines, and a table that runs complete."""
+"""Tests of scripts/inference/outcomes.py: millilitres from oblique affines, and tables of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conftest import oblique
 from monai.data import MetaTensor
 
 from scripts.data import LabelCoding
-from scripts.inference import SaveVolumesd
+from scripts.inference import Outcomes
 
 
 def mask(values: list, *, name: str = "a") -> MetaTensor:
@@ -20,32 +20,41 @@ def mask(values: list, *, name: str = "a") -> MetaTensor:
     return MetaTensor(voxels, affine=oblique((1.0, 1.2, 2.0)), meta={"filename_or_obj": f"/data/{name}.nii.gz"})
 
 
-def table(folder: Path) -> list[tuple[str, str, int, float]]:
-    with (folder / "volumes.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [(row["case"], row["class"], int(row["voxels"]), float(row["millilitres"])) for row in rows]
+def table(folder: Path, name: str = "volumes.csv") -> list[list[str]]:
+    with (folder / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))[1:]
+
+
+def enter(folder: Path, coding: LabelCoding, *masks: MetaTensor, **options: object) -> None:
+    with Outcomes(folder, label_coding=coding, save_volumes=True, **options) as outcomes:
+        for voxels in masks:
+            outcomes.enter(outcomes.finished({"pred": voxels}))
 
 
 def test_volume_is_the_number_of_voxels_times_the_determinant_of_the_affine(tmp_path):
-    data = {"pred": mask([[0, 1, 1, 2, 1]])}
-    result = SaveVolumesd("pred", LabelCoding(2), tmp_path / "new", ["liver", "spleen"])(data)
-    assert result["pred"] is data["pred"]
-    assert table(tmp_path / "new") == [("a", "liver", 3, 0.0072), ("a", "spleen", 1, 0.0024)]
+    enter(tmp_path / "new", LabelCoding(2), mask([[0, 1, 1, 2, 1]]), class_names=["liver", "spleen"])
+    assert table(tmp_path / "new") == [["a", "liver", "3", "0.0072"], ["a", "spleen", "1", "0.0024"]]
 
 
 def test_overlapping_regions_are_measured_each_and_classes_are_numbered_by_default(tmp_path):
-    coding = LabelCoding(2, regions=[[1, 2], [2]])
-    SaveVolumesd("pred", coding, tmp_path)({"pred": mask([[1, 1, 0], [0, 1, 0]])})
-    assert table(tmp_path) == [("a", "1", 2, 0.0048), ("a", "2", 1, 0.0024)]
+    enter(tmp_path, LabelCoding(2, regions=[[1, 2], [2]]), mask([[1, 1, 0], [0, 1, 0]]))
+    assert table(tmp_path) == [["a", "1", "2", "0.0048"], ["a", "2", "1", "0.0024"]]
 
 
-def test_a_case_that_comes_again_replaces_its_rows_and_the_others_stay(tmp_path):
-    for name, values in (("a", [1, 0]), ("b", [1, 1]), ("a", [0, 0])):
-        SaveVolumesd("pred", LabelCoding(1), tmp_path)({"pred": mask([values], name=name)})
-    assert table(tmp_path) == [("b", "1", 2, 0.0048), ("a", "1", 0, 0.0)]
+def test_tables_are_those_of_the_last_run_and_nothing_else_stays(tmp_path):
+    enter(tmp_path, LabelCoding(1), mask([[1, 0]]), mask([[1, 1]], name="b"))
+    enter(tmp_path, LabelCoding(1), mask([[0, 0]], name="b"))
+    assert table(tmp_path) == [["b", "1", "0", "0.0"]]
     assert [path.name for path in tmp_path.iterdir()] == ["volumes.csv"]
+
+
+def test_a_run_that_breaks_off_leaves_the_tables_of_what_it_did(tmp_path):
+    with pytest.raises(KeyboardInterrupt), Outcomes(tmp_path) as outcomes:
+        outcomes.failed("/data/c.nii.gz", "no\nvolume: 心房")
+        raise KeyboardInterrupt
+    assert table(tmp_path, "failures.csv") == [["/data/c.nii.gz", "no\nvolume: 心房"]]
 
 
 def test_another_number_of_names_than_of_classes_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"class_names is \['liver'\]; there must be 2, one for each class"):
-        SaveVolumesd("pred", LabelCoding(2), tmp_path, ["liver"])
+        Outcomes(tmp_path, label_coding=LabelCoding(2), class_names=["liver"])

@@ -17,7 +17,7 @@ from .tolerant import check_image
 
 BUNDLE = Path(__file__).resolve().parents[2]
 # What reads and writes files, of which a call on arrays has none.
-WITH_FILES = ("LoadImaged", "EnsureChannelFirstd", "SaveImaged", "SaveVolumesd", "SavePreviewd")
+WITH_FILES = ("LoadImaged", "EnsureChannelFirstd", "SaveOutputsd", "SavePreviewd")
 
 
 class Segmenter:

@@ -12,6 +12,7 @@ from ignite.engine import Engine
 from monai.handlers import CheckpointLoader
 
 from scripts.data import DataError
+from scripts.settings import MODEL_SETTINGS
 
 from .continuing import plain
 from .state import OtherNetworkError, load_weights
@@ -26,9 +27,10 @@ class WeightsCheckpointLoader(CheckpointLoader):
     Args:
         load_path: file of weights; a list of them for an ensemble.
         load_dict: one name and the network to load into; for an ensemble a list of as many networks.
-        settings: config ids and their values, of this run. Where the file that training writes beside its weights,
-            ``model.json`` for ``model.pt``, names them too, they must be the same: with another spacing or intensity
-            window a network segments without an error, and wrongly.
+        settings: config ids and their values, of this run. Those by which a volume is prepared
+            (``scripts.settings.MODEL_SETTINGS``) must be those in the file that training writes beside its weights,
+            ``model.json`` for ``model.pt``, where it names them: with another spacing or intensity window a network
+            segments without an error, and wrongly.
         run_dir: output folder of the run that is evaluated. Where both are known, the digest in its ``run.json`` must
             be that of the weights: another training may have written to the same ``ckpt_dir`` since.
 
@@ -73,7 +75,8 @@ class WeightsCheckpointLoader(CheckpointLoader):
     def _compare(self, path: Path) -> None:
         """Raises where the weights' own settings or run are known and others than these."""
         trained = _read(path.with_suffix(".json"))  # weights may come without, and then nothing is known
-        here = {name: plain(value) for name, value in self.settings.items() if name in trained}
+        names = [name for name in self.settings if MODEL_SETTINGS[name] and name in trained]
+        here = {name: plain(self.settings[name]) for name in names}
         differ = [f"{name} {trained[name]}, and {value} here" for name, value in here.items() if value != trained[name]]
         if differ:
             raise DataError(f"{path} was trained with {'; with '.join(differ)}: {_remedy(path)}")
