@@ -92,6 +92,7 @@ def main(
         "variants": lambda: iteration.variant_rows(repeats, **nets),
         "inference": lambda: inference.rows(repeats, **nets),
         "volumes": lambda: inference.volume_rows(**nets),
+        "overlap": lambda: inference.overlap_rows(repeats),
         "start": lambda: inference.start_rows(repeats),
         "cache": lambda: [data.cache_row(dataset_dir, sizes.cases)],
         "preparation": lambda: [data.preparation_row(sizes.cases)],

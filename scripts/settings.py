@@ -91,7 +91,10 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "network_def": ("object", "the network; a method or network overlay replaces it"),
         "network": ("object", "`network_def` on `device`, perhaps with `initial_weights`"),
-        "model_settings": ("map", "what training writes into `model.json` and inference and evaluation compare with it"),
+        "model_settings": (
+            "map",
+            "what training writes into `model.json` and inference and evaluation compare with it",
+        ),
     },
     "Training": {
         "seed": ("integer", "of weights, crops, dropout and noise"),
@@ -225,8 +228,8 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 
-# What belongs to the model: the id `model_settings`, which training writes into model.json. True: it decides how a volume
-# is prepared, and has to be the same wherever the weights are used.
+# The id `model_settings`: what belongs to the model, which training writes into model.json. True: it decides how a
+# volume is prepared, and has to be the same wherever the weights are used.
 MODEL_SETTINGS = {
     "in_channels": True,
     "num_classes": True,

@@ -1,4 +1,4 @@
-"""Tests of scripts/inference/shares.py and of folders that several processes fill together, some of which are killed."""
+"""Tests of scripts/inference/shares.py and of folders that several processes fill, some of which are killed."""
 
 from __future__ import annotations
 
@@ -123,7 +123,9 @@ def test_four_processes_of_which_two_are_killed_segment_every_volume_once(images
     assert len(list(masks.rglob("*_seg.nii.gz"))) < COUNT - len(BROKEN)
     all_of([start(images, masks, share) for share in again])
     names = {f"{n % 3}/c{n:02d}" for n in range(COUNT) if n not in BROKEN}
-    assert {path.relative_to(masks).as_posix() for path in masks.rglob("*.nii.gz")} == {f"{n}_seg.nii.gz" for n in names}
+    assert {path.relative_to(masks).as_posix() for path in masks.rglob("*.nii.gz")} == {
+        f"{n}_seg.nii.gz" for n in names
+    }
     failures = [Path(row["case"]).name for row in rows(masks / "failures.csv")]
     assert sorted(failures) == [f"c{n:02d}.nii.gz" for n in BROKEN]
     volumes = rows(masks / "volumes.csv")

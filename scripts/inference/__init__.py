@@ -12,12 +12,13 @@ from .predictor import Predictor, one_per_checkpoint, predictor_or_network
 from .preview import SavePreviewd
 from .segmenter import Segmenter
 from .state import load_weights
-from .tolerant import TolerantDataset, TolerantEvaluator, case_or_failure, exit_with_status
+from .tolerant import CaseLoader, TolerantDataset, TolerantEvaluator, exit_with_status
 from .weights import WeightsCheckpointLoader
 from .windows import window_overlap, windows_at_once
 from .writer import NiftiWriter
 
 __all__ = [
+    "CaseLoader",
     "CheckFinited",
     "HalfPrecision",
     "InferenceRecord",
@@ -35,7 +36,6 @@ __all__ = [
     "TolerantDataset",
     "TolerantEvaluator",
     "WeightsCheckpointLoader",
-    "case_or_failure",
     "cases_of",
     "contained_name",
     "exit_with_status",

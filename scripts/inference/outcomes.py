@@ -144,9 +144,7 @@ class Outcomes:
         if self.save_volumes and self.label_coding is not None:
             outcome["volumes"] = [
                 [name, voxels, round(millilitres, 6)]
-                for name, (voxels, millilitres) in zip(
-                    self.class_names, class_volumes(item["pred"], self.label_coding)
-                )
+                for name, (voxels, millilitres) in zip(self.class_names, class_volumes(item["pred"], self.label_coding))
             ]
         return outcome
 

@@ -8,12 +8,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from monai.data import MetaTensor, list_data_collate
+from monai.data import DataLoader, MetaTensor, list_data_collate
 from monai.engines import SupervisedEvaluator
 from torch.utils.data import Dataset
 
@@ -146,6 +147,32 @@ class TolerantDataset(Dataset):
 def case_or_failure(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Collates the single item of a batch; a failure is passed on as it is."""
     return items[0] if FAILURE in items[0] else list_data_collate(items)
+
+
+class CaseLoader(DataLoader):
+    """The cases of a :class:`TolerantDataset`, one by one.
+
+    Args:
+        dataset: see there.
+        ahead: whether a thread reads the next case while this one is segmented, which takes the memory of one more and
+            saves time where the network runs on another device than the processor (docs/performance.md).
+        num_workers: processes that read.
+    """
+
+    def __init__(self, dataset: Dataset, *, ahead: bool = False, num_workers: int = 0) -> None:
+        super().__init__(dataset, batch_size=1, num_workers=num_workers, collate_fn=case_or_failure)
+        self.ahead = ahead
+
+    def __iter__(self) -> Any:
+        cases = super().__iter__()
+        if not self.ahead:
+            yield from cases
+            return
+        with ThreadPoolExecutor(1) as thread:
+            upcoming = thread.submit(next, cases, None)
+            while (case := upcoming.result()) is not None:
+                upcoming = thread.submit(next, cases, None)
+                yield case
 
 
 class TolerantEvaluator(SupervisedEvaluator):
