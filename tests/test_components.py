@@ -1,4 +1,4 @@
-"""Tests of scripts/inference/components.py: hand-made parts, and a flood fill in plain Python as the reference."""
+"""Tests of the largest component (scripts/inference/decoding.py): hand-made parts, and a flood fill in plain Python."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def run(kept: InferenceRecord, step: Callable, remaining: list) -> None:
     """As TolerantEvaluator does it."""
     engine = Engine(step)
     kept.attach(engine)
-    with kept:
+    with kept.recording():
         if remaining:
             engine.run(remaining)
 

@@ -192,7 +192,8 @@ def test_a_running_share_is_refused_and_so_are_other_numbers_settings_and_weight
     release(tmp_path / "masks", MASKS.format(1, 3))
 
 
-def test_the_count_is_that_of_all_shares(tmp_path, record, images):
+def test_the_count_is_that_of_all_shares(tmp_path, record, images, monkeypatch):
+    monkeypatch.setattr("scripts.inference.continuing.LOOK", 0)
     cases = [{"image": str(images / "0" / f"c{n:02d}.nii.gz")} for n in (0, 3, 6, 9)]
     one, two = record("1/2"), record("2/2")
     for kept in (one, two):
@@ -210,7 +211,8 @@ def test_the_tables_of_an_evaluation_in_several_processes_are_those_of_all(tmp_p
         monkeypatch.setattr("scripts.inference.shares.rank", lambda number=number: number)
         monkeypatch.setattr("scripts.inference.outcomes.rank", lambda number=number: number)
         monkeypatch.setattr("scripts.inference.shares.world_size", lambda: 2)
-        with Outcomes(tmp_path) as outcomes:
+        outcomes = Outcomes(tmp_path)
+        with outcomes.recording():
             outcomes.failed(f"/data/{number}.nii.gz", "broken")
     assert [row["case"] for row in rows(tmp_path / "failures.csv")] == ["/data/0.nii.gz", "/data/1.nii.gz"]
     assert [path.name for path in tmp_path.iterdir()] == ["failures.csv"]

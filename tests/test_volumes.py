@@ -26,7 +26,8 @@ def table(folder: Path, name: str = "volumes.csv") -> list[list[str]]:
 
 
 def enter(folder: Path, coding: LabelCoding, *masks: MetaTensor, **options: object) -> None:
-    with Outcomes(folder, label_coding=coding, save_volumes=True, **options) as outcomes:
+    outcomes = Outcomes(folder, label_coding=coding, save_volumes=True, **options)
+    with outcomes.recording():
         for voxels in masks:
             outcomes.enter(outcomes.finished({"pred": voxels}))
 
@@ -49,7 +50,8 @@ def test_tables_are_those_of_the_last_run_and_nothing_else_stays(tmp_path):
 
 
 def test_a_run_that_breaks_off_leaves_the_tables_of_what_it_did(tmp_path):
-    with pytest.raises(KeyboardInterrupt), Outcomes(tmp_path) as outcomes:
+    outcomes = Outcomes(tmp_path)
+    with pytest.raises(KeyboardInterrupt), outcomes.recording():
         outcomes.failed("/data/c.nii.gz", "no\nvolume: 心房")
         raise KeyboardInterrupt
     assert table(tmp_path, "failures.csv") == [["/data/c.nii.gz", "no\nvolume: 心房"]]

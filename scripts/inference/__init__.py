@@ -11,9 +11,8 @@ from .outputs import SaveOutputsd, contained_name
 from .predictor import Predictor, one_per_checkpoint, predictor_or_network
 from .preview import SavePreviewd
 from .segmenter import Segmenter
-from .state import load_weights
 from .tolerant import CaseLoader, TolerantDataset, TolerantEvaluator, exit_with_status
-from .weights import WeightsCheckpointLoader
+from .weights import WeightsCheckpointLoader, load_weights
 from .windows import window_overlap, windows_at_once
 from .writer import NiftiWriter
 

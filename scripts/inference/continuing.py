@@ -6,21 +6,21 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
-from tqdm import tqdm
 
 from scripts.data import DataError, LabelCoding, images_of
 from scripts.data.colours import write_colour_table
 from scripts.files import replacing
 from scripts.lock import held, hold, is_free, release
 
-from .outcomes import JOURNAL, JOURNALS, LOCKS, MASKS, Outcome, Outcomes, class_volumes, lines_of, shares_in
+from .outcomes import JOURNAL, JOURNALS, LOCKS, MASKS, Outcome, Outcomes, lines_of, shares_in
 from .outputs import facts_of, name_of, output_path
 from .preview import write_page
-from .shares import is_first_launched, part_of
+from .shares import part_of
 
 RECORD = "inference_settings.json"
 # What the folder is locked for while a process reads and writes the record and the tables.
@@ -39,16 +39,19 @@ class InferenceRecord(Outcomes):
     fill a folder, each with its share of the cases; what they enter is in their journals until one of them ends, which
     brings all of it into the record. The tables are made of the record, so that they are always whole.
 
-    It also logs a line for each case, shows how far all shares are, and writes the label values' names and colours to
-    ``classes.ctbl``, for viewers.
+    It also logs a line for each case, with how far all shares are, and writes the names and colours of the label values
+    to ``classes.ctbl``, for viewers.
 
     Args:
-        output_dir, label_coding, class_names, root, share: see :class:`~scripts.inference.Outcomes`.
+        output_dir: of the masks.
         weights: file of weights, or several.
         model, options: settings that decide how masks look and what is beside them, by the names of their ids; of the
             options "save_volumes", "preview" and "label_values" are read here.
         overwrite: segment all cases of the share anew.
+        kwargs: label_coding, class_names, root and share, see :class:`~scripts.inference.Outcomes`.
     """
+
+    label_coding: LabelCoding
 
     def __init__(
         self,
@@ -57,25 +60,17 @@ class InferenceRecord(Outcomes):
         weights: str | Sequence[str],
         model: Mapping[str, Any],
         options: Mapping[str, Any] | None = None,
-        label_coding: LabelCoding,
-        class_names: Sequence[str] | None = None,
-        root: str | Path = "",
-        share: str | None = None,
         overwrite: bool = False,
+        **kwargs: Any,
     ) -> None:
         settings = {name: plain(value) for name, value in {**model, **(options or {})}.items()}
-        super().__init__(
-            output_dir,
-            label_coding=label_coding,
-            class_names=class_names,
-            save_volumes=bool(settings.get("save_volumes")),
-            root=root,
-            share=share,
-        )
+        super().__init__(output_dir, save_volumes=bool(settings.get("save_volumes")), **kwargs)
         self.overwrite = overwrite
         self.weights = [weights] if isinstance(weights, str) else list(weights)
         self.content: Facts = {"settings": settings, "weights": [], "cases": {}}
         self.names: list[str] = []
+        self.entered: set[str] = set()  # cases in the journals
+        self.looked = -LOOK
 
     def unfinished(self, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those of the share's ``cases`` that are still to be segmented, in their order; begins or goes on.
@@ -95,26 +90,22 @@ class InferenceRecord(Outcomes):
                 )
         self._check_names(cases)
         own = part_of(cases, self.share)
-        with held(self.folder, purpose=TABLES, wait=True):
-            hold(self.folder, MASKS.format(*self.share))
-            try:
-                left = self._begin(own)
-            except DataError:
-                release(self.folder, MASKS.format(*self.share))
-                raise
+        try:
+            with held(self.folder, purpose=TABLES, wait=True):
+                hold(self.folder, MASKS.format(*self.share))
+                self.content["weights"] = [facts_of(path) for path in self.weights]
+                self._merge(self._earlier())
+                if self.overwrite:
+                    self._forget(own)
+                self._write()
+            left = [case for case in own if not self._is_finished(case)]
+        except DataError:
+            release(self.folder, MASKS.format(*self.share))
+            raise
+        self._forget(left)
         if len(left) < len(own):
             finished = f"{len(own) - len(left)} of {len(own)} cases are finished in {self.folder} and left out"
             logger.info("%s; --overwrite true segments them anew", finished)
-        return left
-
-    def _begin(self, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Brings the record up to date; returns those of the share's cases that are left."""
-        self.content["weights"] = [facts_of(path) for path in self.weights]
-        self._merge(self._earlier())
-        left = [case for case in cases if self.overwrite or not self._is_finished(case)]
-        for case in left:
-            self.content["cases"].pop(self._name(case), None)
-        self._write()
         return left
 
     def begin(self) -> None:
@@ -123,7 +114,6 @@ class InferenceRecord(Outcomes):
     def attach(self, engine: Engine) -> None:
         super().attach(engine)
         engine.add_event_handler(Events.STARTED, self._open)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
 
     def conclude(self) -> None:
         """Brings what all processes have entered so far into the record and makes the tables of it."""
@@ -135,22 +125,28 @@ class InferenceRecord(Outcomes):
                 write_page(self.folder, self.class_names)
 
     def finished(self, item: dict[str, Any]) -> Outcome:
-        image = item["pred"].meta["filename_or_obj"]
-        volumes = zip(self.class_names, class_volumes(item["pred"], self.label_coding))
+        outcome = super().finished(item)
+        volumes = ", ".join(f"{name} {millilitres:.4g} ml" for name, _, millilitres in outcome["volumes"])
+        seconds, now = time.monotonic() - self.started, self.count() + 1
+        left = (time.monotonic() - self.begun) / max(1, now - self.before) * (len(self.names) - now)
         logger.info(
-            "%s: %.1f s; %s; %s",
-            name_of(image, self.root),
-            time.monotonic() - self.started,
-            ", ".join(f"{name} {millilitres:.4g} ml" for name, (_, millilitres) in volumes),
-            self._mask(image),
+            "%d of %d, %s left: %s: %.1f s; %s; %s",
+            *(now, len(self.names), timedelta(seconds=round(left))),
+            *(outcome["case"], seconds, volumes, self._mask(outcome["image"])),
         )
-        return {**super().finished(item), "files": json.loads(item["image"].meta["files"])}
+        return {**outcome, "files": json.loads(item["image"].meta["files"])}
+
+    def enter(self, outcome: Outcome) -> None:
+        super().enter(outcome)
+        self.entered.add(outcome["case"])
 
     def count(self) -> int:
         """Cases of all shares that are finished or have failed by now."""
-        shares = shares_in(self.folder, JOURNALS)
-        journals = (outcome["case"] for k_n in shares for outcome in lines_of(self.folder / JOURNAL.format(*k_n)))
-        return len({*self.content["cases"], *journals} & {*self.names})
+        if self.share[1] > 1 and time.monotonic() - self.looked > LOOK:
+            self.looked = time.monotonic()
+            journals = [self.folder / JOURNAL.format(*share) for share in shares_in(self.folder, JOURNALS)]
+            self.entered |= {outcome["case"] for journal in journals for outcome in lines_of(journal)}
+        return len({*self.content["cases"], *self.entered}.intersection(self.names))
 
     def _check_names(self, cases: list[dict[str, Any]]) -> None:
         self.names = [self._name(case) for case in cases]
@@ -173,25 +169,31 @@ class InferenceRecord(Outcomes):
         remedy = f"wait until it ends; delete {LOCKS} there if its processes are gone."
         if any(n != self.share[1] for _, n in others):
             raise DataError(f"{in_use} {others[0][1]} share(s): start the same number, or {remedy}")
-        # A run that ended before its first mask has left nothing that others would be mixed with.
-        earlier = self._read() if others or any(self.folder.rglob("*_seg.nii.gz")) else None
+        earlier = self._read()
         if earlier is None:
             return None
         now, then = self.content["settings"], earlier["settings"]
         changed = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
+        if not changed and list(map(content, earlier["weights"])) == list(map(content, self.content["weights"])):
+            return earlier
+        # A run that ended before its first mask has left nothing that others would be mixed with.
+        if not others and not any(self.folder.rglob("*_seg.nii.gz")):
+            return None
         if changed and not self.overwrite:
             listed = ", ".join(f"{name} was {then.get(name)} and is {now.get(name)}" for name in changed)
             raise DataError(
                 f"{self.folder} holds masks of a run with other settings ({listed}): choose another output_dir, or set "
                 "overwrite to true to segment all cases anew."
             )
-        if not changed and list(map(content, earlier["weights"])) == list(map(content, self.content["weights"])):
-            return earlier
         if others:
             raise DataError(f"{in_use} other settings or weights: {remedy}")
         if not changed:
             logger.warning("the weights have changed since the masks in %s were made: all are made anew", self.folder)
         return None
+
+    def _forget(self, cases: list[dict[str, Any]]) -> None:
+        for case in cases:
+            self.content["cases"].pop(self._name(case), None)
 
     def _merge(self, earlier: Facts | None) -> None:
         """Takes over the cases of ``earlier`` and of all journals, and removes those whose processes have ended."""
@@ -226,29 +228,7 @@ class InferenceRecord(Outcomes):
         if self.label_coding.regions is None:  # regions are channels of 0 and 1
             values = self.content["settings"].get("label_values")
             write_colour_table(self.folder / "classes.ctbl", self.class_names, values)
-        self.looked = time.monotonic()
-        self.bar = tqdm(
-            total=len(self.names),
-            initial=self.count(),
-            unit="case",
-            mininterval=1.0,
-            dynamic_ncols=True,
-            disable=not is_first_launched(),
-        )
-        engine.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._close)
-
-    def _advance(self, engine: Engine) -> None:
-        if self.share[1] == 1:
-            self.bar.update()
-        elif time.monotonic() - self.looked > LOOK:
-            self.looked = time.monotonic()
-            self.bar.update(self.count() - self.bar.n)
-
-    def _close(self, engine: Engine, error: BaseException | None = None) -> None:
-        self.bar.update(self.count() - self.bar.n)
-        self.bar.close()
-        if error is not None:
-            raise error
+        self.begun, self.before = time.monotonic(), self.count()
 
     def _mask(self, image: str) -> Path:
         return output_path(image, "seg", output_dir=self.folder, root=self.root)

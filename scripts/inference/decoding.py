@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
+from monai.transforms import MapLabelValue, MapTransform
 from scipy import ndimage
 
 from scripts.data import DataError, LabelCoding
@@ -100,13 +100,11 @@ class Thresholdd(MapTransform):
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
-            for c, t in enumerate(self.thresholds):
-                if t == 0.5:
-                    continue
-                if result[key] is data[key]:
-                    result[key] = data[key].clone()
-                p = result[key][c]
-                result[key][c] = torch.where(p > t, 0.5 + (p - t) / (2 * (1 - t)), p / (2 * t))
+            if any(t != 0.5 for t in self.thresholds):
+                result[key] = data[key].clone()
+                for c, t in enumerate(self.thresholds):
+                    p = data[key][c]
+                    result[key][c] = torch.where(p > t, 0.5 + (p - t) / (2 * (1 - t)), p / (2 * t))
         return result
 
 
@@ -150,10 +148,9 @@ class OriginalValuesd(MapTransform):
         for key in self.key_iterator(data):
             result[self.target] = data[key]
             if self.label_values is not None:
-                large = max(self.label_values) > 255
-                result[self.target] = torch.zeros_like(data[key], dtype=torch.int32 if large else torch.uint8)
-                for c, value in enumerate(self.label_values):
-                    result[self.target].masked_fill_(data[key] == c + 1, value)
+                numbers: Any = torch.int32 if max(self.label_values) > 255 else torch.uint8
+                classes = list(range(1, len(self.label_values) + 1))
+                result[self.target] = MapLabelValue(classes, self.label_values, dtype=numbers)(data[key])
         return result
 
 

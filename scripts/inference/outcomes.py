@@ -6,7 +6,8 @@ import csv
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,6 @@ from .shares import Share, share_of_process, wait_for_launched
 JOURNAL, JOURNALS = ".cases-{}-of-{}.jsonl", ".cases-*-of-*.jsonl"
 # What a folder is locked for, a share of its masks.
 MASKS, LOCKS = "masks-{}-of-{}", ".lock-masks-*-of-*"
-FAILURE_COLUMNS = ("case", "reason")
-VOLUME_COLUMNS = ("case", "class", "voxels", "millilitres")
 Outcome = dict[str, Any]
 
 
@@ -61,8 +60,8 @@ class Outcomes:
     """Writes ``failures.csv`` (``case,reason``) and ``volumes.csv`` (``case,class,voxels,millilitres``) of a run.
 
     Every process appends a line for each case to a journal of its own, ``.cases-<k>-of-<n>.jsonl``, where nothing is
-    lost when it is killed. The tables are made of all journals, which are then removed, when a run ends. Tables are
-    there only if they have a row. It is for one run of an evaluator, as a context around it.
+    lost when it is killed. The tables are made of all journals, which are then removed, when a run ends. A table
+    without a row is left out.
 
     Args:
         output_dir: folder of the tables, made if missing, and locked for this process meanwhile.
@@ -94,25 +93,24 @@ class Outcomes:
         self.share = share_of_process(share)
         self.journal = self.folder / JOURNAL.format(*self.share)
 
-    def __enter__(self) -> Outcomes:
-        self.lock = held(self.folder, purpose=MASKS.format(*self.share))
-        self.lock.__enter__()
-        self.begin()
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            if error is None or world_size() == 1:  # else the others may not come to where they would be waited for
-                self.conclude()
-        finally:
-            self.lock.__exit__(kind, error, trace)
-        if error is None:
-            wait_for_launched()
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Holds the folder while the block runs, then makes the tables, also after an error."""
+        with held(self.folder, purpose=MASKS.format(*self.share)):
+            self.begin()
+            try:
+                yield
+            except BaseException:
+                if world_size() == 1:  # else the others may not come to where they would be waited for
+                    self.conclude()
+                raise
+            self.conclude()
+        wait_for_launched()
 
     def attach(self, engine: Engine) -> None:
         """Lets ``engine`` enter what it has finished; whatever failed is entered by :meth:`failed`."""
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._finished)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._enter)
 
     def begin(self) -> None:
         """Forgets what an earlier run left."""
@@ -140,13 +138,9 @@ class Outcomes:
     def finished(self, item: dict[str, Any]) -> Outcome:
         """What is to be entered of a case whose outputs are complete, "pred" among them."""
         image = item["pred"].meta["filename_or_obj"]
-        outcome = {"case": name_of(image, self.root), "image": image}
-        if self.save_volumes and self.label_coding is not None:
-            outcome["volumes"] = [
-                [name, voxels, round(millilitres, 6)]
-                for name, (voxels, millilitres) in zip(self.class_names, class_volumes(item["pred"], self.label_coding))
-            ]
-        return outcome
+        volumes = [] if self.label_coding is None else class_volumes(item["pred"], self.label_coding)
+        rows = [[name, voxels, round(millilitres, 6)] for name, (voxels, millilitres) in zip(self.class_names, volumes)]
+        return {"case": name_of(image, self.root), "image": image, "volumes": rows}
 
     def enter(self, outcome: Outcome) -> None:
         """Appends a line to the journal of this process."""
@@ -157,15 +151,15 @@ class Outcomes:
     def write_tables(self, outcomes: Sequence[Outcome]) -> None:
         """Replaces the tables by those of ``outcomes``, in their order."""
         failures = [(o["image"], o["reason"]) for o in outcomes if "reason" in o]
-        _write_csv(self.folder / "failures.csv", FAILURE_COLUMNS, failures)
+        _write_csv(self.folder / "failures.csv", ("case", "reason"), failures)
         if self.save_volumes:
             rows = [(o["case"], *row) for o in outcomes for row in o.get("volumes", ())]
-            _write_csv(self.folder / "volumes.csv", VOLUME_COLUMNS, rows)
+            _write_csv(self.folder / "volumes.csv", ("case", "class", "voxels", "millilitres"), rows)
 
     def _start(self, engine: Engine) -> None:
         self.started = time.monotonic()
 
-    def _finished(self, engine: Any) -> None:
+    def _enter(self, engine: Any) -> None:
         for item in engine.state.output:
             self.enter(self.finished(item))
 
@@ -179,14 +173,10 @@ def shares_in(folder: Path, pattern: str) -> list[Share]:
 def lines_of(journal: Path) -> list[Outcome]:
     """The lines of a journal, without one that its process could not finish."""
     found = []
-    try:
+    with suppress(FileNotFoundError):  # another process has just made tables of it
         for line in journal.read_text(encoding="utf-8").splitlines():
-            try:
+            with suppress(ValueError):
                 found.append(json.loads(line))
-            except ValueError:
-                continue
-    except FileNotFoundError:  # another process has just made tables of it
-        pass
     return found
 
 

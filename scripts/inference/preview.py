@@ -65,10 +65,9 @@ class SavePreviewd(MapTransform):
             image = mask.meta["filename_or_obj"]
             volumes = class_volumes(mask, self.label_coding)
             said = ", ".join(f"{name} {ml:.4g} ml" for name, (_, ml) in zip(self.class_names, volumes))
-            picture = self._draw(image, mask, title=f"{name_of(image, self.root)}: {said}")
             path = output_path(image, "preview", output_dir=self.output_dir, root=self.root, ending=".png")
             with replacing(path) as temporary:
-                temporary.write_bytes(picture)
+                temporary.write_bytes(self._draw(image, mask, title=f"{name_of(image, self.root)}: {said}"))
         return dict(data)
 
     def _draw(self, path: str, mask: MetaTensor, *, title: str) -> bytes:
@@ -76,7 +75,9 @@ class SavePreviewd(MapTransform):
         upright: Any = Orientation("RAS", labels=None)
         # The voxels that the network saw are normalized and resampled; the file's own are shown.
         image = Compose([LoadImage(reader=NiftiReader), EnsureChannelFirst(), upright])(path)[0].numpy()
-        classes = self._classes(upright(mask).as_tensor().cpu().numpy())
+        values = upright(mask).as_tensor().cpu().numpy()
+        count = self.label_coding.num_classes
+        classes = values > 0 if self.label_coding.regions else np.stack([values[0] == c + 1 for c in range(count)])
         spacing = np.linalg.norm(upright(mask).affine[:3, :3].numpy(), axis=0)
         figure = panels.new_figure(3 * panels.PANEL_WIDTH + 0.5, panels.PANEL_WIDTH + 0.6)
         figure.suptitle(title, fontsize=10)
@@ -96,12 +97,6 @@ class SavePreviewd(MapTransform):
                 line = {"colour": colour, "style": "solid"}
                 panels.draw_contour(axes, voxels.take(index, axis=cut), level=0.5, line=line)
         return panels.png(figure)
-
-    def _classes(self, mask: np.ndarray) -> np.ndarray:
-        """(C, H, W, D), bool."""
-        if self.label_coding.regions is not None:
-            return mask > 0
-        return np.stack([mask[0] == c + 1 for c in range(self.label_coding.num_classes)])
 
 
 def write_page(folder: Path, class_names: Sequence[str]) -> None:

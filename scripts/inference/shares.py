@@ -50,11 +50,6 @@ def part_of(cases: Sequence[Any], share: Share) -> list[Any]:
     return list(cases[k - 1 :: n])
 
 
-def is_first_launched() -> bool:
-    """Whether torchrun started this process as the first, or did not start it."""
-    return LAUNCHED not in os.environ or os.environ["RANK"] == "0"
-
-
 def wait_for_launched() -> None:
     """Returns when all processes of a torchrun have come here: it ends all others with the first that ends badly."""
     if LAUNCHED in os.environ and world_size() == 1:

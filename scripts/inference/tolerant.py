@@ -155,7 +155,7 @@ class CaseLoader(DataLoader):
     Args:
         dataset: see there.
         ahead: whether a thread reads the next case while this one is segmented, which takes the memory of one more and
-            saves time where the network runs on another device than the processor (docs/performance.md).
+            can save time only where the network runs on another device than the processor.
         num_workers: processes that read.
     """
 
@@ -196,7 +196,7 @@ class TolerantEvaluator(SupervisedEvaluator):
     def run(self, *args: Any, **kwargs: Any) -> None:
         """Goes through all cases; none may be left, because an earlier run has finished them."""
         self.failures = 0
-        with self.outcomes:
+        with self.outcomes.recording():
             if self.state.epoch_length:
                 if self.state.device.type == "cpu":
                     keep_freed_memory()
