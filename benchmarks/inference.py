@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import nibabel
 import numpy as np
 import torch
+from monai.data import Dataset
 from monai.data.utils import dense_patch_slices
 from monai.inferers import SlidingWindowInferer
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, NormalizeIntensityd
 from torch import nn
 
 from benchmarks.measure import medians, peak_megabytes, peak_on_gpu, row
 from benchmarks.scale import SCALES, Scale
-from scripts.inference import Predictor, window_overlap
+from scripts.data import NiftiReader, SpacingOfKeysd
+from scripts.inference import CaseLoader, Predictor, TolerantDataset, window_overlap
 from scripts.networks import DualTaskVNet
 
 PATCH = SCALES["cpu"].windows
@@ -121,6 +127,63 @@ def peak(work: Callable[[], Any], shape: Sequence[int], scale: Scale, image: tor
     if image.device.type == "cuda":
         return peak_on_gpu(work)
     return peak_megabytes("benchmarks.inference", f"memory({shape})") if scale == SCALES["cpu"] else None
+
+
+class Beside(nn.Module):
+    """A network on a device beside the processor, which computes for ``seconds`` and needs no processor meanwhile."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.seconds)
+        return x
+
+
+def overlap_rows(repeats: int, *, shape: Sequence[int] = (192, 144, 88), count: int = 6) -> list[dict[str, Any]]:
+    """Volumes of a folder read ahead against read in turn, by the wall: network beside and on the processor."""
+    steps: Any = [
+        LoadImaged("image", reader=NiftiReader),
+        EnsureChannelFirstd("image"),
+        SpacingOfKeysd("image", (1.25,) * 3),
+    ]
+    steps.append(NormalizeIntensityd("image"))
+    found = []
+    with TemporaryDirectory() as folder:
+        cases = [{"image": f"{folder}/{number}.nii.gz"} for number in range(count)]
+        for number, case in enumerate(cases):
+            voxels = np.random.default_rng(number).integers(0, 1000, shape).astype(np.int16)
+            nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), case["image"])
+        dataset = TolerantDataset(Dataset(cases, Compose(steps)))
+        start_ = time.perf_counter()
+        assert "image" in dataset[0]
+        reading = time.perf_counter() - start_
+        networks: dict[str, nn.Module] = {
+            "beside the processor": Beside(reading),
+            "on the processor": network(channels_last=True),
+        }
+        for place, net in networks.items():
+
+            def work(ahead: bool, net: nn.Module = net, beside: bool = place.startswith("beside")) -> None:
+                for case in CaseLoader(dataset, ahead=ahead):
+                    net(case["image"]) if beside else ours(net, case["image"].as_tensor(), stride=PATCH)
+
+            times: dict[bool, list[float]] = {True: [], False: []}
+            for ahead in [True, False] * repeats:
+                begun = time.perf_counter()
+                with torch.no_grad():
+                    work(ahead)
+                times[ahead].append(time.perf_counter() - begun)
+            found.append(
+                row(
+                    f"{count} volumes, network {place}, read ahead",
+                    float(np.median(times[True])),
+                    "read in turn",
+                    float(np.median(times[False])),
+                )
+            )
+    return found
 
 
 def start(*, blocked: Sequence[str] = ()) -> float:

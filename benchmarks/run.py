@@ -93,6 +93,7 @@ def main(
         "variants": lambda: iteration.variant_rows(repeats, **nets),
         "inference": lambda: inference.rows(repeats, **nets),
         "volumes": lambda: inference.volume_rows(**nets),
+        "overlap": lambda: inference.overlap_rows(repeats),
         "start": lambda: inference.start_rows(repeats),
         "cache": lambda: [data.cache_row(dataset_dir, sizes.cases)],
         "stream": lambda: [data.stream_row(dataset_dir, sizes, repeats)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +23,8 @@ def replacing(path: str | Path, *, ending: str = "") -> Iterator[Path]:
     """Yields a temporary file that replaces ``path`` at the end; after an error ``path`` is unchanged.
 
     Whenever the process stops, ``path`` is the old file or the new one, never a part of it. The name in between is
-    ``.writing-<process>``, short because that of a case may be as long as a file name can be; a killed process may
-    leave it behind. A link at either name is replaced and not followed.
+    ``.writing-<host>-<process>``, since that of a case may be as long as a file name can be; a killed process may leave
+    it behind. A link at either name is replaced and not followed.
 
     Args:
         path: its folder is made if missing.
@@ -34,7 +35,7 @@ def replacing(path: str | Path, *, ending: str = "") -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{UNFINISHED}{os.getpid()}{ending}")
+    temporary = path.with_name(f"{UNFINISHED}{socket.gethostname()}-{os.getpid()}{ending}")
     temporary.unlink(missing_ok=True)
     try:
         yield temporary

@@ -31,31 +31,32 @@ logger = logging.getLogger(__name__)
 _held: dict[Path, TextIO] = {}
 
 
-def hold(folder: str | Path, purpose: str) -> None:
-    """Locks ``folder`` for this process until :func:`release` or exit; does nothing if the process has the lock.
+def hold(folder: str | Path, purpose: str, *, wait: bool = False) -> None:
+    """Locks ``folder`` for this process until :func:`release` or its end; does nothing if the process holds it.
 
-    Of several processes of one run the first holds the lock.
+    Of several processes of one process group the first holds the lock.
 
     Args:
         folder: made if missing.
         purpose: what is done there, such as "training"; the file is ``.lock-<purpose>``, and other purposes may go on
             beside it.
+        wait: until the other process lets go, for what takes a moment.
 
     Raises:
         DataError: naming the process and host that hold it.
     """
-    path = (Path(folder) / f".lock-{purpose}").absolute()
+    path = _path(folder, purpose)
     if fcntl is None or rank() or path in _held:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        # Not followed: a link that somebody left there would be written through.
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+", encoding="utf-8")
+        file = _opened(path, os.O_CREAT)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(
-                f"{folder} is in use by {_holder(file)}: wait until it ends, or choose another folder for {purpose}."
+                f"{folder} is in use by {_holder(file.read())}: wait until it ends, or choose another folder for "
+                f"{purpose}."
             ) from None
         except OSError as error:
             logger.warning("%s cannot be locked (%s): see to it that one process at a time writes there", folder, error)
@@ -63,7 +64,7 @@ def hold(folder: str | Path, purpose: str) -> None:
             break
         file.close()  # whoever held it has just removed it: another may hold the next
     if former := file.read():
-        logger.info("the lock on %s was left behind by %s, which has ended", folder, _holder(file, former))
+        logger.info("the lock on %s was left behind by %s, which has ended", folder, _holder(former))
     file.seek(0)
     file.truncate()
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -72,21 +73,48 @@ def hold(folder: str | Path, purpose: str) -> None:
     _held[path] = file
 
 
+def is_free(folder: str | Path, purpose: str) -> bool:
+    """Whether no process holds ``folder``, as far as the file system can tell; False where it cannot.
+
+    For a moment it takes the lock itself, so that two processes that ask at once may get in each other's way. The file
+    of a process that was killed is removed.
+    """
+    path = _path(folder, purpose)
+    try:
+        with _opened(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    except FileNotFoundError:
+        return fcntl is not None
+    except (OSError, AttributeError):  # held, or there are no locks
+        return False
+    return True
+
+
 def release(folder: str | Path, purpose: str) -> None:
-    """Releases the lock of :func:`hold` and removes its file."""
-    _release((Path(folder) / f".lock-{purpose}").absolute())
+    """Gives up what :func:`hold` took, and removes its file."""
+    _release(_path(folder, purpose))
 
 
 @contextmanager
-def held(*folders: str | Path, purpose: str) -> Iterator[None]:
+def held(*folders: str | Path, purpose: str, wait: bool = False) -> Iterator[None]:
     """Holds all ``folders`` while the block runs."""
     try:
         for folder in folders:
-            hold(folder, purpose)
+            hold(folder, purpose, wait=wait)
         yield
     finally:
         for folder in folders:
             release(folder, purpose)
+
+
+def _path(folder: str | Path, purpose: str) -> Path:
+    return (Path(folder) / f".lock-{purpose}").absolute()
+
+
+def _opened(path: Path, flags: int = 0) -> TextIO:
+    # Not followed: a link that somebody left there would be written through.
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW | flags, 0o644), "r+", encoding="utf-8")
 
 
 def _release(path: Path) -> None:
@@ -102,9 +130,9 @@ def _release_all() -> None:
         _release(path)
 
 
-def _holder(file: TextIO, text: str | None = None) -> str:
+def _holder(text: str) -> str:
     try:
-        facts = json.loads(file.read() if text is None else text)
+        facts = json.loads(text)
         return f"process {facts['process']} on {facts['host']} since {facts['since']}"
     except (ValueError, KeyError, TypeError):  # it has just been made
         return "another process"

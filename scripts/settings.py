@@ -105,7 +105,11 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
             "`base_filters` ([methods/dbisl.md](methods/dbisl.md#dropout))",
         ),
         "network_def": ("object", "the network; a method or network overlay replaces it"),
-        "network": ("object", "`network_def` on `device`, with `initial_weights` if given"),
+        "network": ("object", "`network_def` on `device`, perhaps with `initial_weights`"),
+        "model_settings": (
+            "map",
+            "what training writes into `model.json` and inference and evaluation compare with it",
+        ),
     },
     "Training": {
         "seed": ("integer", "seed of weights, crops, dropout and noise"),
@@ -198,13 +202,17 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
             "text",
             "heads of these decoders whose probabilities give the mask: `segmentation`, `distance` or `all`",
         ),
-        "threshold": ("number", "probability above which a voxel is foreground; or a list with one value per class"),
-        "flip_axes": ("list of integers", "axes, 0 to 2, along which to flip the input and average the results"),
-        "overwrite": ("boolean", "segments all volumes again; false: continues where a run stopped"),
-        "networks": ("object", "one copy of the network per file in `ckpt_path`"),
-        "maps": ("object", "additional outputs, from `save_distance` and `save_uncertainty`"),
-        "preprocessing": ("object", "transforms of a volume; their inverse restores the original grid"),
-        "root": ("object", "folder of the inputs; outputs keep the path of their image below it"),
+        "threshold": ("number", "probability above which a voxel is foreground, or a list with one for each class"),
+        "flip_axes": ("list of integers", "axes, 0 to 2, over whose mirror images is averaged"),
+        "overwrite": ("boolean", "segments everything anew; false goes on where a run stopped"),
+        "share": (
+            "text or null",
+            "`3/64`: the third of 64 parts of the cases, for jobs that fill one folder ([inference.md](inference.md))",
+        ),
+        "networks": ("object", "one copy of the network per file of `ckpt_path`"),
+        "maps": ("object", "further outputs, from `save_distance` and `save_uncertainty`"),
+        "preprocessing": ("object", "transforms of a volume; their inverse brings the prediction back"),
+        "root": ("object", "the folder below which outputs keep the place of their image"),
         "cases": ("object", "the volumes of `input_dir`"),
         "record": ("object", "records how the masks in `output_dir` were made; finds the volumes still to segment"),
         "run_digest": ("text or null", "digest of the training that made the weights, from `model.json`"),
@@ -212,8 +220,8 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "dataloader": ("object", "loads one volume at a time; a broken volume becomes a row of `failures.csv`"),
         "inferer": ("object", "sliding windows (memory: [little_memory.md](how_to/little_memory.md))"),
         "postprocessing": ("object", "inverse of the preprocessing, maps, mask, files"),
-        "handlers": ("list", "handlers that load the weights and show the progress"),
-        "evaluator": ("object", "applies network and transforms to the volumes"),
+        "handlers": ("list", "loads the weights"),
+        "evaluator": ("object", "runs network and transforms over the volumes"),
     },
     "What can be run": {
         "training": ("list", "`run training`: preflight, then starts or continues the training"),
@@ -234,6 +242,25 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "imports": ("list", "modules that `$` expressions use"),
         "about": ("text", "purpose of the file, for readers and for `--help`"),
     },
+}
+
+# The id `model_settings`: what belongs to the model, which training writes into model.json. True: it decides how a
+# volume is prepared, and has to be the same wherever the weights are used.
+MODEL_SETTINGS = {
+    "in_channels": True,
+    "num_classes": True,
+    "class_names": False,
+    "label_values": False,
+    "regions": True,
+    "base_filters": False,
+    "normalization": False,
+    "dropout": False,
+    "spacing": True,
+    "intensity_window": True,
+    "normalize_nonzero": True,
+    "largest_component": False,
+    "patch_size": False,
+    "stride": False,
 }
 
 # Parts within `train` and `validate`; the first are those that MONAI's clients look for by these names.

@@ -33,6 +33,8 @@ from monai.fl.utils.constants import ExtraItems, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 from test_dual_task import ABLATIONS as DUAL_TASK_ABLATIONS
 
+from scripts.settings import MODEL_SETTINGS
+
 CONFIGS = sorted((ROOT / "configs").rglob("*.json"))
 PRESETS = sorted((ROOT / "configs" / "presets").glob("*.json"))
 OVERLAYS = [
@@ -227,7 +229,7 @@ def test_image_is_preprocessed_alike_in_training_evaluation_and_inference():
     assert inference == image_steps(content(TRAIN)["train"]["load_transforms"])
 
 
-@pytest.mark.parametrize("key", ["network_def", "label_coding", "imports", "device", "sw_batch_size"])
+@pytest.mark.parametrize("key", ["network_def", "label_coding", "imports", "model_settings", "sw_batch_size"])
 def test_inference_json_says_the_same_as_train_json(key):
     trained = content(TRAIN)[key]
     if key == "label_coding":  # inference has no labels, of which something could be unknown or misnamed
@@ -249,9 +251,14 @@ def test_training_hands_every_setting_of_the_model_on_to_inference():
     overlay = content(TRAIN)["train"]["inference_overlay"]
     inference = list(content(INFERENCE))
     first, last = inference.index("in_channels"), inference.index("stride")
-    assert list(overlay["settings"]) == inference[first : last + 1]
-    assert all(value == f"@{key}" for key, value in overlay["settings"].items())
-    assert overlay["network"] == "@network_def"
+    assert list(MODEL_SETTINGS) == inference[first : last + 1]
+    assert content(TRAIN)["model_settings"] == {key: f"@{key}" for key in MODEL_SETTINGS}
+    assert (overlay["settings"], overlay["network"]) == ("@model_settings", "@network_def")
+
+
+def test_settings_of_inference_json_are_those_of_the_shipped_weights():
+    shipped = content("models/model.json")
+    assert {key: shipped.get(key) for key in MODEL_SETTINGS} == {key: content(INFERENCE)[key] for key in MODEL_SETTINGS}
 
 
 def test_settings_of_inference_json_are_those_of_the_preset_that_makes_the_shipped_weights():

@@ -205,7 +205,6 @@ def test_a_second_run_starts_the_files_anew(tmp_path):
         ("/data/la_003.nii.gz", "la_003"),
         ("la_003.NII", "la_003"),
         ("/data/visit.2.nrrd", "visit.2"),
-        ("/dicom/1.2.840.113/", "1.2.840.113"),
         (["/data/t1.nii.gz", "/data/t2.nii.gz"], "t1"),
         (None, "image"),
         ("", "image"),
@@ -249,15 +248,3 @@ def test_an_empty_reference_is_no_empty_prediction(tmp_path):
 def test_unusable_class_names_are_refused(tmp_path, names):
     with pytest.raises(ValueError, match="class_names must be 2 different names, none of them 'all', got .*liver"):
         CaseMetrics(TwoClasses(), tmp_path, class_names=names)
-
-
-def test_output_that_is_not_decollated_is_refused(tmp_path):
-    with pytest.raises(TypeError, match="must be a list with one dictionary per case, got dict: leave decollate=True"):
-        run(CaseMetrics(OneClass(), tmp_path), [case({A: 1}, {A: 1})])
-
-
-@pytest.mark.parametrize("label", [None, torch.zeros(1, 6, 6, 6)], ids=["missing", "plain-tensor"])
-def test_a_label_that_is_no_metatensor_is_refused(tmp_path, label):
-    item = {"pred": image({A: 1})} | ({} if label is None else {"label": label})
-    with pytest.raises(TypeError, match="needs MetaTensors 'pred' and 'label', got {'pred': 'MetaTensor'"):
-        run(CaseMetrics(OneClass(), tmp_path), [[item]])

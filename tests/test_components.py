@@ -1,4 +1,4 @@
-"""Tests of scripts/inference/components.py: hand-made parts, and a flood fill in plain Python as the reference."""
+"""Tests of the largest component (scripts/inference/decoding.py): hand-made parts, and a flood fill in plain Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 
 from scripts.data import LabelCoding
 from scripts.inference import LargestComponentd
-from scripts.inference.components import smaller_components
+from scripts.inference.decoding import smaller_components
 
 STEPS = [step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)]
 

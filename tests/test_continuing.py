@@ -6,14 +6,17 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
-from scripts.data import DataError
+from scripts.data import DataError, LabelCoding
 from scripts.inference import InferenceRecord
+from scripts.inference.outputs import facts_of
 
 SETTINGS = {"spacing": [1.0, 1.0, 1.0], "flip_axes": [], "largest_component": False}
 NAMES = ("a.nii.gz", "b.nii", "c.1.nii.gz")
@@ -30,8 +33,15 @@ def folder(tmp_path) -> Path:
 
 
 def record(folder: Path, **changes) -> InferenceRecord:
-    options = {"weights": str(folder / "model.pt"), "settings": SETTINGS, **changes}
+    options = {"weights": str(folder / "model.pt"), "model": SETTINGS, "label_coding": LabelCoding(1), **changes}
     return InferenceRecord(folder / "masks", **options)
+
+
+def item(*files: Path) -> dict:
+    """What the evaluator hands on of a case with these files."""
+    mask = MetaTensor(torch.zeros(1, 2, 2, 2), affine=torch.eye(4), meta={"filename_or_obj": str(files[0])})
+    facts = json.dumps([facts_of(file) for file in files])
+    return {"pred": mask, "image": MetaTensor([0], meta={"files": facts})}
 
 
 def cases(folder: Path) -> list[dict]:
@@ -52,13 +62,19 @@ def segment(folder: Path, *names: str, **changes) -> list[str]:
         if name not in names:
             return []
         (folder / "masks" / f"{name.removesuffix('.gz').removesuffix('.nii')}_seg.nii.gz").write_text(f"mask {name}")
-        return [{"pred": MetaTensor([0], meta={"filename_or_obj": str(folder / "images" / name)})}]
+        return [item(folder / "images" / name)]
 
-    if remaining:
-        engine = Engine(step)
-        kept.attach(engine)
-        engine.run(remaining)
+    run(kept, step, remaining)
     return remaining
+
+
+def run(kept: InferenceRecord, step: Callable, remaining: list) -> None:
+    """As TolerantEvaluator does it."""
+    engine = Engine(step)
+    kept.attach(engine)
+    with kept.recording():
+        if remaining:
+            engine.run(remaining)
 
 
 def content(folder: Path) -> dict:
@@ -69,11 +85,11 @@ def test_a_run_records_settings_and_the_size_and_digest_of_weights_and_images(fo
     assert segment(folder, "b.nii") == list(NAMES)
     written = content(folder)
     assert written["settings"] == SETTINGS
-    for entry, file in ((written["weights"], "model.pt"), (written["masks"]["b_seg.nii.gz"], "images/b.nii")):
+    for entry, file in ((written["weights"], "model.pt"), (written["cases"]["b"]["files"], "images/b.nii")):
         data = (folder / file).read_bytes()
         digest = hashlib.sha256(data).hexdigest()
         assert entry == [{"path": str(folder / file), "bytes": len(data), "sha256": digest}]
-    assert list(written["masks"]) == ["b_seg.nii.gz"]
+    assert list(written["cases"]) == ["b"]
 
 
 def test_second_run_leaves_out_what_is_finished_and_says_so(folder, caplog):
@@ -130,21 +146,18 @@ def test_every_file_of_a_case_and_every_member_of_an_ensemble_counts(folder):
     case = [{"image": [str(folder / "d_0000"), str(folder / "d_0001")]}]
     weights = [str(folder / "model.pt"), str(folder / "fold1")]
 
-    def run() -> list[dict]:
+    def again() -> list[dict]:
         kept = record(folder, weights=weights)
         remaining = kept.unfinished(case)
         (folder / "masks" / "d_0000_seg.nii.gz").touch()
-        if remaining:
-            engine = Engine(lambda engine, image: [{"pred": MetaTensor([0], meta={"filename_or_obj": image})}])
-            kept.attach(engine)
-            engine.run([case[0]["image"][0]])
+        run(kept, lambda engine, entry: [item(*map(Path, entry["image"]))], remaining)
         return remaining
 
-    assert run() == case and run() == []
+    assert again() == case and again() == []
     (folder / "d_0001").write_text("changed")
-    assert run() == case and run() == []
+    assert again() == case and again() == []
     (folder / "fold1").write_text("changed")
-    assert run() == case and run() == []
+    assert again() == case and again() == []
 
 
 def test_masks_without_a_record_are_made_again(folder):
@@ -172,14 +185,15 @@ def test_other_settings_are_refused_with_what_changed(folder):
     segment(folder, "a.nii.gz")
     changed = {**SETTINGS, "flip_axes": [0]}
     with pytest.raises(DataError, match=r"other settings \(flip_axes was \[\] and is \[0\]\).*overwrite to true"):
-        left(folder, settings=changed)
-    assert left(folder, settings=changed, overwrite=True) == list(NAMES)
-    assert left(folder, settings=changed) == list(NAMES)
+        left(folder, model=changed)
+    assert left(folder, model=changed, overwrite=True) == list(NAMES)
+    assert left(folder, model=changed) == list(NAMES)
 
 
 def test_masks_beside_their_images_are_refused(folder):
     with pytest.raises(DataError, match="is the folder of the images: choose another"):
-        InferenceRecord(folder / "images", weights=str(folder / "model.pt"), settings={}).unfinished(cases(folder))
+        options = {"weights": str(folder / "model.pt"), "model": {}, "label_coding": LabelCoding(1)}
+        InferenceRecord(folder / "images", **options).unfinished(cases(folder))
 
 
 def test_two_cases_with_one_mask_are_refused(folder):
@@ -191,5 +205,5 @@ def test_two_cases_with_one_mask_are_refused(folder):
 def test_a_run_that_ended_before_its_first_mask_hinders_no_other(folder):
     left(folder)
     changed = {**SETTINGS, "flip_axes": [0]}
-    assert left(folder, settings=changed) == list(NAMES)
+    assert left(folder, model=changed) == list(NAMES)
     assert content(folder)["settings"] == changed

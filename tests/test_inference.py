@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import sys
+import threading
 from pathlib import Path
 
 import nibabel
@@ -14,22 +15,24 @@ import pytest
 import torch
 from conftest import ROOT, blob, run_process, save
 from ignite.engine import Engine, Events
-from monai.data import DataLoader, Dataset, MetaTensor
+from monai.data import Dataset, MetaTensor
 from monai.inferers import SlidingWindowInferer
-from monai.transforms import LoadImaged
+from monai.transforms import LoadImaged, NormalizeIntensity
 from torch import nn
 
 from scripts.data import DataError, NiftiReader
 from scripts.inference import (
+    CaseLoader,
     CheckFinited,
     HalfPrecision,
+    Outcomes,
     TolerantDataset,
     TolerantEvaluator,
     WeightsCheckpointLoader,
-    case_or_failure,
     window_overlap,
     windows_at_once,
 )
+from scripts.inference.tolerant import check_image
 from scripts.inference.windows import FLOAT, MAPS
 
 # --- window_overlap ---
@@ -251,14 +254,11 @@ def test_weights_are_not_run_on_volumes_prepared_otherwise_than_in_their_trainin
 
 
 @pytest.mark.parametrize("config", ["configs/evaluate.json", "configs/inference.json"])
-def test_both_commands_compare_everything_that_prepares_a_volume(config):
+def test_both_commands_compare_the_settings_of_the_model(config):
     content = json.loads((ROOT / config).read_text(encoding="utf-8"))
     handlers = content.get("handlers") or content["validate#handlers"]
     (loader,) = [h for h in handlers if isinstance(h, dict) and h["_target_"].endswith("CheckpointLoader")]
-    assert set(loader["settings"]) == {
-        *("in_channels", "num_classes", "regions"),
-        *("spacing", "intensity_window", "normalize_nonzero"),
-    }
+    assert loader["settings"] == "@model_settings"
 
 
 def test_several_files_go_into_as_many_networks_in_their_order(tmp_path):
@@ -334,11 +334,11 @@ class Results:
         self.completed = True
 
 
-def make(folder: Path, *, broken=(), network: nn.Module | None = None, postprocessing=None, error=None):
+def make(folder: Path, *, broken=(), network: nn.Module | None = None, postprocessing=None, error=None, ahead=False):
     results = Results()
-    loader = DataLoader(TolerantDataset(Cases(broken, error)), batch_size=1, collate_fn=case_or_failure)
+    loader = CaseLoader(TolerantDataset(Cases(broken, error)), ahead=ahead)
     evaluator = TolerantEvaluator(
-        output_dir=folder,
+        outcomes=Outcomes(folder),
         device="cpu",
         val_data_loader=loader,
         network=network or Network(),
@@ -381,6 +381,39 @@ def test_a_case_that_fails_is_reported_and_the_others_are_complete(tmp_path, opt
     )
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_all_cases_come_in_their_order_read_ahead_or_not(tmp_path, ahead):
+    evaluator, results = make(tmp_path, broken=["b"], ahead=ahead)
+    with pytest.raises(DataError):
+        evaluator.run()
+    assert results.predictions == [0.0, 2.0] and [row[0] for row in failures(tmp_path)[1:]] == ["/data/b.nii.gz"]
+
+
+def test_the_next_case_is_read_while_this_one_is_in_use():
+    read, waiting = [], threading.Event()
+
+    class Watched(Cases):
+        def __getitem__(self, index):
+            read.append(index)
+            if index == 1:
+                waiting.set()
+            return super().__getitem__(index)
+
+    cases = iter(CaseLoader(TolerantDataset(Watched()), ahead=True))
+    next(cases)
+    assert waiting.wait(timeout=30) and 2 not in read
+    assert len(list(cases)) == 2 and read == [0, 1, 2]
+
+
+def test_an_interrupt_of_the_reading_thread_is_not_lost():
+    class Stopped(Cases):
+        def __getitem__(self, index):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(CaseLoader(TolerantDataset(Stopped()), ahead=True))
+
+
 def test_without_failures_there_is_no_error_and_no_file(tmp_path):
     evaluator, results = make(tmp_path)
     evaluator.run()
@@ -421,6 +454,29 @@ def test_running_out_of_memory_or_being_stopped_ends_the_run(tmp_path, error):
     assert not (tmp_path / "failures.csv").exists()
 
 
+def volume(*channels: np.ndarray) -> MetaTensor:
+    return MetaTensor(torch.from_numpy(np.stack(channels).astype(np.float32)))
+
+
+@pytest.mark.parametrize("value", [1e6, -1e6, 1e30])
+def test_single_voxels_that_flatten_an_image_and_constant_channels_are_named_with_the_channel(value):
+    noise = np.random.default_rng(0).normal(100, 10, (20, 20, 20))
+    spoilt = noise.copy()
+    spoilt[3, 4, 5] = value
+    scale = NormalizeIntensity(channel_wise=True)
+    check_image(scale(volume(noise, noise)), "a.nii.gz")
+    with pytest.raises(DataError, match=r"a\.nii\.gz has a few voxels in channel 1 "):
+        check_image(scale(volume(noise, spoilt)), "a.nii.gz")
+    with pytest.raises(DataError, match=r"a\.nii\.gz is the same in every voxel in channel 0"):
+        check_image(scale(volume(np.full_like(noise, 7), noise)), "a.nii.gz")
+
+
+def test_a_small_object_in_an_empty_image_does_not_make_it_flat():
+    image = np.zeros((40, 40, 40))
+    image[10:14, 10:14, 10:14] = 100
+    check_image(NormalizeIntensity()(volume(image)), "a.nii.gz")
+
+
 def test_being_stopped_while_reading_ends_the_run():
     class Stopped(Cases):
         def __getitem__(self, index):
@@ -431,10 +487,10 @@ def test_being_stopped_while_reading_ends_the_run():
 
 
 def test_without_any_case_a_run_does_nothing_and_says_nothing(tmp_path, recwarn):
-    loader = DataLoader(TolerantDataset([]), batch_size=1, collate_fn=case_or_failure)
+    loader = CaseLoader(TolerantDataset([]))
     results = Results()
     TolerantEvaluator(
-        output_dir=tmp_path, device="cpu", val_data_loader=loader, network=Network(), val_handlers=[results]
+        outcomes=Outcomes(tmp_path), device="cpu", val_data_loader=loader, network=Network(), val_handlers=[results]
     ).run()
     assert results.predictions == [] and not results.completed and list(tmp_path.iterdir()) == []
     assert [str(warning.message) for warning in recwarn if "empty" in str(warning.message)] == []
@@ -448,8 +504,8 @@ def test_a_case_is_forgotten_before_the_next_is_read(tmp_path):
             seen.append((evaluator.state.batch, evaluator.state.output))
             return super().__getitem__(index)
 
-    loader = DataLoader(TolerantDataset(Watched()), batch_size=1, collate_fn=case_or_failure)
-    evaluator = TolerantEvaluator(output_dir=tmp_path, device="cpu", val_data_loader=loader, network=Network())
+    loader = CaseLoader(TolerantDataset(Watched()))
+    evaluator = TolerantEvaluator(outcomes=Outcomes(tmp_path), device="cpu", val_data_loader=loader, network=Network())
     evaluator.run()
     assert seen == [(None, None)] * 3
     assert evaluator.state.output[0]["pred"].mean() == 2  # what a client may look at after the run

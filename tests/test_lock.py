@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from conftest import ROOT, run_bundle, small
 
 from scripts.data import DataError
-from scripts.lock import held, hold, release
+from scripts.lock import held, hold, is_free, release
 
 PURPOSE = "training"
 HOLDER = "import sys; from scripts.lock import hold; hold(sys.argv[1], 'training'); print('held', flush=True); input()"
@@ -73,6 +74,22 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_named(tmp_path, other, c
     with caplog.at_level("INFO"):
         hold(tmp_path, PURPOSE)
     assert f"left behind by process {process.pid} on" in caplog.text
+
+
+def test_a_folder_is_free_when_nobody_holds_it_whatever_a_killed_process_has_left(tmp_path, other):
+    assert is_free(tmp_path, PURPOSE)
+    process = other()
+    assert not is_free(tmp_path, PURPOSE) and lock_file(tmp_path).exists()
+    process.kill()
+    process.wait()
+    assert lock_file(tmp_path).exists() and is_free(tmp_path, PURPOSE) and not lock_file(tmp_path).exists()
+
+
+def test_who_waits_gets_the_lock_when_it_is_let_go(tmp_path, other):
+    process = other()
+    threading.Timer(0.2, process.stdin.close).start()
+    hold(tmp_path, PURPOSE, wait=True)
+    assert json.loads(lock_file(tmp_path).read_text())["process"] == os.getpid()
 
 
 def test_an_ended_process_leaves_no_file_and_a_block_neither(tmp_path, other):

@@ -1,4 +1,4 @@
-"""Tests of scripts/inference/maps.py: which maps are wanted, and splitting them off the probability."""
+"""Tests of scripts/inference/decoding.py: which maps are wanted, and splitting them off the probability."""
 
 from __future__ import annotations
 

@@ -185,17 +185,17 @@ def test_tensors_give_the_same_python_floats_as_arrays_and_stay_unchanged():
 
 
 def test_different_shapes_are_refused_with_both_shapes():
-    with pytest.raises(ValueError, match=r"same shape, got \(4, 4, 4\) and \(4, 4, 5\): bring the prediction back"):
+    with pytest.raises(ValueError, match=r"\(H, W, D\), got \(4, 4, 4\) and \(4, 4, 5\)"):
         segmentation_metrics(np.zeros((4, 4, 4), bool), np.zeros((4, 4, 5), bool), spacing=(1, 1, 1))
 
 
 def test_a_channel_axis_is_refused_with_the_shape():
-    with pytest.raises(ValueError, match=r"\(H, W, D\), got \(1, 4, 4, 4\): pass one case and one class"):
+    with pytest.raises(ValueError, match=r"\(H, W, D\), got \(1, 4, 4, 4\) and"):
         segmentation_metrics(np.zeros((1, 4, 4, 4), bool), np.zeros((1, 4, 4, 4), bool), spacing=(1, 1, 1))
 
 
 def test_labels_that_are_not_boolean_are_refused_with_the_dtype():
-    with pytest.raises(TypeError, match="reference must be boolean, got int64: select the class first"):
+    with pytest.raises(TypeError, match="got bool and int64"):
         segmentation_metrics(np.zeros((4, 4, 4), bool), np.zeros((4, 4, 4), np.int64), spacing=(1, 1, 1))
 
 

@@ -128,7 +128,7 @@ def test_an_unpacked_archive_that_is_the_output_folder_cannot_redirect_an_output
     """An archive with links where masks, records and tables will be written; the other case is still segmented."""
     outside = tmp_path / "outside"
     outside.mkdir()
-    names = ("mask", "failures", "settings", "volumes")
+    names = ("mask", "failures", "settings", "volumes", "journal")
     for name in names:
         (outside / name).write_text("mine")
     for i, name in enumerate(("linked", "plain")):
@@ -139,6 +139,7 @@ def test_an_unpacked_archive_that_is_the_output_folder_cannot_redirect_an_output
     (source / "failures.csv").symlink_to(outside / "failures")
     (source / "inference_settings.json").symlink_to(outside / "settings")
     (source / "volumes.csv").symlink_to(outside / "volumes")
+    (source / ".cases-1-of-1.jsonl").symlink_to(outside / "journal")
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.add(source, "volumes")
     with tarfile.open(tmp_path / "a.tar") as archive:
@@ -209,9 +210,9 @@ def test_output_folder_may_itself_be_a_link(tmp_path):
 
 
 @pytest.mark.parametrize("path", [INFERENCE, EVALUATE])
-def test_every_saver_of_the_configs_keeps_to_its_folder(path):
-    text = (ROOT / path).read_text()
-    assert text.count('"SaveImaged"') == text.count('"scripts.inference.contained_name"') > 0
+def test_the_configs_write_volumes_by_the_one_transform_that_keeps_to_its_folder(path):
+    text = (ROOT / path).read_text(encoding="utf-8")
+    assert "SaveImage" not in text and text.count("scripts.inference.SaveOutputsd") == 1
 
 
 # --- secrets ---

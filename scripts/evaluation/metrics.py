@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from monai.metrics.utils import get_mask_edges
 from monai.utils import convert_to_numpy
-from scipy.ndimage import binary_erosion, generate_binary_structure
+from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
 
 from scripts.data import foreground_box
@@ -47,11 +46,10 @@ def segmentation_metrics(
     Empty masks: if both are empty, dice, jaccard and surface_dice are 1 and all distances 0. If exactly one is empty,
     these are 0 and all distances NaN, since no distance to an absent surface exists.
 
-    Partial references: voxels that are not `known` do not enter P and R in the overlap. A surface voxel of R is known
-    if it would be one whatever the unknown voxels are; ∂R are these, and ∂P are those of the whole prediction that lie
-    on known voxels. A distance to ∂R is known, and counts, if nothing unknown is nearer, neither a voxel of the mask
-    nor one that is perhaps surface: long distances are thereby left out more often than short ones. A reference that is
-    unknown in places and has no foreground elsewhere is not compared: all values are NaN.
+    Partial references: voxels that are not `known` do not enter P and R in the overlap. ∂R are then the voxels that
+    are surface whatever the unknown ones are, ∂P those of the whole prediction that lie on known voxels, and a
+    distance to ∂R counts if nothing is nearer that may be surface: long distances are left out more often than short
+    ones. A reference without known foreground is not compared: all values are NaN.
 
     Args:
         prediction: (H, W, D), bool, on any device.
@@ -69,79 +67,53 @@ def segmentation_metrics(
             if ``tolerance`` is not a positive number.
         TypeError: if a mask is not boolean.
     """
-    p: np.ndarray = convert_to_numpy(prediction)
-    r: np.ndarray = convert_to_numpy(reference)
+    p, r = (np.asarray(convert_to_numpy(mask)) for mask in (prediction, reference))
     spacing = _checked_spacing(p, r, spacing)
-    tolerance = checked_tolerance(tolerance)
-    k: np.ndarray | None = None if known is None else convert_to_numpy(known)
-    if k is not None and not k.all():
-        return _partial_metrics(p, r & k, k, spacing, tolerance)
-
-    volumes = int(p.sum()) + int(r.sum())
+    k = None if known is None else np.asarray(convert_to_numpy(known))
+    if k is None or k.all():
+        k, found = None, p
+        # Outside of the image and outside of the box are both background, so the surfaces stay the same.
+        if p.any() or r.any():
+            box = foreground_box(p | r)
+            p, r, found = p[box], r[box], p[box]
+    else:
+        r, found = r & k, p & k
+        if not r.any():
+            return dict.fromkeys(METRIC_NAMES, float("nan"))
+    volumes = int(found.sum()) + int(r.sum())
     if volumes == 0:
         return dict(zip(METRIC_NAMES, (1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)))
-    if not (p.any() and r.any()):
+    if not (found.any() and r.any()):
         return dict(zip(METRIC_NAMES, (0.0, 0.0) + (float("nan"),) * 4 + (0.0,)))
-
-    # Outside of the image and outside of the box are both background, so the surfaces stay the same.
-    box = foreground_box(p | r)
-    p, r = p[box], r[box]
-
     intersection = int((p & r).sum())
-    predicted, true = (np.argwhere(edge) for edge in get_mask_edges(p, r, crop=False))
-    mm = _surface_distances(predicted, true, spacing)
-    voxel = _surface_distances(predicted, true, (1.0, 1.0, 1.0))
-    return _named(intersection, volumes, mm, voxel, tolerance)
+    values = {"dice": 2 * intersection / volumes, "jaccard": intersection / (volumes - intersection)}
+    predicted, true, doubtful = _surfaces(p, r, k)
+    for unit, edges in (("mm", spacing), ("voxel", (1.0, 1.0, 1.0))):
+        scaled = [np.argwhere(surface) * np.asarray(edges) for surface in (predicted, true)]
+        # MONAI's get_surface_distance does the same and rounds to float32, which is 3e-6 off at 50 voxels.
+        forth, back = (KDTree(scaled[1 - n]).query(scaled[n])[0] for n in (0, 1))
+        if k is not None:
+            nearest = KDTree(np.argwhere(doubtful) * np.asarray(edges)).query(scaled[0])[0]
+            forth = forth[k[predicted] & (forth <= nearest)]
+        both = np.concatenate((forth, back))
+        values[f"hd95_{unit}"] = float(np.percentile(both, 95)) if len(both) else float("nan")
+        values[f"asd_{unit}"] = float(forth.mean()) if len(forth) else float("nan")
+        if unit == "mm":
+            close = both <= checked_tolerance(tolerance) * (1 + ROUNDING)
+            values["surface_dice"] = float(close.mean()) if len(both) else float("nan")
+    return {name: values[name] for name in METRIC_NAMES}
 
 
-def _named(
-    intersection: int,
-    volumes: int,
-    mm: tuple[np.ndarray, np.ndarray],
-    voxel: tuple[np.ndarray, np.ndarray],
-    tolerance: float,
-) -> dict[str, float]:
-    """Return the metrics from the voxels of both masks and of either, and d(∂P, ∂R) and d(∂R, ∂P) in mm and voxels."""
-    nan = float("nan")
-    both_mm, both_voxel = np.concatenate(mm), np.concatenate(voxel)
-    return {
-        "dice": 2 * intersection / volumes,
-        "jaccard": intersection / (volumes - intersection),
-        "hd95_mm": float(np.percentile(both_mm, 95)) if len(both_mm) else nan,
-        "asd_mm": float(mm[0].mean()) if len(mm[0]) else nan,
-        "hd95_voxel": float(np.percentile(both_voxel, 95)) if len(both_voxel) else nan,
-        "asd_voxel": float(voxel[0].mean()) if len(voxel[0]) else nan,
-        "surface_dice": float((both_mm <= tolerance * (1 + ROUNDING)).mean()) if len(both_mm) else nan,
-    }
-
-
-def _partial_metrics(
-    p: np.ndarray, r: np.ndarray, k: np.ndarray, spacing: Sequence[float], tolerance: float
-) -> dict[str, float]:
-    """Return the metrics where the reference `r` is known only on `k`, of which it is a part."""
-    nan = float("nan")
-    if not r.any():
-        return dict.fromkeys(METRIC_NAMES, nan)
-    found = p & k
-    intersection, volumes = int((p & r).sum()), int(found.sum()) + int(r.sum())
-    if not found.any():
-        return dict(zip(METRIC_NAMES, (0.0, 0.0) + (nan,) * 4 + (0.0,)))
+def _surfaces(p: np.ndarray, r: np.ndarray, k: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """∂P, the known part of ∂R and, where R is known only on ``k``, what else may be surface of it; (H, W, D), bool."""
+    predicted, true = (mask & ~binary_erosion(mask) for mask in (p, r))
+    if k is None:
+        return predicted, true, np.zeros_like(true)
     # Surface, if the unknown voxels were foreground; and voxels that are perhaps surface.
-    faces = generate_binary_structure(3, 1)
-    certain = r & ~binary_erosion(r | ~k, faces)
-    perhaps = ~k | (r & ~binary_erosion(r, faces) & ~certain)
-    predicted, true = np.argwhere(p & ~binary_erosion(p, faces)), np.argwhere(certain)
-    if not len(true):
-        return _named(intersection, volumes, (np.empty(0),) * 2, (np.empty(0),) * 2, tolerance)
-    on_known = k[tuple(predicted.T)]
+    certain = r & ~binary_erosion(r | ~k)
+    perhaps = ~k | (true & ~certain)
     # The nearest of them to a known voxel has a neighbour that is none.
-    perhaps &= ~binary_erosion(perhaps, faces, border_value=1)
-    distances = []
-    for edges in (spacing, (1.0, 1.0, 1.0)):
-        forth, back = _surface_distances(predicted, true, edges)
-        unknown = KDTree(np.argwhere(perhaps) * np.asarray(edges)).query(predicted * np.asarray(edges))[0]
-        distances.append((forth[on_known & (forth <= unknown)], back))
-    return _named(intersection, volumes, distances[0], distances[1], tolerance)
+    return predicted, certain, perhaps & ~binary_erosion(perhaps, border_value=1)
 
 
 def checked_tolerance(tolerance: float) -> float:
@@ -151,32 +123,15 @@ def checked_tolerance(tolerance: float) -> float:
     return float(tolerance)
 
 
-def _surface_distances(
-    prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """d(∂P, ∂R) and d(∂R, ∂P), (n,) and (m,), from the indices (n, 3) and (m, 3) of the surface voxels.
-
-    MONAI's ``get_surface_distance`` does the same and rounds to float32, which is 3e-6 off at 50 voxels.
-    """
-    prediction, reference = prediction * np.asarray(spacing), reference * np.asarray(spacing)
-    return KDTree(reference).query(prediction)[0], KDTree(prediction).query(reference)[0]
-
-
 def _checked_spacing(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> tuple[float, ...]:
     """Refuses unusable arguments and returns ``spacing`` as three Python floats."""
-    if prediction.shape != reference.shape:
+    if prediction.shape != reference.shape or prediction.ndim != 3:
         raise UserError(
-            f"prediction and reference must have the same shape, got {prediction.shape} and {reference.shape}: "
-            "bring the prediction back into the geometry of the reference first."
+            f"prediction and reference must have the same shape (H, W, D), got {prediction.shape} and "
+            f"{reference.shape}: pass one case and one class, on the grid of the reference."
         )
-    if prediction.ndim != 3:
-        raise UserError(
-            f"prediction and reference must have the shape (H, W, D), got {prediction.shape}: "
-            "pass one case and one class, without batch and channel axes."
-        )
-    for name, mask in (("prediction", prediction), ("reference", reference)):
-        if mask.dtype != np.bool_:
-            raise TypeError(f"{name} must be boolean, got {mask.dtype}: select the class first, e.g. {name} == 1.")
+    if not prediction.dtype == reference.dtype == np.bool_:
+        raise TypeError(f"masks must be boolean, got {prediction.dtype} and {reference.dtype}: select the class first.")
     values = tuple(float(value) for value in spacing)
     if len(values) != 3 or not all(0 < value < float("inf") for value in values):
         raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.stats import bootstrap
@@ -27,12 +27,11 @@ def summarize(rows: Sequence[Mapping]) -> list[dict]:
             (bool: the prediction is empty while the reference is not).
 
     Returns:
-        One dictionary per class and metric, classes in the order in which they appear, then, if there are several,
-        "all": every case is first averaged over its finite classes. Keys: ``class``; ``metric``; ``mean`` over the
-        finite values, None if there are none; ``std``, the sample standard deviation (ddof 1), None for fewer than
-        two values; ``ci95_low`` and ``ci95_high``, the bootstrap interval of the mean (``confidence_interval``), None
-        likewise; ``n``, how many values were finite; ``empty_predictions``, the number of cases with an empty
-        prediction of the class ("all": of any class) while the reference was not empty.
+        One dictionary per class and metric, with the keys :data:`SUMMARY_COLUMNS`: classes in the order in which they
+        appear, then, if there are several, "all": every case is first averaged over its finite classes. ``mean`` is
+        over the ``n`` finite values, None if there are none; ``std`` (ddof 1) and the bootstrap interval are None for
+        fewer than two; ``empty_predictions`` counts cases with an empty prediction of the class ("all": of any class)
+        while the reference was not empty.
     """
     classes = list(dict.fromkeys(row["class"] for row in rows))
     groups = [(name, [[row] for row in rows if row["class"] == name]) for name in classes]
@@ -46,29 +45,19 @@ def summarize(rows: Sequence[Mapping]) -> list[dict]:
     for name, cases in groups:
         empty = sum(any(row["empty_prediction"] for row in case) for case in cases)
         for metric in METRIC_NAMES:
-            finite = [_finite(row[metric] for row in case) for case in cases]
-            values = [statistics.fmean(value) for value in finite if value]
-            low, high = confidence_interval(values) or (None, None)
-            summary.append(
-                {
-                    "class": name,
-                    "metric": metric,
-                    "mean": statistics.fmean(values) if values else None,
-                    "std": statistics.stdev(values) if len(values) > 1 else None,
-                    "ci95_low": low,
-                    "ci95_high": high,
-                    "n": len(values),
-                    "empty_predictions": empty,
-                }
-            )
+            finite = [[row[metric] for row in case if math.isfinite(row[metric])] for case in cases]
+            values = [statistics.fmean(of_case) for of_case in finite if of_case]
+            mean = statistics.fmean(values) if values else None
+            std = statistics.stdev(values) if len(values) > 1 else None
+            interval = confidence_interval(values) or (None, None)
+            summary.append(dict(zip(SUMMARY_COLUMNS, (name, metric, mean, std, *interval, len(values), empty))))
     return summary
 
 
 def confidence_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
     """The percentile bootstrap interval of the mean: what it would be for other cases of the same kind.
 
-    The cases are drawn again with replacement, 9999 times. It says nothing about another training: of that, runs with
-    other seeds tell. With fewer than some twenty cases it is too narrow.
+    It says nothing about another training, and with fewer than some twenty cases it is too narrow (docs/metrics.md).
 
     Args:
         values: one per case, finite.
@@ -89,10 +78,6 @@ def confidence_interval(values: Sequence[float], *, level: float = 0.95, seed: i
         rng=np.random.default_rng(seed),
     )
     return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
-
-
-def _finite(values: Iterable[float]) -> list[float]:
-    return [value for value in values if math.isfinite(value)]
 
 
 def summary_table(summary: Sequence[Mapping]) -> str:

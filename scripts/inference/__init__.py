@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from .case_log import CaseLog, exit_with_status
 from .cases import cases_of, root_of
-from .components import LargestComponentd
 from .continuing import InferenceRecord
-from .decoding import OriginalValuesd, Thresholdd
+from .decoding import CheckFinited, LargestComponentd, OriginalValuesd, SplitMapsd, Thresholdd, extra_maps
 from .exported import HalfPrecision, OnnxNetwork, load_torchscript
-from .maps import CheckFinited, SplitMapsd, extra_maps
-from .outputs import contained_name
+from .outcomes import Outcomes
+from .outputs import SaveOutputsd, contained_name
 from .predictor import Predictor, one_per_checkpoint, predictor_or_network
 from .preview import SavePreviewd
 from .segmenter import Segmenter
-from .state import load_weights
-from .tolerant import TolerantDataset, TolerantEvaluator, case_or_failure
-from .volumes import SaveVolumesd
-from .weights import WeightsCheckpointLoader
+from .tolerant import CaseLoader, TolerantDataset, TolerantEvaluator, exit_with_status
+from .weights import WeightsCheckpointLoader, load_weights
 from .windows import window_overlap, windows_at_once
 from .writer import NiftiWriter
 
 __all__ = [
-    "CaseLog",
+    "CaseLoader",
     "CheckFinited",
     "HalfPrecision",
     "InferenceRecord",
@@ -29,16 +25,16 @@ __all__ = [
     "NiftiWriter",
     "OnnxNetwork",
     "OriginalValuesd",
+    "Outcomes",
     "Predictor",
+    "SaveOutputsd",
     "SavePreviewd",
-    "SaveVolumesd",
     "Segmenter",
     "SplitMapsd",
     "Thresholdd",
     "TolerantDataset",
     "TolerantEvaluator",
     "WeightsCheckpointLoader",
-    "case_or_failure",
     "cases_of",
     "contained_name",
     "exit_with_status",

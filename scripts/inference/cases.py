@@ -42,22 +42,18 @@ def cases_of(
     if isinstance(source, (list, tuple)):
         return _listed(source, folder=Path(), origin="input_dir")
     path = Path(source)
+    channels: dict[str, Any] = {"in_channels": in_channels, "modalities": modalities}
     if path.name.lower().endswith(LIST_SUFFIXES):
         return _listed(_read(path), folder=path.parent, origin=str(path))
-    if path.is_dir() and not path.name.lower().endswith(NIFTI_SUFFIXES):
-        return _of_folder(path, output_dir=output_dir, in_channels=in_channels, modalities=modalities)
     if not path.name.lower().endswith(NIFTI_SUFFIXES):
-        if not path.exists():
-            return images_in(path)  # which says so
+        if path.is_dir() or not path.exists():
+            return _of_folder(path, output_dir=output_dir, **channels)
         raise DataError(
             f"input_dir is {path}; it is a folder of NIfTI images, one such image (.nii.gz or .nii), or a list of them "
             "(.txt, .json)."
         )
-    if in_channels > 1 and path.is_file():
-        for case in images_in(path.parent, in_channels=in_channels, modalities=modalities, subfolders=True):
-            if str(path) in images_of(case):
-                return [case]
-    return [{"image": str(path)}]
+    beside = images_in(path.parent, subfolders=True, **channels) if in_channels > 1 and path.is_file() else []
+    return next(([case] for case in beside if str(path) in images_of(case)), [{"image": str(path)}])
 
 
 def root_of(source: Source) -> str:

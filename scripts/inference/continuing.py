@@ -1,127 +1,219 @@
-"""Continuing: a run leaves out what an earlier one with the same settings, weights and images has finished."""
+"""Continuing: a run leaves out what earlier ones with the same settings, weights and images have finished."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
+import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
 
-from scripts.data import DataError, images_of
-from scripts.files import replacing, sha256
-from scripts.lock import hold
+from scripts.data import DataError, LabelCoding, images_of
+from scripts.data.colours import write_colour_table
+from scripts.files import replacing
+from scripts.lock import held, hold, is_free, release
 
-from .outputs import MASKS, output_path
+from .outcomes import JOURNAL, JOURNALS, LOCKS, MASKS, Outcome, Outcomes, lines_of, shares_in
+from .outputs import facts_of, name_of, output_path
+from .preview import write_page
+from .shares import part_of
 
 RECORD = "inference_settings.json"
+# What the folder is locked for while a process reads and writes the record and the tables.
+TABLES = "tables"
+# Seconds between two looks at how far the other shares are.
+LOOK = 5.0
 Facts = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
-class InferenceRecord:
+class InferenceRecord(Outcomes):
     """``<output_dir>/inference_settings.json``: from which images, weights and settings the masks of a folder come.
 
-    A mask is entered once it is complete, with the size and the SHA-256 of every image file of its case. A case is
-    finished when its mask is there and its entry has the same, whatever the dates of the files say. Attach it to the
-    evaluator.
+    A case is entered once its mask is complete, with the size and the SHA-256 of each of its image files. It is
+    finished when its mask is there and its files are still the same, whatever their dates say. Several processes may
+    fill a folder, each with its share of the cases; what they enter is in their journals until one of them ends, which
+    brings all of it into the record. The tables are made of the record, so that they are always whole.
+
+    It also logs a line for each case, with how far all shares are, and writes the names and colours of the label values
+    to ``classes.ctbl``, for viewers.
 
     Args:
-        output_dir: folder of the masks.
+        output_dir: of the masks.
         weights: file of weights, or several.
-        settings: whatever else decides how the masks look, by the names of the ids.
-        root: folder that the paths of the images are relative to in ``output_dir``, see :func:`output_path`.
-        overwrite: segment all cases anew.
+        model, options: settings that decide how masks look and what is beside them, by the names of their ids; of the
+            options "save_volumes", "preview" and "label_values" are read here.
+        overwrite: segment all cases of the share anew.
+        kwargs: label_coding, class_names, root and share, see :class:`~scripts.inference.Outcomes`.
     """
+
+    label_coding: LabelCoding
 
     def __init__(
         self,
         output_dir: str | Path,
         *,
         weights: str | Sequence[str],
-        settings: Mapping[str, Any],
-        root: str | Path = "",
+        model: Mapping[str, Any],
+        options: Mapping[str, Any] | None = None,
         overwrite: bool = False,
+        **kwargs: Any,
     ) -> None:
-        self.folder = Path(output_dir)
-        self.root = root
+        settings = {name: plain(value) for name, value in {**model, **(options or {})}.items()}
+        super().__init__(output_dir, save_volumes=bool(settings.get("save_volumes")), **kwargs)
         self.overwrite = overwrite
-        paths = [weights] if isinstance(weights, str) else list(weights)
-        self.content: Facts = {"settings": {name: plain(value) for name, value in settings.items()}}
-        self.content |= {"weights": paths, "masks": {}}  # of the weights, later, their digests
-        self.images: dict[str, list[Facts]] = {}
+        self.weights = [weights] if isinstance(weights, str) else list(weights)
+        self.content: Facts = {"settings": settings, "weights": [], "cases": {}}
+        self.names: list[str] = []
+        self.entered: set[str] = set()  # cases in the journals
+        self.looked = -LOOK
 
     def unfinished(self, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Those of ``cases`` that are still to be segmented, in their order; begins or continues the record.
+        """Those of the share's ``cases`` that are still to be segmented, in their order; begins or goes on.
 
         Args:
-            cases: dictionaries with "image", a path or a list of them.
+            cases: of all shares, dictionaries with "image", a path or a list of them.
 
         Raises:
             DataError: when an earlier run had other settings and left masks; when the mask of a case is that of an
                 image elsewhere; when two cases would have one mask; when images lie in ``output_dir``, where masks
-                would be taken for images; when another process writes there.
+                would be taken for images; when another process has this share, or others of another number.
         """
-        for case in cases:
-            for path in images_of(case):
-                if self.folder.resolve() == Path(path).parent.resolve():
-                    raise DataError(
-                        f"output_dir {self.folder} is the folder of the images: choose another, to keep masks apart."
-                    )
-        hold(self.folder, MASKS)
-        self.content["weights"] = [facts_of(path) for path in self.content["weights"]]
-        self.images = {images_of(case)[0]: [facts_of(path) for path in images_of(case)] for case in cases}
-        self._check_names()
-        self._continue()
-        left = [case for case in cases if not self._is_finished(images_of(case)[0])]
-        if len(left) < len(cases):
-            logger.info(
-                "%d of %d cases are finished in %s and left out; --overwrite true segments them anew",
-                len(cases) - len(left),
-                len(cases),
-                self.folder,
-            )
-        self._write()
+        for folder in {Path(path).parent for case in cases for path in images_of(case)}:
+            if self.folder.resolve() == folder.resolve():
+                raise DataError(
+                    f"output_dir {self.folder} is the folder of the images: choose another, to keep masks apart."
+                )
+        self._check_names(cases)
+        own = part_of(cases, self.share)
+        try:
+            with held(self.folder, purpose=TABLES, wait=True):
+                hold(self.folder, MASKS.format(*self.share))
+                self.content["weights"] = [facts_of(path) for path in self.weights]
+                self._merge(self._earlier())
+                if self.overwrite:
+                    self._forget(own)
+                self._write()
+            left = [case for case in own if not self._is_finished(case)]
+        except DataError:
+            release(self.folder, MASKS.format(*self.share))
+            raise
+        self._forget(left)
+        if len(left) < len(own):
+            finished = f"{len(own) - len(left)} of {len(own)} cases are finished in {self.folder} and left out"
+            logger.info("%s; --overwrite true segments them anew", finished)
         return left
 
+    def begin(self) -> None:
+        """Does nothing: :meth:`unfinished` has begun."""
+
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._enter)
+        super().attach(engine)
+        engine.add_event_handler(Events.STARTED, self._open)
 
-    def _check_names(self) -> None:
-        masks: dict[Path, str] = {}
-        for image in self.images:
-            other = masks.setdefault(self._mask(image), image)
-            if other != image:
-                raise DataError(f"{other} and {image} would have the same mask, {self._mask(image)}: leave one out.")
+    def conclude(self) -> None:
+        """Brings what all processes have entered so far into the record and makes the tables of it."""
+        with held(self.folder, purpose=TABLES, wait=True):
+            self._merge(self._read() or self.content)
+            self._write()
+            self.write_tables([self.content["cases"][name] for name in self.names if name in self.content["cases"]])
+            if self.content["settings"].get("preview"):
+                write_page(self.folder, self.class_names)
 
-    def _continue(self) -> None:
-        """Takes over the entries of an earlier run with the same settings and weights."""
-        # A run that ended before its first mask has left nothing that others would be mixed with.
-        earlier = self._read() if not self.overwrite and any(self.folder.rglob("*_seg.nii.gz")) else None
+    def finished(self, item: dict[str, Any]) -> Outcome:
+        outcome = super().finished(item)
+        volumes = ", ".join(f"{name} {millilitres:.4g} ml" for name, _, millilitres in outcome["volumes"])
+        seconds, now = time.monotonic() - self.started, self.count() + 1
+        left = (time.monotonic() - self.begun) / max(1, now - self.before) * (len(self.names) - now)
+        logger.info(
+            "%d of %d, %s left: %s: %.1f s; %s; %s",
+            *(now, len(self.names), timedelta(seconds=round(left))),
+            *(outcome["case"], seconds, volumes, self._mask(outcome["image"])),
+        )
+        return {**outcome, "files": json.loads(item["image"].meta["files"])}
+
+    def enter(self, outcome: Outcome) -> None:
+        super().enter(outcome)
+        self.entered.add(outcome["case"])
+
+    def count(self) -> int:
+        """Cases of all shares that are finished or have failed by now."""
+        if self.share[1] > 1 and time.monotonic() - self.looked > LOOK:
+            self.looked = time.monotonic()
+            journals = [self.folder / JOURNAL.format(*share) for share in shares_in(self.folder, JOURNALS)]
+            self.entered |= {outcome["case"] for journal in journals for outcome in lines_of(journal)}
+        return len({*self.content["cases"], *self.entered}.intersection(self.names))
+
+    def _check_names(self, cases: list[dict[str, Any]]) -> None:
+        self.names = [self._name(case) for case in cases]
+        images: dict[str, str] = {}
+        for name, case in zip(self.names, cases):
+            image = images_of(case)[0]
+            if name in images:
+                mask = self._mask(image)
+                raise DataError(f"{images[name]} and {image} would have the same mask, {mask}: leave one out.")
+            images[name] = image
+
+    def _earlier(self) -> Facts | None:
+        """The record of earlier runs if their masks stay; None if there are none, or all are to be made anew.
+
+        Raises:
+            DataError: when they had other settings and are not to be overwritten, or one of them still goes on.
+        """
+        others = [share for share in shares_in(self.folder, LOCKS) if share != self.share and not self._ended(share)]
+        in_use = f"{self.folder} is being filled by a run of"
+        remedy = f"wait until it ends; delete {LOCKS} there if its processes are gone."
+        if any(n != self.share[1] for _, n in others):
+            raise DataError(f"{in_use} {others[0][1]} share(s): start the same number, or {remedy}")
+        earlier = self._read()
         if earlier is None:
-            return
+            return None
         now, then = self.content["settings"], earlier["settings"]
         changed = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
-        if changed:
+        if not changed and list(map(content, earlier["weights"])) == list(map(content, self.content["weights"])):
+            return earlier
+        # A run that ended before its first mask has left nothing that others would be mixed with.
+        if not others and not any(self.folder.rglob("*_seg.nii.gz")):
+            return None
+        if changed and not self.overwrite:
             listed = ", ".join(f"{name} was {then.get(name)} and is {now.get(name)}" for name in changed)
             raise DataError(
                 f"{self.folder} holds masks of a run with other settings ({listed}): choose another output_dir, or set "
                 "overwrite to true to segment all cases anew."
             )
-        if [content(facts) for facts in earlier["weights"]] != [content(facts) for facts in self.content["weights"]]:
+        if others:
+            raise DataError(f"{in_use} other settings or weights: {remedy}")
+        if not changed:
             logger.warning("the weights have changed since the masks in %s were made: all are made anew", self.folder)
-            return
-        self.content["masks"] = earlier["masks"]
+        return None
 
-    def _is_finished(self, image: str) -> bool:
-        mask = self._mask(image)
-        entered = self.content["masks"].get(self._name(mask))
+    def _forget(self, cases: list[dict[str, Any]]) -> None:
+        for case in cases:
+            self.content["cases"].pop(self._name(case), None)
+
+    def _merge(self, earlier: Facts | None) -> None:
+        """Takes over the cases of ``earlier`` and of all journals, and removes those whose processes have ended."""
+        self.content["cases"] = {} if earlier is None else earlier["cases"]
+        for share in shares_in(self.folder, JOURNALS):
+            journal = self.folder / JOURNAL.format(*share)
+            if earlier is not None:
+                self.content["cases"] |= {outcome["case"]: outcome for outcome in lines_of(journal)}
+            if share == self.share or self._ended(share):
+                journal.unlink(missing_ok=True)
+
+    def _ended(self, share: tuple[int, int]) -> bool:
+        return is_free(self.folder, MASKS.format(*share))
+
+    def _is_finished(self, case: dict[str, Any]) -> bool:
+        image = images_of(case)[0]
+        entered, mask = self.content["cases"].get(self._name(case), {}).get("files"), self._mask(image)
         if entered is None or not mask.is_file():
             return False
-        now = self.images[image]
+        now = [facts_of(path) for path in images_of(case)]
         if [content(facts) for facts in entered] == [content(facts) for facts in now]:
             return True
         if [facts["path"] for facts in entered] != [facts["path"] for facts in now]:
@@ -132,19 +224,17 @@ class InferenceRecord:
         logger.warning("%s has changed since its mask was made, which is made anew", image)
         return False
 
-    def _enter(self, engine: Any) -> None:
-        for item in engine.state.output:
-            image = item["pred"].meta["filename_or_obj"]
-            if image in self.images:
-                self.content["masks"][self._name(self._mask(image))] = self.images[image]
-        if engine.state.output:
-            self._write()
+    def _open(self, engine: Engine) -> None:
+        if self.label_coding.regions is None:  # regions are channels of 0 and 1
+            values = self.content["settings"].get("label_values")
+            write_colour_table(self.folder / "classes.ctbl", self.class_names, values)
+        self.begun, self.before = time.monotonic(), self.count()
 
     def _mask(self, image: str) -> Path:
         return output_path(image, "seg", output_dir=self.folder, root=self.root)
 
-    def _name(self, mask: Path) -> str:
-        return mask.relative_to(self.folder).as_posix()
+    def _name(self, case: dict[str, Any]) -> str:
+        return name_of(images_of(case)[0], self.root)
 
     def _write(self) -> None:
         with replacing(self.folder / RECORD) as temporary:
@@ -155,18 +245,7 @@ class InferenceRecord:
             record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):  # none, or cut off: as if there had been no earlier run
             return None
-        return record if isinstance(record, dict) and {"settings", "weights", "masks"} <= set(record) else None
-
-
-def facts_of(path: str | Path) -> Facts:
-    """Where a file is, how large, and the SHA-256 of its content; its path alone if it is no file or cannot be read."""
-    where = os.path.abspath(path)
-    try:
-        if os.path.isfile(where):  # reading a pipe would wait for ever
-            return {"path": where, "bytes": os.path.getsize(where), "sha256": sha256(Path(where))}
-    except OSError:
-        pass
-    return {"path": where}
+        return record if isinstance(record, dict) and {"settings", "weights", "cases"} <= set(record) else None
 
 
 def content(facts: Facts) -> tuple[Any, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,21 @@ from scripts.errors import UserError
 onnxruntime, _ = optional_import("onnxruntime")
 
 
-def check_file(path: str | Path, command: str) -> str:
-    """Returns ``path`` as text if the file exists.
+def opened(path: str | Path, *, kind: str, command: str, read: Callable[[str], Any]) -> Any:
+    """What ``read`` makes of the file ``path``.
 
     Raises:
-        UserError: naming the file and the ``command`` of MONAI's that makes it.
+        UserError: when there is none, with the ``command`` of MONAI's that makes it, or it is not of this ``kind``.
     """
     if not Path(path).is_file():
         raise UserError(
             f"{path} does not exist: make it with python -m monai.bundle {command} (docs/export.md), "
             "or say where it is (ckpt_path)."
         )
-    return str(path)
+    try:
+        return read(str(path))
+    except Exception as error:  # onnxruntime raises types of its own, which share no base class
+        raise UserError(f"{path} is not {kind} ({' '.join(str(error).split())[:200]}).") from error
 
 
 def load_torchscript(path: str | Path, *, device: torch.device | str = "cpu") -> torch.jit.ScriptModule:
@@ -39,11 +43,8 @@ def load_torchscript(path: str | Path, *, device: torch.device | str = "cpu") ->
     Raises:
         UserError: when the file is missing or is not TorchScript.
     """
-    file = check_file(path, "ckpt_export")
-    try:
-        return torch.jit.load(file, map_location=device).eval()
-    except RuntimeError as error:  # the only type that torch.jit.load raises for the content of a file
-        raise UserError(f"{path} is not a TorchScript file ({' '.join(str(error).split())[:200]}).") from error
+    read = partial(torch.jit.load, map_location=device)
+    return opened(path, kind="a TorchScript file", command="ckpt_export", read=read).eval()
 
 
 class OnnxNetwork(nn.Module):
@@ -59,15 +60,15 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, path: str | Path, *, device: torch.device | str = "cpu") -> None:
         super().__init__()
-        file = check_file(path, "onnx_export")
-        wanted = ["CPUExecutionProvider"]
-        if torch.device(device).type == "cuda":
-            wanted.insert(0, "CUDAExecutionProvider")
-        available = onnxruntime.get_available_providers()
-        try:
-            self.session = onnxruntime.InferenceSession(file, providers=[name for name in wanted if name in available])
-        except Exception as error:  # onnxruntime raises types of its own, which share no base class
-            raise UserError(f"{path} is not an ONNX model ({' '.join(str(error).split())[:200]}).") from error
+        wanted = ["CUDAExecutionProvider"] * (torch.device(device).type == "cuda") + ["CPUExecutionProvider"]
+        self.session = opened(
+            path,
+            kind="an ONNX model",
+            command="onnx_export",
+            read=lambda file: onnxruntime.InferenceSession(
+                file, providers=[name for name in wanted if name in onnxruntime.get_available_providers()]
+            ),
+        )
         self.input_name = self.session.get_inputs()[0].name
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from monai.config import KeysCollection
 from monai.data.folder_layout import default_name_formatter
 from monai.data.utils import create_file_basename
+from monai.transforms import MapTransform, SaveImage
 
 from scripts.data import case_name
 from scripts.errors import UserError
+from scripts.files import sha256
 
-# What a folder of masks is locked for.
-MASKS = "masks"
+from .writer import NiftiWriter
+
+# What the file of an output ends in, where that is not its key.
+POSTFIXES = {"pred": "seg", "mask": "seg"}
 
 
 def below(path: str | Path, root: str | Path) -> str:
@@ -67,3 +74,49 @@ def contained_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:
     if path.is_symlink() or path.parent.resolve() != folder.resolve() / below(image, root):
         raise UserError(f"{path} is a link, or lies outside {folder}: remove it, or choose another output_dir.")
     return names
+
+
+class SaveOutputsd(MapTransform):
+    """Writes those of ``keys`` that a case has, in their order, as NIfTI in the geometry of its image.
+
+    "pred" or "mask" becomes ``<case>_seg.nii.gz`` of uint8, or of uint16 where it comes as int32, and any other key
+    ``<case>_<key>.nii.gz`` of float32.
+
+    Args:
+        keys: of (C, H, W, D) MetaTensors; the mask stands last, since a case that has one counts as complete.
+        output_dir: made if missing.
+        root: folder of the images, see :func:`output_path`.
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str | Path, root: str | Path = "") -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.output_dir = output_dir
+        self.root = root
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(data):
+            labels = np.uint16 if data[key].dtype == torch.int32 else np.uint8
+            save = SaveImage(
+                output_dir=self.output_dir,
+                output_postfix=POSTFIXES.get(str(key), str(key)),
+                output_dtype=labels if key in POSTFIXES else np.float32,
+                resample=False,
+                separate_folder=False,
+                data_root_dir=str(self.root),
+                print_log=False,
+                writer=NiftiWriter,
+                output_name_formatter=contained_name,
+            )
+            save(data[key])
+        return dict(data)
+
+
+def facts_of(path: str | Path) -> dict[str, Any]:
+    """Where a file is, how large, and the SHA-256 of its content; its path alone if it is no file or cannot be read."""
+    where = os.path.abspath(path)
+    try:
+        if os.path.isfile(where):  # reading a pipe would wait for ever
+            return {"path": where, "bytes": os.path.getsize(where), "sha256": sha256(Path(where))}
+    except OSError:
+        pass
+    return {"path": where}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator, Sequence
-from itertools import chain, combinations
+from collections.abc import Sequence
+from itertools import chain, combinations, product
 from typing import Any
 
 import torch
@@ -43,10 +43,6 @@ class Predictor(nn.Module):
     Raises:
         UserError: when ``decoders``, ``heads``, ``maps`` or ``flip_axes`` is none of these; on the first call, when a
             network lacks the heads that they need.
-
-    Example:
-        >>> Predictor([nn.Sigmoid()], flip_axes=[0, 1])(torch.zeros(1, 1, 4, 4, 4)).unique()
-        tensor([0.5000])
     """
 
     def __init__(
@@ -76,68 +72,63 @@ class Predictor(nn.Module):
         axes = [axis + 2 for axis in flip_axes]
         self.flips = list(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether a network's own probability is all that is asked for."""
+        return self.decoders == "both" and self.heads == "segmentation" and not self.maps
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, (1 + M)·C, H, W, D): C probabilities in [0, 1], then C channels of each of the M ``maps``."""
-        count = len(self.networks) * len(self.flips)
-        summed = functools.reduce(torch.add, self._predictions(x))
-        return summed if count == 1 else summed / count
-
-    def _predictions(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
-        for network in self.networks:
-            for axes in self.flips:
-                yield self._predict(network, x.flip(axes)).flip(axes) if axes else self._predict(network, x)
+        pairs = list(product(self.networks, self.flips))
+        predictions = (self._predict(n, x.flip(a)).flip(a) if a else self._predict(n, x) for n, a in pairs)
+        summed = functools.reduce(torch.add, predictions)
+        return summed if len(pairs) == 1 else summed / len(pairs)
 
     def _predict(self, network: Any, x: torch.Tensor) -> torch.Tensor:
-        if self.decoders == "both" and self.heads == "segmentation" and not self.maps:
+        if self.is_plain:
             return network(x)
         heads = self._heads(network, x)
         logits, distance = self._chosen(heads, "logits"), self._chosen(heads, "distance")
         if self.decoders == "both" and self.heads == "segmentation":
             # What the network itself takes for its probability: the mean of its heads, or one of them.
             probability = network.probability_of(heads) if hasattr(network, "probability_of") else network(x)
+        elif not logits:
+            raise UserError(
+                f"decoders is {self.decoders!r} and the network has only {sorted(heads)}: set it to 'both'."
+            )
+        elif self.heads != "segmentation" and not distance:
+            raise UserError(
+                f"heads is {self.heads!r} and the network has only {sorted(heads)}: set it to 'segmentation'."
+            )
         else:
-            probability = self._mean(logits, distance, found=sorted(heads))
+            of_logits = [torch.sigmoid(head) for head in logits if self.heads != "distance"]
+            of_distance = [self.distance_to_segmentation(head) for head in distance if self.heads != "segmentation"]
+            probability = torch.stack([*of_logits, *of_distance]).mean(0)
         outputs = [probability]
         for name in self.maps:
             if name == "distance":
                 if not distance:
                     raise UserError(f"save_distance needs a distance head and the network has only {sorted(heads)}.")
                 outputs.append(torch.stack(distance).mean(0))
-            else:
-                outputs.append(self._uncertainty(logits, distance, num_classes=probability.shape[1]))
+                continue
+            votes = [foreground_probability(head, probability.shape[1]) > 0.5 for head in logits]
+            votes += [head < 0 for head in distance]
+            if len(votes) < 2:
+                raise UserError("save_uncertainty needs two heads that vote, and the network has only one.")
+            stacked = torch.stack(votes)
+            outputs.append((stacked.any(0) & ~stacked.all(0)).float())
         return torch.cat(outputs, dim=1)
 
-    def _mean(self, logits: list[torch.Tensor], distance: list[torch.Tensor], *, found: list[str]) -> torch.Tensor:
-        """The mean probability of the chosen decoders and kinds of heads."""
-        if self.heads != "segmentation" and not distance:
-            raise UserError(f"heads is {self.heads!r} and the network has only {found}: set it to 'segmentation'.")
-        if not logits:
-            raise UserError(f"decoders is {self.decoders!r} and the network has only {found}: set it to 'both'.")
-        of_logits = [torch.sigmoid(head) for head in logits]
-        of_distance = [self.distance_to_segmentation(head) for head in distance]
-        chosen = {"segmentation": of_logits, "distance": of_distance, "all": [*of_logits, *of_distance]}[self.heads]
-        return torch.stack(chosen).mean(0)
-
     def _heads(self, network: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The heads by name; of the chosen decoder alone where the network can leave the other out."""
+        """The heads by name; of the chosen decoder only, where the network can leave the other out."""
         if self.decoders != "both" and hasattr(network, "forward_decoder"):
             return network.forward_decoder(x, self.decoders, bool(self.maps) or self.heads != "segmentation")
         if not hasattr(network, "forward_heads"):
             raise UserError(
                 f"maps, single decoders and distance heads need the heads, which a {type(network).__name__} lacks: use "
-                " model.pt or TorchScript, or leave save_distance, save_uncertainty, decoders and heads as they are."
+                "model.pt or TorchScript, or leave save_distance, save_uncertainty, decoders and heads as they are."
             )
         return network.forward_heads(x)
-
-    def _uncertainty(
-        self, logits: list[torch.Tensor], distance: list[torch.Tensor], *, num_classes: int
-    ) -> torch.Tensor:
-        """1 where the heads do not all vote for foreground or all for background, (B, C, H, W, D)."""
-        votes = [foreground_probability(head, num_classes) > 0.5 for head in logits] + [head < 0 for head in distance]
-        if len(votes) < 2:
-            raise UserError("save_uncertainty needs two heads that vote, and the network has only one.")
-        stacked = torch.stack(votes)
-        return (stacked.any(0) & ~stacked.all(0)).to(torch.float32)
 
     def _chosen(self, heads: dict[str, torch.Tensor], kind: str) -> list[torch.Tensor]:
         ending = "" if self.decoders == "both" else f"_{self.decoders}"
@@ -162,5 +153,5 @@ def predictor_or_network(networks: Sequence[nn.Module], **options: Any) -> nn.Mo
     MONAI's federated client loads weights into what evaluates, by the names that they have in the network.
     """
     predictor = Predictor(networks, **options)
-    plain = predictor.decoders == "both" and predictor.heads == "segmentation" and not predictor.maps
-    return networks[0] if plain and len(networks) == len(predictor.flips) == 1 else predictor
+    alone = predictor.is_plain and len(networks) == len(predictor.flips) == 1
+    return networks[0] if alone else predictor

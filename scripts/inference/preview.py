@@ -17,8 +17,8 @@ from scripts.data import DataError, LabelCoding, NiftiReader
 from scripts.data.colours import class_colours
 from scripts.files import replacing
 
+from .outcomes import checked_names, class_volumes
 from .outputs import name_of, output_path
-from .volumes import checked_names, class_volumes
 
 PAGE = "preview.html"
 ENDING = "_preview.png"
@@ -28,14 +28,13 @@ STYLE = "body{font-family:system-ui,sans-serif;margin:2rem} img{max-width:100%} 
 
 
 class SavePreviewd(MapTransform):
-    """Writes ``<case>_preview.png`` beside the mask, and ``<output_dir>/preview.html`` with the pictures of all cases.
+    """Writes ``<case>_preview.png`` beside the mask; :func:`write_page` collects the pictures of all cases.
 
     Each plane is cut where the mask is largest. The first axis (right or anterior) is to the right.
 
     Args:
-        keys: of the decoded masks in the geometry of the original image, as for
-            :class:`~scripts.inference.SaveVolumesd`.
-        label_coding, class_names, output_dir, root: as there.
+        keys: of the decoded masks in the geometry of the original image, see :func:`class_volumes`.
+        label_coding, class_names, output_dir, root: see :class:`~scripts.inference.Outcomes`.
 
     Raises:
         DataError: when matplotlib is not installed.
@@ -66,11 +65,9 @@ class SavePreviewd(MapTransform):
             image = mask.meta["filename_or_obj"]
             volumes = class_volumes(mask, self.label_coding)
             said = ", ".join(f"{name} {ml:.4g} ml" for name, (_, ml) in zip(self.class_names, volumes))
-            picture = self._draw(image, mask, title=f"{name_of(image, self.root)}: {said}")
             path = output_path(image, "preview", output_dir=self.output_dir, root=self.root, ending=".png")
             with replacing(path) as temporary:
-                temporary.write_bytes(picture)
-        self._write_page()
+                temporary.write_bytes(self._draw(image, mask, title=f"{name_of(image, self.root)}: {said}"))
         return dict(data)
 
     def _draw(self, path: str, mask: MetaTensor, *, title: str) -> bytes:
@@ -78,7 +75,9 @@ class SavePreviewd(MapTransform):
         upright: Any = Orientation("RAS", labels=None)
         # The voxels that the network saw are normalized and resampled; the file's own are shown.
         image = Compose([LoadImage(reader=NiftiReader), EnsureChannelFirst(), upright])(path)[0].numpy()
-        classes = self._classes(upright(mask).as_tensor().cpu().numpy())
+        values = upright(mask).as_tensor().cpu().numpy()
+        count = self.label_coding.num_classes
+        classes = values > 0 if self.label_coding.regions else np.stack([values[0] == c + 1 for c in range(count)])
         spacing = np.linalg.norm(upright(mask).affine[:3, :3].numpy(), axis=0)
         figure = panels.new_figure(3 * panels.PANEL_WIDTH + 0.5, panels.PANEL_WIDTH + 0.6)
         figure.suptitle(title, fontsize=10)
@@ -99,26 +98,20 @@ class SavePreviewd(MapTransform):
                 panels.draw_contour(axes, voxels.take(index, axis=cut), level=0.5, line=line)
         return panels.png(figure)
 
-    def _classes(self, mask: np.ndarray) -> np.ndarray:
-        """(C, H, W, D), bool."""
-        if self.label_coding.regions is not None:
-            return mask > 0
-        return np.stack([mask[0] == c + 1 for c in range(self.label_coding.num_classes)])
 
-    def _write_page(self) -> None:
-        """From the pictures that are there, so that a run that goes on where another stopped has all of them."""
-        pictures = sorted(path.relative_to(self.output_dir).as_posix() for path in self.output_dir.rglob(f"*{ENDING}"))
-        colours = zip(self.class_names, class_colours(len(self.class_names)))
-        legend = " ".join(f'<b style="color:{colour}">&#9632;</b> {escape(name)}' for name, colour in colours)
-        body = [
-            f'<h2>{escape(path.removesuffix(ENDING))}</h2>\n<img src="{quote(path)}" alt="" loading="lazy">'
-            for path in pictures
-        ]
-        with replacing(self.output_dir / PAGE) as temporary:
-            temporary.write_text(
-                '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>Masks</title>'
-                f"<style>{STYLE}</style></head>\n<body>\n<h1>{len(pictures)} masks</h1>\n<p>{legend}</p>\n"
-                + "\n".join(body)
-                + "\n</body>\n</html>\n",
-                encoding="utf-8",
-            )
+def write_page(folder: Path, class_names: Sequence[str]) -> None:
+    """Writes ``preview.html``, the page of the pictures that are in ``folder``, whichever run has drawn them."""
+    pictures = sorted(path.relative_to(folder).as_posix() for path in folder.rglob(f"*{ENDING}"))
+    colours = zip(class_names, class_colours(len(class_names)))
+    legend = " ".join(f'<b style="color:{colour}">&#9632;</b> {escape(name)}' for name, colour in colours)
+    body = "\n".join(
+        f'<h2>{escape(path.removesuffix(ENDING))}</h2>\n<img src="{quote(path)}" alt="" loading="lazy">'
+        for path in pictures
+    )
+    with replacing(folder / PAGE) as temporary:
+        temporary.write_text(
+            '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>Masks</title>'
+            f"<style>{STYLE}</style></head>\n<body>\n<h1>{len(pictures)} masks</h1>\n<p>{legend}</p>\n{body}\n"
+            "</body>\n</html>\n",
+            encoding="utf-8",
+        )

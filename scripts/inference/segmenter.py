@@ -17,7 +17,7 @@ from .tolerant import check_image
 
 BUNDLE = Path(__file__).resolve().parents[2]
 # What reads and writes files, of which a call on arrays has none.
-WITH_FILES = ("LoadImaged", "EnsureChannelFirstd", "SaveImaged", "SaveVolumesd", "SavePreviewd")
+WITH_FILES = ("LoadImaged", "EnsureChannelFirstd", "SaveOutputsd", "SavePreviewd")
 
 
 class Segmenter:
@@ -27,11 +27,6 @@ class Segmenter:
         config_files: like those of the command; inference.json of this bundle with the settings of models/model.json
             by default.
         overrides: config ids and their values, such as ``ckpt_path``, ``device``, ``threshold`` or ``flip_axes``.
-
-    Example:
-        >>> image = nibabel.load("ct.nii.gz")  # doctest: +SKIP
-        >>> segment = Segmenter(device="cpu")  # doctest: +SKIP
-        >>> mask = segment(image.get_fdata(), image.affine)  # doctest: +SKIP
     """
 
     def __init__(self, config_files: Sequence[str | Path] | None = None, **overrides: Any) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import errno
+import json
 import logging
 import os
+import sys
 from collections.abc import Callable
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from monai.data import list_data_collate
+from monai.data import DataLoader, MetaTensor, list_data_collate
 from monai.engines import SupervisedEvaluator
 from torch.utils.data import Dataset
 
@@ -22,13 +24,16 @@ from scripts.data.checks import header_problems
 from scripts.data.nifti import open_nifti
 from scripts.data.problems import FileError
 from scripts.errors import chain
-from scripts.lock import held
-from scripts.ranks import gathered, rank
+from scripts.ranks import gathered
 
-from .outputs import MASKS
+from .outcomes import Outcomes
+from .outputs import facts_of
 
 FAILURE = "failure"
-COLUMNS = ("case", "reason")
+SOME_FAILED = 2  # exit status
+# An image is flat if a voxel is so many standard deviations off that few can be, and all but this part of the voxels
+# lie within this part of a standard deviation of each other.
+FAR, FEW, FLATTENED = 50, 1e-3, 0.01
 
 
 class SomeCasesFailedError(DataError):
@@ -60,11 +65,29 @@ def check_image(image: torch.Tensor, path: Any, *, in_channels: int | None = Non
         raise DataError(
             f"{path} has voxels that are NaN or infinite: replace them, for example by the value of the background."
         )
-    if image.min() == image.max():
-        raise DataError(
-            f"{path} is the same in every voxel, or everywhere outside intensity_window: "
-            "export it again, or check that it is the modality that the network was trained on."
-        )
+    for number, channel in enumerate(image):
+        which = f" in channel {number} (from 0)" if len(image) > 1 else ""
+        if channel.min() == channel.max():
+            raise DataError(
+                f"{path} is the same in every voxel{which}, or everywhere outside intensity_window: "
+                "export it again, or check that it is the modality that the network was trained on."
+            )
+        if _is_flattened(channel):
+            raise DataError(
+                f"{path} has a few voxels{which} so far off that, scaled to unit variance, all else is flat: replace "
+                "them, or clip them with intensity_window."
+            )
+
+
+def _is_flattened(channel: torch.Tensor) -> bool:
+    """Whether single voxels have made all others of a channel (H, W, D) practically equal."""
+    values = channel.as_tensor().flatten() if isinstance(channel, MetaTensor) else channel.flatten()
+    spread, mean = torch.std_mean(values)
+    if max(values.max() - mean, mean - values.min()) < FAR * spread:
+        return False
+    few = max(1, int(FEW * values.numel()))
+    most = torch.kthvalue(values, values.numel() - few + 1).values - torch.kthvalue(values, few).values
+    return bool(most < FLATTENED * spread)
 
 
 def warn_of_header(path: str) -> None:
@@ -84,14 +107,21 @@ class TolerantDataset(Dataset):
         dataset: a MONAI dataset of dictionaries with an "image".
         in_channels: channels that an image must have; None for any number.
         check: called with a list of the one case before it is read, and raises if its files cannot be used.
+        digests: whether the image's meta gets "files", as JSON, see :func:`~scripts.inference.outputs.facts_of`.
     """
 
     def __init__(
-        self, dataset: Any, *, in_channels: int | None = None, check: Callable[[list], Any] | None = None
+        self,
+        dataset: Any,
+        *,
+        in_channels: int | None = None,
+        check: Callable[[list], Any] | None = None,
+        digests: bool = False,
     ) -> None:
         self.dataset = dataset
         self.in_channels = in_channels
         self.check = check
+        self.digests = digests
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -104,8 +134,11 @@ class TolerantDataset(Dataset):
                 self.check([case])
             for file in images_of(case):
                 warn_of_header(file)
+            files = [facts_of(file) for file in images_of(case)] if self.digests else None  # of what is read now
             item = self.dataset[index]
             check_image(item["image"], path, in_channels=self.in_channels)
+            if files is not None:
+                item["image"].meta["files"] = json.dumps(files)
             return item
         except Exception as error:  # whatever a reader or transform raises concerns this case alone
             return {FAILURE: innermost(error), "image": path}
@@ -116,82 +149,97 @@ def case_or_failure(items: list[dict[str, Any]]) -> dict[str, Any]:
     return items[0] if FAILURE in items[0] else list_data_collate(items)
 
 
+class CaseLoader(DataLoader):
+    """The cases of a :class:`TolerantDataset`, one by one.
+
+    Args:
+        dataset: see there.
+        ahead: whether a thread reads the next case while this one is segmented, which takes the memory of one more and
+            can save time only where the network runs on another device than the processor.
+        num_workers: processes that read.
+    """
+
+    def __init__(self, dataset: Dataset, *, ahead: bool = False, num_workers: int = 0) -> None:
+        super().__init__(dataset, batch_size=1, num_workers=num_workers, collate_fn=case_or_failure)
+        self.ahead = ahead
+
+    def __iter__(self) -> Any:
+        cases = super().__iter__()
+        if not self.ahead:
+            yield from cases
+            return
+        with ThreadPoolExecutor(1) as thread:
+            upcoming = thread.submit(next, cases, None)
+            while (case := upcoming.result()) is not None:
+                upcoming = thread.submit(next, cases, None)
+                yield case
+
+
 class TolerantEvaluator(SupervisedEvaluator):
     """MONAI's evaluator for batches of one case, which survives the failure of a case.
 
-    Failed cases are appended to ``<output_dir>/failures.csv`` (columns ``case,reason``). When all cases have been
-    tried and some have failed, the run ends with :class:`SomeCasesFailedError`, or if all have with its base class
-    :class:`~scripts.data.DataError`, so that the exit status says so.
-    Of several processes with a share of the cases each, the others write to ``failures_rank<r>.csv`` until the end.
+    When all cases have been tried and some have failed, the run ends with :class:`SomeCasesFailedError`, or if all have
+    with its base class :class:`~scripts.data.DataError`, so that the exit status says so.
 
     Args:
-        output_dir: folder of failures.csv; an old one is removed at the start.
+        outcomes: is told what became of each case, and makes the tables.
         kwargs: as in ``monai.engines.SupervisedEvaluator``.
     """
 
-    def __init__(self, *, output_dir: str | Path, **kwargs: Any) -> None:
-        self.failures_path = Path(output_dir) / (f"failures_rank{rank()}.csv" if rank() else "failures.csv")
-        self.failures: list[tuple[Any, str]] = []
+    def __init__(self, *, outcomes: Outcomes, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # After the handlers that the base class attaches, so that they conclude before this ends the run with an error.
-        self.add_event_handler(Events.STARTED, self._forget_failures)
+        self.outcomes = outcomes
+        self.failures = 0
+        outcomes.attach(self)
         self.add_event_handler(Events.GET_BATCH_STARTED, self._forget_previous_case)
-        self.add_event_handler(Events.COMPLETED, self._conclude)
 
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Go through all cases; without any, because an earlier run has finished them, do nothing."""
-        with held(self.failures_path.parent, purpose=MASKS):
-            if not self.state.epoch_length:
-                return None
-            if self.state.device.type == "cpu":
-                keep_freed_memory()
-            return super().run(*args, **kwargs)
+    def run(self, *args: Any, **kwargs: Any) -> None:
+        """Goes through all cases; none may be left, because an earlier run has finished them."""
+        self.failures = 0
+        with self.outcomes.recording():
+            if self.state.epoch_length:
+                if self.state.device.type == "cpu":
+                    keep_freed_memory()
+                super().run(*args, **kwargs)
+            failed, tried = (sum(counts) for counts in zip(*gathered((self.failures, self.state.iteration))))
+        if failed:
+            kind, others = (SomeCasesFailedError, "; the others are complete") if failed < tried else (DataError, "")
+            raise kind(
+                f"{failed} of {tried} cases failed{others}. The reasons are in {self.outcomes.folder / 'failures.csv'}."
+            )
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> Any:
         if FAILURE in batchdata:
-            self._report(batchdata["image"], batchdata[FAILURE])
-            return []
+            return self._failed(batchdata["image"], batchdata[FAILURE])
         try:
             return super()._iteration(engine, batchdata)
         except (torch.cuda.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:  # an unreadable or unwritable case must not cost the others
-            self._report(batchdata["image"].meta["filename_or_obj"][0], innermost(error))
-            return []
+            return self._failed(batchdata["image"].meta["filename_or_obj"][0], innermost(error))
 
-    def _report(self, image: Any, reason: str) -> None:
-        self.failures.append((image, reason))
-        self._append([(image, reason)])
+    def _failed(self, image: str, reason: str) -> list[Any]:
+        """The output of a case that has none."""
+        self.failures += 1
+        self.outcomes.failed(image, reason)
         logging.getLogger(__name__).error("%s failed: %s", image, reason)
-
-    def _append(self, failures: list[tuple[Any, str]]) -> None:
-        self.failures_path.parent.mkdir(parents=True, exist_ok=True)
-        new = not self.failures_path.exists()
-        with self.failures_path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(COLUMNS)
-            writer.writerows(failures)
+        return []
 
     def _forget_previous_case(self, engine: Engine) -> None:
         # Else its image and maps would stay in memory while the next is read and segmented.
         engine.state.batch = engine.state.output = None
 
-    def _forget_failures(self, engine: Engine) -> None:
-        self.failures = []
-        self.failures_path.unlink(missing_ok=True)
 
-    def _conclude(self, engine: Engine) -> None:
-        shares = gathered((self.failures, engine.state.iteration))
-        of_others = [failure for failures, _ in shares[1:] for failure in failures]
-        if rank() > 0:
-            self.failures_path.unlink(missing_ok=True)
-        elif of_others:
-            self._append(of_others)
-        if count := len(shares[0][0]) + len(of_others):
-            total = sum(cases for _, cases in shares)
-            kind, others = (SomeCasesFailedError, "; the others are complete") if count < total else (DataError, "")
-            raise kind(
-                f"{count} of {total} cases failed{others}. "
-                f"The reasons are in {self.failures_path.with_name('failures.csv')}."
-            )
+def exit_with_status() -> None:
+    """Makes a process that ends with :class:`SomeCasesFailedError` end with status 2, where other errors have 1.
+
+    Behind ``scripts.errors.print_briefly`` in a run list; who calls the evaluator gets the error as it is.
+    """
+    former = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        former(kind, error, trace)
+        if any(isinstance(cause, SomeCasesFailedError) for cause in chain(error)):
+            raise SystemExit(SOME_FAILED)
+
+    sys.excepthook = hook

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from scripts.errors import UserError
-from scripts.inference.components import smaller_components
+from scripts.inference.decoding import smaller_components
 from scripts.networks.heads import foreground_probability, segmentation_heads
 
 from .teacher import EMATeacher
