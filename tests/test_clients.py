@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -198,6 +199,15 @@ def test_monai_label_segments_as_the_bundle_does(bundle, elsewhere, tmp_path, dr
 @pytest.fixture
 def server(tmp_path) -> Iterator[str]:
     """The address of MONAI Label's own server with the shipped model, as docs/clients.md starts it, and its studies."""
+    with serving(tmp_path) as address:
+        yield address
+
+
+@contextmanager
+def serving(
+    tmp_path: Path, *, change: Callable[[Path], object] = lambda app: None, conf: dict[str, str] | None = None
+) -> Iterator[str]:
+    """Starts that server with four studies; ``change`` gets the app's folder before, ``conf`` is added."""
     pytest.importorskip("monailabel", reason="monailabel is not installed (docs/clients.md)")
     program = [sys.executable, "-m", "monailabel.main"]  # what its command starts, with the Python of PATH
     apps, studies = tmp_path / "apps", tmp_path / "studies"
@@ -207,6 +217,7 @@ def server(tmp_path) -> Iterator[str]:
     train = apps / "monaibundle" / "model" / NAME / "configs" / "train.json"
     # Nothing but its length: else it would train for an hour.
     train.write_text(json.dumps({**json.loads(train.read_text()), "max_iterations": 2, "learning_rate": 1e-5}))
+    change(apps / "monaibundle")
     for case in labeled_cases(tmp_path / "cases"):
         studies.mkdir(exist_ok=True)
         shutil.copy(case["image"], studies)
@@ -214,33 +225,23 @@ def server(tmp_path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [*program, "start_server", "--app", str(apps / "monaibundle"), "--studies", str(studies)]
-    command += [
-        "--conf",
-        "models",
-        NAME,
-        "--conf",
-        "zoo_source",
-        "local",
-        "--conf",
-        "sam2",
-        "false",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
+    for name, value in {"models": NAME, "zoo_source": "local", "sam2": "false", **(conf or {})}.items():
+        command += ["--conf", name, value]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     with (tmp_path / "server.log").open("w") as log:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def answer(url: str, method: str = "GET", **options: object) -> bytes:
     """What a server says, which may still be starting."""
     import requests
 
-    for _ in range(120):
+    for _ in range(900):
         try:
             response = requests.request(method, url, timeout=300, **options)
         except requests.ConnectionError:

@@ -20,7 +20,8 @@ from scripts.data import DataError, Datalist, LabelCoding
 from scripts.files import sha256
 from scripts.methods import SupervisedObjective
 from scripts.methods.losses import cross_entropy, dice_loss
-from tools.self_training import Member, Prediction, agreement, agreements, main, mirrored_axes, pseudo_label
+from tools.ensemble import Member, Prediction, agreement, agreements, mirrored_axes
+from tools.self_training import main, pseudo_label
 
 TRAIN = "configs/train.json"
 
@@ -59,8 +60,9 @@ def test_members_decoders_and_distances_are_compared_by_hand():
     ensemble = torch.stack([first.probability, second.probability]).mean(0)  # 0.85, 0.675, 0.45
     found = agreements([first, second], ensemble)
     # Members: 1 1 0 and 1 1 1 beside 1 1 0. Decoders of the first: 1 1 0 and 1 0 0. Its mask 1 1 0, its distance 1 0 0.
+    assert found.pop("mirrored") is None
     assert found == pytest.approx({"members": (1 + 4 / 5) / 2, "decoders": 2 / 3, "mask_distance": 2 / 3})
-    assert agreements([second], second.probability) == {"members": None, "decoders": None, "mask_distance": None}
+    assert set(agreements([second], second.probability).values()) == {None}
 
 
 def test_voxels_on_which_a_head_differs_are_unknown():
@@ -384,7 +386,7 @@ def test_windows_are_mirrored_along_the_axes_of_the_training_alone(tiny, tmp_pat
     config = merged(TRAIN, "configs/data/hippocampus.json").get()
     run = write_member(tmp_path / "a", 0.9, tiny, augmentation=config["augmentation"])
     member = Member(run, mirror=True)
-    assert member.origin["mirrored_axes"] == [0] and len(member.predictor.flips) == 2
+    assert member.origin["mirrored_axes"] == [0] and len(member.stacked.flips) == 2
     assert Member(run).origin["mirrored_axes"] == []
     alone = write_member(tmp_path / "b", 0.9, tiny, described=False)
     with pytest.raises(DataError, match="mirrored"):

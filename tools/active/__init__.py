@@ -1,0 +1,1 @@
+"""Active learning: which unlabeled cases to label next, corrections of proposals, and what further labels bring."""
