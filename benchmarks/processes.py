@@ -1,5 +1,4 @@
-"""Processes: an iteration of two gloo processes with half of the batch each, by DistributedDataParallel, against one
-process with all of it, and against gradients that are averaged behind the backward pass."""
+"""Processes: an iteration of two gloo processes against one, and against gradients averaged after the backward pass."""
 
 from __future__ import annotations
 
@@ -115,7 +114,7 @@ def processes_rows(iterations: int, *, scale: str) -> list[dict[str, Any]]:
         )
         for reference, other in (
             ("one process, all four crops", one),
-            ("gradients averaged behind the backward pass", former),
+            ("gradients averaged after the backward pass", former),
         )
     ]
 
