@@ -46,7 +46,9 @@ def ways() -> dict[str, Callable[[float], Map]]:
     return {
         "offline, scipy": lambda factor: partial(offline_map, factor=factor),
         "online, exact": lambda factor: SegmentationToDistance(ExactDistance(), factor=factor, subtract_first=False),
-        "online, cascade": lambda factor: SegmentationToDistance(CascadedDistance(), factor=factor, subtract_first=False),
+        "online, cascade": lambda factor: SegmentationToDistance(
+            CascadedDistance(), factor=factor, subtract_first=False
+        ),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -57,7 +57,7 @@ class UAMTObjective(MeanTeacherObjective):
         weights: Mapping[str, Weight] | None = None,
         *,
         passes: int = 8,
-        **options: float,
+        **options: Any,
     ) -> None:
         super().__init__(label_coding, network, weights, **options)
         if passes < 1:

@@ -111,7 +111,7 @@ def separate_streams(network: nn.Module, labeled: int) -> nn.Module:
     Raises:
         UserError: when the network has no BatchNorm.
     """
-    layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm3d)]
+    layers: list[Any] = [module for module in network.modules() if isinstance(module, nn.BatchNorm3d)]
     if not layers:
         raise UserError("the network has no BatchNorm whose streams could be separated: set normalization to batch.")
     for layer in layers:
