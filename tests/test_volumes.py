@@ -132,13 +132,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_training_takes_the_same_crops_with_and_without_a_cache(tiny, tmp_path):
-    batches = []
+    batches, parsers = [], []
     for rate in (0.5, 1.0):
-        parser = ConfigParser()
-        parser.read_config(str(ROOT / "configs/train.json"))
-        parser.update(small(tiny, tmp_path, cache_rate=rate))
+        parsers.append(ConfigParser())  # which have the data sets, and thereby the files
+        parsers[-1].read_config(str(ROOT / "configs/train.json"))
+        parsers[-1].update(small(tiny, tmp_path, cache_rate=rate))
         for loader in ("train#dataloader", "train#unlabeled_dataloader"):
-            batches.append([batch["image"] for batch in islice(iter(parser.get_parsed_content(loader)), 4)])
+            batches.append([batch["image"] for batch in islice(iter(parsers[-1].get_parsed_content(loader)), 4)])
     labeled, unlabeled, *cached = batches
     assert all(map(torch.equal, labeled + unlabeled, cached[0] + cached[1]))
-    assert os.listdir(tmp_path / "volumes")
+    assert len(list((tmp_path / "volumes" / "labeled").rglob("*.pt"))) == 2
