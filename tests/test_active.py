@@ -127,6 +127,9 @@ def test_diversity_compares_the_coarsest_features_of_labeled_and_unlabeled_cases
     rows = read(tmp_path / "out" / "ranking.csv")
     assert {row["case"] for row in rows} == {"training_3", "training_4", "training_5"}
     assert rows[0]["nearest"] in {"training_0", "training_1", "training_2"} and not (tmp_path / "out/pictures").exists()
+    rank(run, str(tiny), str(tmp_path / "none"), strategy="diversity", pictures=False, num_labeled=0)
+    first, *others = read(tmp_path / "none" / "ranking.csv")
+    assert first["reason"] == "nearest to the mean of all" and first["nearest"] == "" and len(others) == 5
     with pytest.raises(DataError, match="--mirror"):
         rank(run, str(tiny), str(tmp_path / "more"), strategy="combined")
     rank(run, str(tiny), str(tmp_path / "more"), strategy="combined", mirror=True, pictures=False)

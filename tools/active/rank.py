@@ -134,7 +134,7 @@ def ranked(ensemble: Ensemble, strategy: str, *, seed: int = 0, pictures: Path |
     labeled, names = np.empty((0, 0)), [row["case"] for row in rows]
     if strategy in ("diversity", "combined") and with_features:
         known = [case for case in ensemble.predict(ensemble.labeled) if case.predictions]
-        labeled = np.array([_features(case) for case in known]).reshape(len(known), -1)
+        labeled = np.array([_features(case) for case in known])
         names += [case.name for case in known]
     steps = order(
         strategy,
