@@ -90,7 +90,10 @@ def run_config(name: str, arguments: Sequence[str]) -> None:
     run_workflow(options)
     if name == "train":
         folder = options.get("output_dir", ROOT / "outputs")
-        print(f"\nweights and logs are in {folder}. Next: python -m scripts evaluate --run {folder}")
+        print(f"\nweights, logs and run.html are in {folder}. Next: python -m scripts evaluate --run {folder}")
+    elif name == "evaluate":
+        folder = options.get("output_dir", ROOT / "outputs")
+        print(f"\nmetrics.csv and masks are in {folder}. Next: python -m scripts report --run {folder}")
 
 
 def options_of(name: str, words: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:

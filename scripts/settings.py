@@ -228,7 +228,7 @@ PARTS: dict[str, dict[str, str]] = {
         "dataloader": "endless stream of labeled crops",
         "preprocessing": "load, crop, augment, cut to the patch",
         "inferer": "one forward pass",
-        "handlers": "validation, weights, `model.json`, log, learning rate, checkpoints",
+        "handlers": "validation, weights, `model.json`, logs, `run.html`, learning rate, checkpoints",
         "load_transforms": "file to normalised volume; cached",
         "crop_transforms": "pad and crop, labeled",
         "fit_transforms": "cut to the patch",

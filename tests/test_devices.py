@@ -305,6 +305,7 @@ FIRST_PROCESS_ONLY = {
     "ProgressBar",
     "ValidationLog",
     "TrainingPictures",
+    "RunPage",
     "MLflowTracking",
     "TensorBoardTracking",
 }

@@ -188,10 +188,13 @@ class TolerantEvaluator(SupervisedEvaluator):
             self.failures_path.unlink(missing_ok=True)
         elif of_others:
             self._append(of_others)
+        total = sum(cases for _, cases in shares)
         if count := len(shares[0][0]) + len(of_others):
-            total = sum(cases for _, cases in shares)
             kind, others = (SomeCasesFailedError, "; the others are complete") if count < total else (DataError, "")
             raise kind(
                 f"{count} of {total} cases failed{others}. "
                 f"The reasons are in {self.failures_path.with_name('failures.csv')}."
             )
+        if rank() == 0:
+            written = f"{total} mask{'' if total == 1 else 's'} in {self.failures_path.parent}"
+            logging.getLogger(__name__).info("%s", written)

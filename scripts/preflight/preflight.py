@@ -181,7 +181,9 @@ class Preflight:
 
     @staticmethod
     def _with_bar(findings: Iterable[Finding], total: int) -> list[Finding]:
-        return list(tqdm(findings, total=total, desc="preflight", unit="file", mininterval=0.5, dynamic_ncols=True))
+        return list(
+            tqdm(findings, total=total, desc="preflight", unit="file", leave=False, dynamic_ncols=True, disable=None)
+        )
 
     @staticmethod
     def _lists(
