@@ -30,12 +30,13 @@ CONFIGS = {
     "infer": ("inference", "inference", None, ("runtimes",)),
     "preflight": ("preflight", "train", "preflight", TRAINING_OVERLAYS),
 }
-# Commands of tools/, which the zip of the bundle leaves out.
+# Commands that are modules of their own; those of tools/ are not in the zip of the bundle.
 TOOLS = {
     "prepare": "tools.preparation.dataset",
     "plan": "tools.preparation.plan",
     "compare": "tools.comparison.run",
     "report": "tools.reports.run",
+    "track": "scripts.tracking",
 }
 HELP = """python -m scripts COMMAND ...      (python -m scripts COMMAND --help says more)
 
@@ -47,6 +48,7 @@ HELP = """python -m scripts COMMAND ...      (python -m scripts COMMAND --help s
   plan       chooses the settings for a data set
   compare    trains and evaluates many runs, and tests their differences
   report     writes the page of a run: python -m scripts report --run outputs
+  track      sends a run to MLflow, or what MLflow missed of it: python -m scripts track --run outputs
 """
 RUN_HELP = {
     "train": "Options are settings (below), such as --max_iterations 6000 or --optimizer#momentum 0.95.",
