@@ -146,10 +146,8 @@ def test_figure_has_a_panel_for_the_image_every_head_unanimity_and_pseudo_label(
 
 
 def test_softmax_heads_show_their_foreground_and_features_are_left_out():
-    objective = Objective(LabelCoding(2))
-    logits = torch.tensor([1.0, 2.0, 3.0])[None, :, None, None, None].expand(1, 3, 2, 2, 2)
-    heads = {"logits": logits, "features_a": torch.zeros(1, 8, 2, 2, 2)}
-    probabilities, distances = drawn_heads(heads, 0, objective)
+    logits = torch.tensor([1.0, 2.0, 3.0])[:, None, None, None].expand(3, 2, 2, 2)
+    probabilities, distances = drawn_heads({"logits": logits, "features_a": torch.zeros(8, 2, 2, 2)}, 2)
     assert list(probabilities) == ["segmentation"] and distances == {}
     total = np.exp([1, 2, 3]).sum()
     np.testing.assert_allclose(probabilities["segmentation"][:, 0, 0, 0], np.exp([2, 3]) / total, rtol=1e-6)
