@@ -26,7 +26,7 @@ demo: install
 	    $(PY) -m scripts evaluate --run $(DEMO)/$$method || exit 1; \
 	done
 	$(PY) -m scripts infer --run $(DEMO)/bcp --input_dir $(DEMO)/data/new_volumes --output_dir $(DEMO)/new_volumes --overwrite true
-	$(PY) -m tools.demo.report --demo_dir $(DEMO) --iterations $(DEMO_ITERATIONS)
+	$(PY) -m tools.demo.results --demo_dir $(DEMO) --iterations $(DEMO_ITERATIONS)
 
 test: install
 	$(PY) -m pytest -q -n 2 --dist loadfile -m "not long" tests

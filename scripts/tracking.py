@@ -27,7 +27,7 @@ from scripts.errors import UserError, print_briefly
 from scripts.files import SQLITE, sqlite_uri
 from scripts.training import RunEvents
 from scripts.training.description import without_credentials
-from scripts.training.page import rows_of
+from scripts.training.handlers import rows_of
 
 logger = logging.getLogger(__name__)
 

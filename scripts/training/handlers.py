@@ -174,13 +174,12 @@ class TermsLog:
             csv.DictWriter(file, self.columns).writerow(row)
 
 
-def rows_until(path: Path, iteration: int) -> list[dict[str, str]]:
-    """What a run that is continued at ``iteration`` has logged in ``path``; its later rows will be written again.
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a table, without a last one that was cut off, as by a full disk; none if the file is missing."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return list(csv.DictReader(line for line in lines if line.endswith("\n")))
 
-    A last row that was cut off, as by a full disk, is left out.
-    """
-    if iteration == 0 or not path.exists():
-        return []
-    whole_lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    rows = csv.DictReader(line for line in whole_lines if line.endswith("\n"))
-    return [row for row in rows if int(row["iteration"]) <= iteration]
+
+def rows_until(path: Path, iteration: int) -> list[dict[str, str]]:
+    """What a run that is continued at ``iteration`` has logged in ``path``; its later rows will be written again."""
+    return [row for row in rows_of(path) if int(row["iteration"]) <= iteration] if iteration else []

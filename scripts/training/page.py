@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import math
@@ -18,6 +17,7 @@ from ignite.engine import Engine, Events
 from scripts.files import replacing
 from scripts.pictures.html import chart, page, picture, table
 
+from .handlers import rows_of
 from .trainer import RunEvents
 
 logger = logging.getLogger(__name__)
@@ -146,12 +146,6 @@ def training_parts(folder: str | Path, state: str = "") -> list[str]:
         text = escape(json.dumps(config, indent=4))
         parts.append(f"<h2>Config</h2>\n<details><summary>merged</summary><pre>{text}</pre></details>")
     return parts
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    """The rows of a table, without a last one that was cut off; none if it is missing."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return list(csv.DictReader(line for line in lines if line.endswith("\n")))
 
 
 def charts(log: Rows, validations: Rows) -> list[str]:

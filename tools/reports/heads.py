@@ -33,9 +33,8 @@ def predict_heads(model_dir: str | Path, image_path: str | Sequence[str]) -> tup
         DataError: when one of the two files is missing.
     """
     folder = Path(model_dir)
-    for name in ("model.pt", "model.json"):
-        if not (folder / name).is_file():
-            raise DataError(f"{folder / name} does not exist: give the ckpt_dir of the training as model_dir.")
+    if not (folder / "model.json").is_file():
+        raise DataError(f"{folder / 'model.json'} does not exist: give the ckpt_dir of the training as model_dir.")
     parser = ConfigParser()
     parser.read_config([str(ROOT / "configs" / "inference.json"), str(folder / "model.json")])
     parser["device"] = "$torch.device('cpu')"

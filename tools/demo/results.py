@@ -1,24 +1,15 @@
-"""Demo report: the table of the demo's methods, the picture of a new volume, and where everything was written."""
+"""Demo results: the table of the demo's methods, the picture of a new volume, and where everything was written."""
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from tools.command_line import run_command
 from tools.reports.heads import heads_figure
+from tools.tables import METRIC_TITLES, markdown_table, read_csv
 
 METHODS = {"supervised": "labels only", "bcp": "BCP (copy-paste)", "dbisl": "DBiSL"}
-METRICS = {"dice": "Dice", "jaccard": "Jaccard", "hd95_mm": "95HD (mm)", "asd_mm": "ASD (mm)"}
-
-
-def metric_means(summary: Path) -> dict[str, str]:
-    """Mean and standard deviation of each metric in a metrics_summary.csv with one class, as "0.853 +- 0.021"."""
-    with summary.open(newline="", encoding="utf-8") as file:
-        return {
-            row["metric"]: f"{float(row['mean'] or 'nan'):.3f} +- {float(row['std'] or 'nan'):.3f}"
-            for row in csv.DictReader(file)
-        }
+METRICS = ("dice", "jaccard", "hd95_mm", "asd_mm")
 
 
 def main(demo_dir: str = "outputs/demo", iterations: int = 0) -> None:
@@ -38,11 +29,15 @@ def main(demo_dir: str = "outputs/demo", iterations: int = 0) -> None:
         path=root / "new_volume.png",
     )
     print(f"\nSynthetic left atria, 4 labeled volumes, {iterations} iterations each, 6 test volumes, mean +- std\n")
-    print(f"| {'method':<16} | " + " | ".join(f"{name:>17}" for name in METRICS.values()) + " |")
-    print(f"|{'-' * 18}|" + "|".join("-" * 19 for _ in METRICS) + "|")
+    rows = []
     for method, name in METHODS.items():
-        means = metric_means(root / method / "metrics_summary.csv")
-        print(f"| {name:<16} | " + " | ".join(f"{means[key]:>17}" for key in METRICS) + " |")
+        summary = {row["metric"]: row for row in read_csv(root / method / "metrics_summary.csv")}
+        means = [
+            f"{float(summary[key]['mean'] or 'nan'):.3f} +- {float(summary[key]['std'] or 'nan'):.3f}"
+            for key in METRICS
+        ]
+        rows.append([f"{name:<16}", *means])
+    print(markdown_table([f"{'method':<16}", *(f"{METRIC_TITLES[key]:<16}" for key in METRICS)], rows))
     print(f"\ncurves and settings        {root}/*/run.html")
     print(f"masks of the test volumes  {root}/*/*_seg.nii.gz")
     for path in sorted((root / "new_volumes").glob("*.nii.gz")):
