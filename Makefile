@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-RUN := $(PY) -m monai.bundle run
 DEMO := outputs/demo
 # make demo DEMO_ITERATIONS=20 is the smallest that goes through every step.
 DEMO_ITERATIONS ?= 200
@@ -21,12 +20,13 @@ $(VENV)/installed: requirements.txt requirements-dev.txt
 
 demo: install
 	$(PY) -m tools.demo.dataset --output_dir $(DEMO)/data
-	$(RUN) --args_file configs/presets/demo_dbisl.json --max_iterations $(DEMO_ITERATIONS)
-	$(RUN) --args_file configs/presets/demo_supervised.json --max_iterations $(DEMO_ITERATIONS)
-	$(RUN) --args_file configs/presets/demo_dbisl_evaluate.json
-	$(RUN) --args_file configs/presets/demo_supervised_evaluate.json
-	$(RUN) --args_file configs/presets/demo_inference.json
-	$(PY) -m tools.demo.report --demo_dir $(DEMO) --iterations $(DEMO_ITERATIONS)
+	for method in supervised bcp dbisl; do \
+	    $(PY) -m scripts train demo cpu $$method --dataset_dir $(DEMO)/data --output_dir $(DEMO)/$$method \
+	        --max_iterations $(DEMO_ITERATIONS) --resume never && \
+	    $(PY) -m scripts evaluate --run $(DEMO)/$$method || exit 1; \
+	done
+	$(PY) -m scripts infer --run $(DEMO)/bcp --input_dir $(DEMO)/data/new_volumes --output_dir $(DEMO)/new_volumes --overwrite true
+	$(PY) -m tools.demo.results --demo_dir $(DEMO) --iterations $(DEMO_ITERATIONS)
 
 test: install
 	$(PY) -m pytest -q -n 2 --dist loadfile -m "not long" tests

@@ -16,6 +16,7 @@ import logging
 import multiprocessing
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,7 @@ def append(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> 
 def work(plans: list[tuple[Path, dict[str, Any]]], where: dict[str, Any], threads: int | None) -> None:
     """Does one run of the plans after the other that is neither done nor being done."""
     logging.disable(logging.INFO)
+    warnings.filterwarnings("ignore", message="NvImgCodec")
     if threads:
         torch.set_num_threads(threads)
     for output, plan in plans:
@@ -148,7 +150,7 @@ def work(plans: list[tuple[Path, dict[str, Any]]], where: dict[str, Any], thread
 
 def do(output: Path, folder: Path, row: dict[str, Any], configs: list[str], overrides: dict[str, Any]) -> None:
     """One run; what fails is left in ``error.txt`` and does not stop the others."""
-    own = {"output_dir": str(folder), "ckpt_dir": str(folder / "models"), "run_page": False, "mlflow": False}
+    own = {"output_dir": str(folder), "ckpt_dir": str(folder / "models"), "mlflow": False}
     try:
         parser = parse(configs, {**overrides, **own})
         history = train(parser, row)

@@ -30,15 +30,13 @@ CONFIGS = {
     "infer": ("inference", "inference", None, ("runtimes",)),
     "preflight": ("preflight", "train", "preflight", TRAINING_OVERLAYS),
 }
-# Commands of tools/, which the zip of the bundle leaves out.
+# Commands that are modules of their own; those of tools/ are not in the zip of the bundle.
 TOOLS = {
     "prepare": "tools.preparation.dataset",
     "plan": "tools.preparation.plan",
     "compare": "tools.comparison.run",
     "report": "tools.reports.run",
-    "rank": "tools.active.rank",
-    "propose": "tools.active.propose",
-    "accept": "tools.active.accept",
+    "track": "scripts.tracking",
 }
 HELP = """python -m scripts COMMAND ...      (python -m scripts COMMAND --help says more)
 
@@ -50,9 +48,7 @@ HELP = """python -m scripts COMMAND ...      (python -m scripts COMMAND --help s
   plan       chooses the settings for a data set
   compare    trains and evaluates many runs, and tests their differences
   report     writes the page of a run: python -m scripts report --run outputs
-  rank       orders the unlabeled cases by which to label next
-  propose    writes masks of the first of them, to correct
-  accept     makes a data set with the corrected ones as labels
+  track      sends a run to MLflow, or what MLflow missed of it: python -m scripts track --run outputs
 """
 RUN_HELP = {
     "train": "Options are settings (below), such as --max_iterations 6000 or --optimizer#momentum 0.95.",
@@ -96,7 +92,10 @@ def run_config(name: str, arguments: Sequence[str]) -> None:
     run_workflow(options)
     if name == "train":
         folder = options.get("output_dir", ROOT / "outputs")
-        print(f"\nweights and logs are in {folder}. Next: python -m scripts evaluate --run {folder}")
+        print(f"\nweights, logs and run.html are in {folder}. Next: python -m scripts evaluate --run {folder}")
+    elif name == "evaluate":
+        folder = options.get("output_dir", ROOT / "outputs")
+        print(f"\nmetrics.csv and masks are in {folder}. Next: python -m scripts report --run {folder}")
 
 
 def options_of(name: str, words: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -208,21 +208,36 @@ def run_workflow(options: Mapping[str, Any]) -> None:
         UserError: for everything that the user can mend.
     """
     given = {name: value for name, value in options.items() if value is not None or name not in RUN_ARGUMENTS}
-    if not given.pop("verbose", False):
+    verbose = given.pop("verbose", False)
+    if not verbose:
         quieten()
     if "config_file" not in given:
         raise UserError("say what to run: --config_file configs/train.json, or --args_file with a preset.")
     workflow = Workflow(**given)
+    for handler in logging.getLogger().handlers if not verbose else ():
+        handler.setFormatter(PlainFormatter())
     workflow.initialize()
     workflow.run()
     workflow.finalize()
 
 
 def quieten() -> None:
-    """Hides messages that do not help a user: readers that are not needed, "resuming from iteration 0", file names."""
+    """Leaves out what says nothing to a user: missing optional readers, config files, each step of an engine."""
     warnings.filterwarnings("ignore", message="NvImgCodec")
-    for name, level in (("ignite", logging.WARNING), ("monai.bundle", logging.WARNING), ("monai.data", logging.ERROR)):
+    levels = {"ignite": logging.CRITICAL, "monai.data": logging.ERROR}  # errors are printed when they end the process
+    levels |= {f"monai.bundle.{module}": logging.WARNING for module in ("scripts", "workflows")}
+    for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
+    # The bar and validation_log.csv have what it says; a higher level would make it warn of its own silence.
+    logging.getLogger("monai.handlers.StatsHandler").addFilter(lambda record: record.levelno > logging.INFO)
+
+
+class PlainFormatter(logging.Formatter):
+    """A log for people: the message, behind its level where that is above INFO."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+        return level + super().format(record)
 
 
 def take_over(argv: Sequence[str] | None = None) -> None:

@@ -24,8 +24,8 @@ from tools.comparison.collect import case_values, failed_cases, result_rows
 from tools.comparison.paired import case_differences, paired_test, summary
 from tools.comparison.plan import PlanError, Run, read_plan
 from tools.comparison.processes import last_lines
-from tools.comparison.report import write_report
 from tools.comparison.run import main
+from tools.comparison.tables import write_report
 
 PLANS = sorted((ROOT / "configs" / "plans").glob("*.json"))
 

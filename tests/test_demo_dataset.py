@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from scripts.errors import UserError
 from tools.demo import dataset, phantom
 from tools.demo.dataset import make_dataset
 from tools.demo.phantom import simulate_volume
@@ -179,19 +180,19 @@ def test_a_folder_with_somebody_elses_images_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("name", "value"),
     [
-        ({"num_labeled": 0}, r"num_labeled must be an integer from 1 to 5000, got 0: pass for example --num_labeled 1"),
-        ({"num_unlabeled": -1}, r"num_unlabeled must be an integer from 0 to 5000, got -1"),
-        ({"num_validation": -2}, r"num_validation must be .* got -2"),
-        ({"num_test": 1.5}, r"num_test must be .* got 1.5"),
-        ({"num_test": True}, r"num_test must be .* got True"),
-        ({"seed": -1}, r"seed must be an integer from 0 to 4294967295, got -1: pass for example --seed 1"),
+        ("num_labeled", 0),
+        ("num_unlabeled", -1),
+        ("num_validation", -2),
+        ("num_test", 1.5),
+        ("num_test", True),
+        ("seed", -1),
     ],
 )
-def test_wrong_arguments_are_named_with_their_value_and_nothing_is_written(tmp_path, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        make_dataset(output_dir=str(tmp_path / "set"), **arguments)
+def test_wrong_arguments_are_named_with_their_value_and_nothing_is_written(tmp_path, name, value):
+    with pytest.raises(UserError, match=f"{name} is {value}; "):
+        make_dataset(output_dir=str(tmp_path / "set"), **{name: value})
     assert not (tmp_path / "set").exists()
 
 

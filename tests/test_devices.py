@@ -371,6 +371,7 @@ FIRST_PROCESS_ONLY = {
     "ProgressBar",
     "ValidationLog",
     "TrainingPictures",
+    "RunPage",
     "MLflowTracking",
     "TensorBoardTracking",
 }

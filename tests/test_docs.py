@@ -214,7 +214,7 @@ def test_wrong_options_ids_and_programs_are_found():
     assert unknown_options(words_of(command)[0][2:]) == ["patchsize", "train_it"]
     assert "optimizer#momentun" in unknown_options(words_of(command.replace("momentum", "momentun"))[0][2:])
     with pytest.raises(AttributeError):
-        unknown_options(["tools.demo.report_it", "--x", "1"])
+        unknown_options(["tools.demo.results_it", "--x", "1"])
 
 
 @pytest.mark.parametrize("name", ["architecture", "data_flow"])

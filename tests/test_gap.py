@@ -15,8 +15,8 @@ from scipy.stats import ttest_1samp
 from tools.comparison.gap import GAP_COLUMNS, gap_closed
 from tools.comparison.paired import components, summary
 from tools.comparison.plan import PlanError, read_plan
-from tools.comparison.report import write_report
 from tools.comparison.run import main
+from tools.comparison.tables import write_report
 
 SUPERVISED = ["configs/methods/supervised.json"]
 METHODS = {

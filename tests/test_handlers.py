@@ -304,12 +304,17 @@ class Broken(Objective):
         return {"near": heads["a head that is not there"].mean()}
 
 
-def test_bar_counts_the_iterations_of_all_epochs_and_shows_the_loss(capsys):
-    bar = ProgressBar()
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_counts_all_iterations_and_shows_loss_and_validation(capsys, caplog, monkeypatch, terminal):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    validated = {"metrics": {"val_mean_dice": 0.625}, "key_metric_name": "val_mean_dice", "best_metric": 0.75}
+    bar = ProgressBar(SimpleNamespace(state=SimpleNamespace(**validated)))
     trainer = train(bar, iterations=20, epochs=2)
     assert (bar.bar.n, bar.bar.total, bar.bar.disable) == (20, 20, True)  # a closed bar is disabled
-    loss = f"{trainer.state.loss.total.item():.3f}"
-    assert f"loss={loss}" in capsys.readouterr().err
+    said = capsys.readouterr().err if terminal else caplog.messages[-1]
+    assert f"loss={trainer.state.loss.total.item():.3f}, validation dice=0.625 (best 0.750)" in said
+    assert terminal or said.startswith("20 of 20, 00:00 left")
 
 
 def test_bar_closes_and_lets_the_error_through():

@@ -77,7 +77,7 @@ def test_the_bundle_never_imports_the_tools_beside_it():
     assert [path for path in files if imports_of(path) & {"tools", "benchmarks", "tests"}] == []
     configs = [path for path in (ROOT / "configs").rglob("*.json") if '"tools.' in path.read_text(encoding="utf-8")]
     assert len(files) > 50 and configs == []
-    assert "scripts" in imports_of(ROOT / "tools" / "reports" / "training.py")
+    assert "scripts" in imports_of(ROOT / "tools" / "reports" / "run.py")
 
 
 def test_old_names_of_the_methods_classes_still_work():

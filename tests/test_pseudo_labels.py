@@ -215,7 +215,7 @@ def test_what_is_missing_is_named(tiny, tiny_copy, tmp_path):
     with pytest.raises(DataError, match=r"run\.json does not exist: give the output_dir of a training"):
         main(str(tmp_path), str(tiny))
     run = write_run(tmp_path / "run", tiny)
-    with pytest.raises(DataError, match=r"model\.pt does not exist: let the training come to its end"):
+    with pytest.raises(DataError, match=r"model\.pt does not exist"):
         main(str(run), str(tiny), model_dir=str(tmp_path))
     delete_unlabeled_labels(tiny_copy)
     with pytest.raises(DataError, match="3 unlabeled training cases and no label file of any"):

@@ -24,13 +24,14 @@ from PIL import Image
 
 from scripts.data import DataError, LabelCoding, case_name
 from scripts.evaluation import CaseMetrics
+from scripts.pictures.html import page
 from tools.reports.cases import slices_figure, surfaces_figure
 from tools.reports.distribution import distribution_figure
-from tools.reports.evaluation import html_report
-from tools.reports.evaluation import main as write_report
+from tools.reports.evaluation import evaluation_parts
 from tools.reports.figures import draw_figures
 from tools.reports.figures import main as write_figures
 from tools.reports.results import EvaluationResults
+from tools.reports.run import main as write_report
 
 # How far each prediction is shifted, in voxels: the last case is the best.
 SHIFTS = {"far": 5, "near": 2, "middle": 3, "exact": 0}
@@ -88,7 +89,7 @@ def figures(results) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def html(results, figures) -> str:
-    return html_report(results, figures, title="A & B")
+    return page("A & B", evaluation_parts(results, figures))
 
 
 # --- results ---
@@ -243,13 +244,13 @@ def test_report_counts_the_cases_that_failed_and_gives_the_reasons_above_the_sum
         csv.writer(file).writerows(
             [("case", "reason"), ("images/lost.nii.gz", "DataError: no <file>, moved"), ("images/b.nii.gz", "OSError")]
         )
-    text = html_report(EvaluationResults(output, run[0]), figures, title="of a run")
+    text = page("", evaluation_parts(EvaluationResults(output, run[0]), figures))
     assert "<strong>2 of 6 cases failed</strong>" in text and "<p>4 cases;" in text and "<file>" not in text
     assert [row for row in Page(text).rows if row[0] in ("lost", "b")] == [
         ["lost", "DataError: no <file>, moved"],
         ["b", "OSError"],
     ]
-    assert text.index("2 of 6 cases failed") < text.index(">lost<") < text.index("<h2>Summary")
+    assert text.index("2 of 6 cases failed") < text.index(">lost<") < text.index("<h3>Summary")
 
 
 def test_results_of_an_older_version_without_the_new_columns_are_reported_too(tmp_path, figures):
@@ -265,8 +266,8 @@ def test_results_of_an_older_version_without_the_new_columns_are_reported_too(tm
             writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
-    page = Page(html_report(EvaluationResults(output, data), figures, title="old"))
-    row = next(row for row in page.rows if row[:2] == ["all of it", "dice"])
+    old = Page(page("", evaluation_parts(EvaluationResults(output, data), figures)))
+    row = next(row for row in old.rows if row[:2] == ["all of it", "dice"])
     assert row[4] == "– to –" and float(row[2]) > 0
 
 
@@ -285,7 +286,7 @@ def test_report_says_which_cases_it_is_about_and_takes_their_files(tmp_path, fig
     lists["test"] = [{**case, "label": "of_test"}, *lists["test"][1:]]
     (data / "dataset.json").write_text(json.dumps(lists))
     results = EvaluationResults(output, data)
-    text = html_report(results, figures, title="of a run")
+    text = page("", evaluation_parts(results, figures))
     assert f"<p>{len(results.cases)} {name} case" in text
     assert ("models may have been chosen" in text) == (name == "validation")
     assert results.paths(case_name(case["image"]))["label"].endswith(f"of_{name}")
@@ -336,13 +337,13 @@ def test_distribution_says_how_many_values_are_missing():
 
 def test_commands_write_the_figures_and_the_report_and_say_where(run, figures, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tools.reports.figures.draw_figures", lambda results: figures)
-    monkeypatch.setattr("tools.reports.evaluation.draw_figures", lambda results: figures)
+    monkeypatch.setattr("tools.reports.run.draw_figures", lambda results: figures)
     write_figures(str(run[1]), str(run[0]), figures_dir=str(tmp_path / "new"))
     assert {path.stem: path.read_bytes() for path in (tmp_path / "new").iterdir()} == figures
     write_report(str(run[1]), str(run[0]), title="of a run")
-    assert "<h1>of a run</h1>" in (run[1] / "report.html").read_text(encoding="utf-8")
+    assert "<h1>of a run</h1>" in (run[1] / "run.html").read_text(encoding="utf-8")
     said = capsys.readouterr().out.split()
-    assert said[-1] == str(run[1] / "report.html")
+    assert said[-1] == str(run[1] / "run.html")
     assert sorted(said[:-1]) == sorted(str(path) for path in (tmp_path / "new").iterdir())
 
 
@@ -366,10 +367,9 @@ def test_command_draws_the_figures_of_a_run_as_a_process(run, tmp_path):
 
 @pytest.mark.long
 def test_command_for_a_folder_without_an_evaluation_ends_in_one_line(tmp_path):
-    arguments = ["--output_dir", str(tmp_path), "--dataset_dir", str(tmp_path)]
-    finished = run_process([sys.executable, "-m", "tools.reports.evaluation", *arguments])
+    finished = run_process([sys.executable, "-m", "tools.reports.run", "--run", str(tmp_path)])
     assert finished.returncode == 1 and "Traceback" not in finished.stderr
-    assert re.search(r"\nerror: .*metrics\.csv does not exist", finished.stderr)
+    assert re.search(r"\nerror: .*has neither training_log\.csv with a row nor metrics\.csv", finished.stderr)
 
 
 def test_inference_and_evaluation_work_where_matplotlib_is_not_installed():

@@ -16,16 +16,14 @@ import monai
 import pytest
 import torch
 from conftest import ROOT, ids, run_process, small, write_dataset
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 
+from scripts import tracking
 from scripts.data.digest import data_digest
 from scripts.files import sqlite_uri
-from scripts.tracking import MLflowTracking, TensorBoardTracking, mlflow_tracking
-from scripts.tracking.follower import GrowingTable
-from scripts.tracking.mlflow_store import End, MLflowStore, Run, Values
-from scripts.tracking.mlflow_tracking import plain_values
-from scripts.tracking.sender import Sender
+from scripts.tracking import MLflowTracking, RunFollower, TensorBoardTracking, plain_values, send_to_mlflow
+from scripts.training import RunEvents
 from scripts.training.description import without_credentials
 from scripts.workflow import Workflow
 
@@ -82,8 +80,8 @@ def tracked(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "excepthook", sys.excepthook)
         patch.setattr(sys, "path", list(sys.path))
-        patch.setattr(mlflow_tracking, "SHORT_WAIT", 600)
-        patch.setattr(mlflow_tracking, "WAIT", 600)
+        patch.setattr(tracking, "SHORT_WAIT", 600)
+        patch.setattr(tracking, "WAIT", 600)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         for name, value in SECRETS.items():
             patch.setenv(name, value)
@@ -167,7 +165,7 @@ def test_tracking_changes_no_weight_and_the_stop_neither(tracked, tmp_path, monk
     train(tracked.data, tmp_path, picture_interval=0, gradient_norm_interval=0)
     a, b = (torch.load(folder / "models" / "model.pt", weights_only=True) for folder in (tracked.output, tmp_path))
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
-    assert not {"mlruns.db", "mlflow_run.json", "tensorboard"} & {path.name for path in tmp_path.iterdir()}
+    assert not {"mlruns.db", "tensorboard"} & {path.name for path in tmp_path.iterdir()}
 
 
 def test_no_secret_of_the_environment_is_recorded(tracked):
@@ -207,85 +205,102 @@ def test_a_client_has_monais_handlers_and_the_command_has_ours(workflow, tiny, t
     assert handlers_of(command(**store, mlflow="false")) == handlers_of(command()) == []
 
 
-# --- servers that are away ---
+# --- sending again, and servers that are away ---
 
 
-def store_of(tracked, name: str, **changes) -> MLflowStore:
-    facts = {"experiment": "outages", "name": name, "key": name, "replaced": None}
-    uri = f"sqlite:///{tracked.output / 'mlruns.db'}"
-    return MLflowStore(Run(uri=uri, parameters={}, tags={}, files={}, **{**facts, **changes}))
+def test_a_run_that_was_not_tracked_is_sent_later_and_nothing_twice(tracked, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = f"sqlite:///{tmp_path / 'store.db'}"
+    for _ in range(2):
+        tracking.main(str(tracked.output), uri=uri, experiment="later", name="first")
+    assert uri in capsys.readouterr().out
+    client = mlflow.MlflowClient(uri)
+    (sent,) = client.search_runs([client.get_experiment_by_name("later").experiment_id])
+    assert sent.info.status == "FINISHED" and sent.data.params == run.data.params
+    assert sent.data.metrics.keys() == run.data.metrics.keys()
+    history = client.get_metric_history(sent.info.run_id, "train/loss")
+    assert sorted(point.step for point in history) == [1, 2, 3, 4, 5, 6]
+    times = [point.timestamp for point in sorted(history, key=lambda point: point.step)]
+    seconds = [float(row["seconds"]) for row in rows(tracked.output / "training_log.csv")]
+    assert (times[-1] - times[0]) / 1000 == pytest.approx(seconds[-1] - seconds[0], abs=0.01)
+    with pytest.raises(ValueError, match="training_log.csv"):
+        tracking.main(str(tmp_path))
 
 
-def steps(tracked, name: str) -> tuple[list[int], str]:
-    client = tracked.client
-    place = client.get_experiment_by_name("outages").experiment_id
-    (run,) = [run for run in client.search_runs([place]) if run.info.run_name == name]
-    return [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")], run.info.status
+def test_more_values_than_a_request_takes_are_sent_in_several(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "MOST_METRICS", 7)
+    lines = ["iteration,seconds,loss,a", *(f"{n},{n},{n / 2},{n / 3}" for n in range(1, 6))]
+    (tmp_path / "training_log.csv").write_text("\n".join(lines) + "\n6,6,", encoding="utf-8")
+    sizes, log_batch = [], mlflow.MlflowClient.log_batch
+
+    def count(self, run_id, metrics=(), **others):
+        sizes.append(len(metrics))
+        log_batch(self, run_id, metrics=metrics, **others)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", count)
+    uri = f"sqlite:///{tmp_path / 'store.db'}"
+    number = send_to_mlflow(tmp_path, uri, "many", status=None)
+    assert sizes == [0, 6, 6, 3]
+    history = mlflow.MlflowClient(uri).get_metric_history(number, "train/a")
+    assert {point.step: point.value for point in history} == pytest.approx({n: n / 3 for n in range(1, 6)})
 
 
-def test_what_a_server_missed_is_sent_once_when_it_answers_again(tracked, monkeypatch, caplog):
-    calls, recovered = [], threading.Event()
-    log_batch = mlflow.MlflowClient.log_batch
+class Follower(RunFollower):
+    """Sends by ``send``; notes the status of every round."""
 
-    def unreliable(self, *args, **kwargs):
-        """Fails before it has done anything (2, 3), and behind it (5)."""
-        calls.append(kwargs)
-        if len(calls) in (2, 3):
+    def __init__(self, send) -> None:
+        super().__init__("", name="the store")
+        self.rounds, self.action = [], send
+
+    def send(self, status):
+        self.rounds.append(status)
+        self.action(len(self.rounds))
+
+    def follow(self, *, until: threading.Event | None = None) -> None:
+        engine = Engine(lambda engine, batch: until and until.wait(600))
+        engine.register_events(*RunEvents)
+        engine.state.error = None
+        self.attach(engine)
+        engine.run([0])
+        engine.fire_event(RunEvents.ENDED)
+
+
+def test_a_store_that_was_away_is_tried_again_and_named_twice(monkeypatch, caplog):
+    monkeypatch.setattr(tracking, "PAUSE", 0.01)
+    recovered = threading.Event()
+
+    def send(number):
+        if number in (2, 3):
             raise ConnectionError("refused")
-        log_batch(self, *args, **kwargs)
-        if len(calls) == 5:
-            raise ConnectionError("the answer was lost")
-        if len(calls) == 6:
+        if number > 4:
             recovered.set()
 
-    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", unreliable)
-    sender = Sender(store_of(tracked, "outage").send, name="the store", pause=0.01)
-    for iteration in range(1, 8):
-        sender.give(Values({"train/loss": 1 / iteration}, iteration))
-    assert recovered.wait(600)
-    sender.give(End("FINISHED"))
-    sender.close(600)
-    assert steps(tracked, "outage") == ([1, 2, 3, 4, 5, 6, 7], "FINISHED")
-    assert "the store failed: ConnectionError: refused. Training goes on" in caplog.text
-    assert "the store answers again" in caplog.text
-    assert "did not take everything" not in caplog.text
+    follower = Follower(send)
+    follower.follow(until=recovered)
+    assert follower.rounds[-1] == "FINISHED" and set(follower.rounds[:-1]) == {None}
+    assert caplog.messages == [
+        "the store failed: ConnectionError: refused. Training goes on; it is tried again.",
+        "the store answers again.",
+    ]
 
 
-def test_a_run_that_is_started_anew_ends_the_one_that_was_cut_off(tracked):
-    store_of(tracked, "cut off").send([Values({"train/loss": 1.0}, 1)])
-    assert steps(tracked, "cut off")[1] == "RUNNING"
-    store_of(tracked, "anew", replaced="cut off").send([Values({"train/loss": 1.0}, 1)])
-    assert [steps(tracked, name)[1] for name in ("cut off", "anew")] == ["KILLED", "RUNNING"]
-
-
-def test_more_values_than_a_request_takes_are_sent_in_several(tracked):
-    values = [Values({f"train/{n}" if n else "train/loss": 1.0 for n in range(300)}, step) for step in range(1, 6)]
-    store_of(tracked, "many").send(values)
-    assert values == [] and steps(tracked, "many")[0] == [1, 2, 3, 4, 5]
-
-
-def test_nobody_waits_for_a_store_that_hangs(caplog):
+def test_nobody_waits_for_a_store_that_hangs(monkeypatch, caplog):
+    monkeypatch.setattr(tracking, "WAIT", 0.05)
     hanging = threading.Event()
-    sender = Sender(lambda things: hanging.wait(600), name="the store")
-    for thing in range(3):
-        sender.give(thing)  # would not return if it waited
-    sender.close(0.05)
-    assert sender.thread.is_alive() and "the store did not take everything" in caplog.text
+    follower = Follower(lambda number: hanging.wait(600))
+    follower.follow()
+    assert follower.thread.is_alive() and "the store did not take everything" in caplog.text
     hanging.set()
-    sender.thread.join(600)
+    follower.thread.join(600)
 
 
-def test_closing_makes_one_last_attempt_and_ends_without_the_pause(caplog):
-    attempts = []
-
-    def fail(things):
-        attempts.append(list(things))
+def test_the_end_makes_one_last_attempt_without_the_pause(caplog):
+    def send(number):
         raise OSError("away")
 
-    sender = Sender(fail, name="the store", pause=600)
-    sender.give(1)
-    sender.close(600)
-    assert not sender.thread.is_alive() and attempts[-1] == [1] and len(attempts) <= 2
+    follower = Follower(send)
+    follower.follow()
+    assert not follower.thread.is_alive() and follower.rounds[-1] == "FINISHED" and len(follower.rounds) <= 2
     assert "did not take everything" in caplog.text
 
 
@@ -311,17 +326,6 @@ def test_training_ends_well_without_its_server(tiny, tmp_path, workflow, monkeyp
     assert (tmp_path / "models" / "model.pt").is_file() and not (tmp_path / "mlruns.db").exists()
     assert "MLflow at http://***@127.0.0.1" in caplog.text and "did not take everything" in caplog.text
     assert "s3cret" not in caplog.text
-
-
-def test_a_folder_that_cannot_be_written_costs_the_record_and_not_the_training(tiny, tmp_path, workflow, caplog):
-    (tmp_path / "mlflow_run.json").mkdir()
-    bundle = Workflow(
-        TRAIN, logging_file=False, **small(tiny, tmp_path, tracking="mlflow", max_iterations=1, val_interval=9)
-    )
-    bundle.initialize()
-    bundle.run()
-    assert "the run is not tracked any further; training goes on" in caplog.text
-    assert (tmp_path / "models" / "model.pt").is_file()
 
 
 # --- parts ---
@@ -356,17 +360,6 @@ assert "scripts.tracking" not in sys.modules
 """
     finished = run_process([sys.executable, "-c", code])
     assert finished.returncode == 0, finished.stderr
-
-
-def test_growing_table_returns_what_was_appended(tmp_path):
-    table = GrowingTable(tmp_path / "log.csv")
-    assert table.new_rows() == []
-    (tmp_path / "log.csv").write_text("a,b\n1,\n")
-    assert table.new_rows() == [{"a": "1", "b": ""}] and table.new_rows() == []
-    (tmp_path / "log.csv").write_text("a,b\n1,\n2,3\n4,5\n6")  # written anew with the same beginning
-    assert table.new_rows() == [{"a": "2", "b": "3"}, {"a": "4", "b": "5"}]
-    (tmp_path / "log.csv").write_text("a,b\n1,\n2,3\n4,5\n67,8\n")
-    assert table.new_rows() == [{"a": "67", "b": "8"}]
 
 
 def test_passwords_within_addresses_are_left_out():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,15 +16,13 @@ from conftest import ROOT, small
 from matplotlib.image import imread
 from monai.bundle import ConfigParser
 
-from scripts.data import DataError, LabelCoding
+from scripts.data import LabelCoding
 from scripts.methods import Objective
 from scripts.methods.dbisl import unanimity_mask
 from scripts.pictures.crops import crops_figure
 from scripts.training import RunDescription, RunState, run_or_resume
 from scripts.training.pictures import crops_of, drawn_heads
 from scripts.workflow import Workflow
-from tools.reports.curves import column, curves_figure, panels_of
-from tools.reports.training import write_page
 
 TRAIN = "configs/train.json"
 SETTINGS = {"max_iterations": 5, "epoch_length": 1, "num_epochs": 5, "val_interval": 2, "checkpoint_interval": 2}
@@ -64,7 +62,7 @@ def test_pictures_change_no_weight(run, workflow, tiny, tmp_path):
     plain = workflow(TRAIN, **small(tiny, tmp_path, **SETTINGS))
     plain.initialize()
     plain.run()
-    assert not (tmp_path / "pictures").exists() and not (tmp_path / "run.html").exists()
+    assert not (tmp_path / "pictures").exists()
     for folder in (run.output, tmp_path):
         assert (folder / "validation_log.csv").is_file()
     with_pictures, without = (
@@ -101,6 +99,19 @@ def test_share_is_empty_without_pseudo_supervision(workflow, tiny, tmp_path):
     assert rows(tmp_path / "training_log.csv")[0]["unanimous_share"] == ""
 
 
+# --- the page ---
+
+
+def test_page_of_the_run_shows_curves_pictures_environment_and_config_and_runs_no_more(run):
+    text = (run.output / "run.html").read_text(encoding="utf-8")
+    assert re.findall("<h2>(.*?)</h2>", text) == ["Curves", "Pictures", "Command and environment", "Config"]
+    assert "DBiSLObjective, DualTaskVNet, iteration 5 of 5 after " in text and "last val_mean_dice 0." in text
+    assert text.count("<img ") == 2 and "labeled: cases: 3; digest: " in text
+    assert 'http-equiv="refresh"' not in text and "src=" not in text.replace('src="data:image/png;base64,', "")
+    titles = re.findall("<figcaption><b>(.*?)</b>", text)
+    assert titles[:3] == ["validation", "loss", "supervised_segmentation"] and "unanimous_share" in titles
+
+
 # --- what is drawn ---
 
 
@@ -135,10 +146,8 @@ def test_figure_has_a_panel_for_the_image_every_head_unanimity_and_pseudo_label(
 
 
 def test_softmax_heads_show_their_foreground_and_features_are_left_out():
-    objective = Objective(LabelCoding(2))
-    logits = torch.tensor([1.0, 2.0, 3.0])[None, :, None, None, None].expand(1, 3, 2, 2, 2)
-    heads = {"logits": logits, "features_a": torch.zeros(1, 8, 2, 2, 2)}
-    probabilities, distances = drawn_heads(heads, 0, objective)
+    logits = torch.tensor([1.0, 2.0, 3.0])[:, None, None, None].expand(3, 2, 2, 2)
+    probabilities, distances = drawn_heads({"logits": logits, "features_a": torch.zeros(8, 2, 2, 2)}, 2)
     assert list(probabilities) == ["segmentation"] and distances == {}
     total = np.exp([1, 2, 3]).sum()
     np.testing.assert_allclose(probabilities["segmentation"][:, 0, 0, 0], np.exp([2, 3]) / total, rtol=1e-6)
@@ -160,77 +169,6 @@ def test_other_methods_and_several_classes_have_a_row_for_each_class():
     figure = crops_figure(crops, title="")
     assert len([axes for axes in figure.axes if axes.get_title()]) == 4 * 2
     assert "segmentation at 1/2" in figure.get_supxlabel() and "unanimous" not in figure.get_supxlabel()
-
-
-# --- curves and page ---
-
-
-LOG = [
-    {"iteration": "1", "seconds": "1", "learning_rate": "0.1", "loss": "2", "a": "1", "a_weight": "1"}
-    | {"a_gradient_norm": "3", "b": "", "b_weight": "", "b_gradient_norm": "", "share": "0.5"},
-    {"iteration": "2", "seconds": "2", "learning_rate": "0.1", "loss": "1", "a": "0", "a_weight": "1"}
-    | {"a_gradient_norm": "", "b": "", "b_weight": "", "b_gradient_norm": "", "share": "0.25"},
-]
-
-
-def test_columns_of_a_log_are_grouped_and_empty_ones_left_out():
-    assert panels_of(LOG) == {
-        "loss": ["loss"],
-        "terms before weighting": ["a"],
-        "weights of the terms": ["a_weight"],
-        "gradient norms of the terms": ["a_gradient_norm"],
-        "measured": ["share"],
-        "learning rate": ["learning_rate"],
-    }
-    np.testing.assert_array_equal(column(LOG, "a_gradient_norm"), [3, np.nan])
-
-
-def test_curves_hold_the_values_of_the_log():
-    figure = curves_figure(LOG, [{"iteration": "2", "epoch": "1", "val_mean_dice": "0.5"}])
-    lines = {axes.get_title(): [line.get_xydata().tolist() for line in axes.lines] for axes in figure.axes}
-    assert lines["loss"] == [[[1, 2], [2, 1]]]
-    assert lines["validation"] == [[[2, 0.5]]]
-    assert lines["gradient norms of the terms"] == [[[1, 3]]]
-
-
-class Page(HTMLParser):
-    """The headings and the number of pictures of a page."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.pictures, self.headings, self.tag = 0, [], ""
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag, attributes):
-        self.tag = tag
-        self.pictures += tag == "img" and dict(attributes)["src"].startswith("data:image/png;base64,")
-
-    def handle_data(self, data):
-        if self.tag == "h2" and data.strip():
-            self.headings.append(data)
-
-
-def test_page_of_the_run_has_its_curves_tables_pictures_and_config(run):
-    write_page(run.output)
-    page = Page(run.output / "run.html")
-    assert page.pictures == 3
-    expected = ["Curves", "Last row of the log", "Last validation", "Pictures", "Command and environment", "Config"]
-    assert page.headings == expected
-    text = (run.output / "run.html").read_text(encoding="utf-8")
-    assert f"{run.output}: DBiSLObjective, DualTaskVNet, logged up to iteration 5 of 5, after " in text
-    assert "labeled: cases: 3; digest: " in text
-    assert imread(run.output / "curves.png").ndim == 3
-
-
-def test_page_of_a_run_of_which_only_the_log_is_there(run, tmp_path):
-    (tmp_path / "training_log.csv").write_bytes((run.output / "training_log.csv").read_bytes())
-    write_page(tmp_path)
-    assert Page(tmp_path / "run.html").headings == ["Curves", "Last row of the log"]
-
-
-def test_page_without_a_log_is_refused_with_its_path(tmp_path):
-    with pytest.raises(DataError, match="training_log.csv is missing or empty: give the output_dir of a training"):
-        write_page(tmp_path)
 
 
 def test_a_picture_that_cannot_be_made_does_not_stop_the_training(workflow, tiny, tmp_path, caplog):

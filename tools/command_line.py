@@ -14,6 +14,7 @@ import re
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ def run_command(function: Callable[..., Any], argv: Sequence[str] | None = None)
         OptionError: naming the option, its value, and the form or spelling that is expected.
     """
     print_briefly()
+    warnings.filterwarnings("ignore", message="NvImgCodec")  # a reader that none of the tools uses
     result = function(**options_of(function, sys.argv[1:] if argv is None else argv))
     if result is not None:
         print(result)

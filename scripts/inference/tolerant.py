@@ -230,16 +230,20 @@ class TolerantEvaluator(SupervisedEvaluator):
         engine.state.batch = engine.state.output = None
 
 
-def exit_with_status() -> None:
-    """Makes a process that ends with :class:`SomeCasesFailedError` end with status 2, where other errors have 1.
-
-    Behind ``scripts.errors.print_briefly`` in a run list; who calls the evaluator gets the error as it is.
-    """
-    former = sys.excepthook
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        former(kind, error, trace)
-        if any(isinstance(cause, SomeCasesFailedError) for cause in chain(error)):
-            raise SystemExit(SOME_FAILED)
-
-    sys.excepthook = hook
+    def _conclude(self, engine: Engine) -> None:
+        shares = gathered((self.failures, engine.state.iteration))
+        of_others = [failure for failures, _ in shares[1:] for failure in failures]
+        if rank() > 0:
+            self.failures_path.unlink(missing_ok=True)
+        elif of_others:
+            self._append(of_others)
+        total = sum(cases for _, cases in shares)
+        if count := len(shares[0][0]) + len(of_others):
+            kind, others = (SomeCasesFailedError, "; the others are complete") if count < total else (DataError, "")
+            raise kind(
+                f"{count} of {total} cases failed{others}. "
+                f"The reasons are in {self.failures_path.with_name('failures.csv')}."
+            )
+        if rank() == 0:
+            written = f"{total} mask{'' if total == 1 else 's'} in {self.failures_path.parent}"
+            logging.getLogger(__name__).info("%s", written)

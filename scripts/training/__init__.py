@@ -9,6 +9,7 @@ from .guards import CollapseWarning, FiniteLoss
 from .handlers import GradientNorms, ProgressBar, TermsLog
 from .initial import start_from
 from .overlay import InferenceOverlay
+from .page import RunPage
 from .pictures import TrainingPictures
 from .record import RunRecord
 from .resume import RunState, SaveRun, SeededIterations, run_or_resume
@@ -28,6 +29,7 @@ __all__ = [
     "ProgressBar",
     "RunDescription",
     "RunEvents",
+    "RunPage",
     "RunRecord",
     "RunState",
     "SaveRun",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import logging
+import os
+import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +15,27 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from scripts.ranks import average
 
+logger = logging.getLogger(__name__)
+
+# Seconds between two lines of a progress that no terminal shows.
+SECONDS_BETWEEN = 30
+
 
 class ProgressBar:
-    """One bar over the whole run of a trainer or evaluator, with the loss of a recent iteration."""
+    """The progress of a whole run: time left, loss of a recent iteration, last and best validation.
+
+    On a terminal a bar, with what is logged meanwhile above it; elsewhere a line of the log every 30 seconds.
+
+    Args:
+        evaluator: the validation's engine, whose key metric is shown; None shows none.
+    """
+
+    def __init__(self, evaluator: Any = None) -> None:
+        self.evaluator = evaluator
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._open)
@@ -25,17 +44,42 @@ class ProgressBar:
 
     def _open(self, engine: Engine) -> None:
         total = (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
-        self.bar = tqdm(total=total, initial=engine.state.iteration, unit="it", mininterval=1.0, dynamic_ncols=True)
+        self.terminal = sys.stderr.isatty()
+        self.opened = ExitStack()
+        if self.terminal:
+            self.opened.enter_context(logging_redirect_tqdm())
+        file = sys.stderr if self.terminal else self.opened.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        self.bar = tqdm(
+            total=total, initial=engine.state.iteration, unit="it", mininterval=1.0, dynamic_ncols=True, file=file
+        )
+        self.logged = time.monotonic()
 
     def _advance(self, engine: Engine) -> None:
         # Reading the loss waits for the device, so it is not done in every iteration.
         if engine.state.iteration % 10 == 0 and hasattr(engine.state, "loss"):
-            self.bar.set_postfix(loss=f"{engine.state.loss.total.item():.3f}", refresh=False)
+            shown = {"loss": f"{engine.state.loss.total.item():.3f}", **self._validation()}
+            self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
+        if not self.terminal and (time.monotonic() - self.logged >= SECONDS_BETWEEN or self.bar.n == self.bar.total):
+            self.logged = time.monotonic()
+            progress = self.bar.format_dict | {
+                "ncols": None,
+                "bar_format": "{n_fmt} of {total_fmt}, {remaining} left{postfix}",
+            }
+            logger.info("%s", self.bar.format_meter(**progress))
+
+    def _validation(self) -> dict[str, str]:
+        validated = getattr(self.evaluator, "state", None)
+        if validated is None or not validated.metrics:
+            return {}
+        name = validated.key_metric_name
+        value = f"{validated.metrics[name]:.3f} (best {validated.best_metric:.3f})"
+        return {name.replace("val_mean_", "validation "): value}
 
     def _close(self, engine: Engine, error: BaseException | None = None) -> None:
         if hasattr(self, "bar"):  # a handler that starts before this one may have failed
             self.bar.close()
+            self.opened.close()
         if error is not None:
             raise error
 
@@ -130,13 +174,12 @@ class TermsLog:
             csv.DictWriter(file, self.columns).writerow(row)
 
 
-def rows_until(path: Path, iteration: int) -> list[dict[str, str]]:
-    """The rows of ``path`` up to ``iteration``, where a run continues; the run writes later rows again.
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a table, without a last one that was cut off, as by a full disk; none if the file is missing."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return list(csv.DictReader(line for line in lines if line.endswith("\n")))
 
-    A last row that was cut off, as by a full disk, is left out.
-    """
-    if iteration == 0 or not path.exists():
-        return []
-    whole_lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    rows = csv.DictReader(line for line in whole_lines if line.endswith("\n"))
-    return [row for row in rows if int(row["iteration"]) <= iteration]
+
+def rows_until(path: Path, iteration: int) -> list[dict[str, str]]:
+    """What a run that is continued at ``iteration`` has logged in ``path``; its later rows will be written again."""
+    return [row for row in rows_of(path) if int(row["iteration"]) <= iteration] if iteration else []

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Engine, Events
 
-from scripts.methods import Objective
 from scripts.methods.dbisl import DECODERS
+from scripts.networks.heads import foreground_probability
 
 if TYPE_CHECKING:
     from scripts.pictures.crops import Crop
@@ -73,7 +73,7 @@ def crops_of(engine: Any, class_names: Sequence[str] | None = None) -> list[Crop
     classes = objective.label_coding.num_classes
     crops = []
     for title, (index, reference) in objective.pictured(output["label"]).items():
-        probabilities, distances = drawn_heads(heads, index, objective)
+        probabilities, distances = drawn_heads({name: head[index] for name, head in heads.items()}, classes)
         pseudo_label, unanimous = pseudo_labels(heads, index, objective)
         for channel in range(classes):
             name = class_names[channel] if class_names else f"class {channel + 1}"
@@ -92,16 +92,15 @@ def crops_of(engine: Any, class_names: Sequence[str] | None = None) -> list[Crop
 
 
 def drawn_heads(
-    heads: dict[str, torch.Tensor], index: int, objective: Objective
+    heads: dict[str, torch.Tensor], num_classes: int
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Foreground probabilities (C, H, W, D), [0, 1], and distance maps (C, H, W, D), [-1, 1], of crop ``index``."""
+    """Of the heads of a crop its foreground probabilities, [0, 1], and distance maps, [-1, 1]: (C, H, W, D) each."""
     probabilities, distances = {}, {}
     for name, head in heads.items():
-        values = head[index].detach().float()
+        values = head.detach().float()
         if name.startswith("logits"):
-            softmax = len(values) > objective.label_coding.num_classes
             name = name.replace("logits", "segmentation").replace("_", " ")
-            probabilities[name] = values.softmax(0)[1:] if softmax else values.sigmoid()
+            probabilities[name] = foreground_probability(values[None], num_classes)[0]
         elif name.startswith("distance"):
             distances[name.replace("_", " ")] = values
     return probabilities, distances

@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .collect import failed_cases, read_csv
+from tools.tables import read_csv
+
+from .collect import failed_cases
 from .plan import Run
 
 # Names that a line lists before it counts the rest.

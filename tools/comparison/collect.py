@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
 from scripts.data import case_name
 from scripts.evaluation import METRIC_NAMES
 from scripts.evaluation.summary import ALL_CLASSES
+from tools.tables import read_csv
 
 from .plan import Run
 
@@ -37,20 +36,6 @@ COLUMNS = (
 )
 # class -> metric -> case -> value
 CaseValues = dict[str, dict[str, dict[str, float]]]
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file below its header."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes ``rows`` below a header; None becomes a blank cell."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def failed_cases(run: Run) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scripts.evaluation.summary import ALL_CLASSES
+from tools.tables import markdown_table
 
 from .plan import Plan
 
@@ -52,14 +53,11 @@ def gap_lines(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[str]:
         "its 95 % interval over cases and draws of the labeled cases (cases and seeds, where there is one draw; cases "
         "alone, where there is one run).",
         "",
-        f"| method | {' | '.join(columns)} |",
-        "|---|" + "---|" * len(columns),
-        f"| room: {plan.ceiling} - {plan.baseline} | {' | '.join(map(_room, starts.values()))} |",
     ]
-    for method in plan.methods:
-        cells = [_share(found.get((method, labels))) for labels in starts]
-        if method != plan.baseline and any(cell != "-" for cell in cells):
-            lines.append(f"| {method} | {' | '.join(cells)} |")
+    shares = {name: [_share(found.get((name, n))) for n in starts] for name in plan.methods if name != plan.baseline}
+    table = [[f"room: {plan.ceiling} - {plan.baseline}", *map(_room, starts.values())]]
+    table += [[name, *cells] for name, cells in shares.items() if any(cell != "-" for cell in cells)]
+    lines.append(markdown_table(["method", *columns], table))
     narrow = [f"{labels} labels ({_room(row)})" for labels, row in starts.items() if row["gap_closed"] is None]
     if narrow:
         lines += [
@@ -96,15 +94,13 @@ def spread_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
         "**Spread of Dice**: standard deviation between draws of the labeled cases and between seeds of a draw, and "
         "the share of a run's variance that the draws explain. Only two seeds in a draw can tell them apart.",
         "",
-        "| method | labels | draws | runs | between draws | between seeds | explained by draws |",
-        "|---|---|---|---|---|---|---|",
     ]
+    table = []
     for row in rows:
         draws, seeds = row["std_draws"], row["std_seeds"]
         both = draws is not None and seeds is not None and draws + seeds > 0
         cells = [UNKNOWN if value is None else number(value, 4) for value in (draws, seeds)]
         cells.append(f"{draws**2 / (draws**2 + seeds**2):.0%}".replace("%", " %") if both else UNKNOWN)
-        lines.append(
-            "| " + " | ".join([row["method"], *(str(row[k]) for k in ("num_labeled", "draws", "runs")), *cells]) + " |"
-        )
-    return [*lines, ""]
+        table.append([*(row[key] for key in ("method", "num_labeled", "draws", "runs")), *cells])
+    header = ["method", "labels", "draws", "runs", "between draws", "between seeds", "explained by draws"]
+    return [*lines, markdown_table(header, table), ""]

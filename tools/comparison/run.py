@@ -25,7 +25,7 @@ from .executors import EXECUTORS, print_commands, submit
 from .plan import PlanError, Run, read_plan
 from .processes import Processes
 from .progress import state
-from .report import write_report
+from .tables import write_report
 
 INTERRUPTED = 130
 

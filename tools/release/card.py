@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,16 +17,8 @@ from scripts.errors import UserError
 from scripts.evaluation.metrics import OVERLAPS
 from scripts.overrides import read_command
 from tools.reports.results import CaseVolumes, EvaluationResults, shown
+from tools.tables import METRIC_TITLES, markdown_table
 
-METRIC_TITLES = {
-    "dice": "Dice",
-    "jaccard": "Jaccard",
-    "hd95_mm": "95HD (mm)",
-    "asd_mm": "ASD (mm)",
-    "hd95_voxel": "95HD (voxel)",
-    "asd_voxel": "ASD (voxel)",
-    "surface_dice": "surface Dice",
-}
 FAILURES = 3
 # What a reader of the card gives anew.
 FOLDERS = ("dataset_dir", "output_dir", "ckpt_dir", "bundle_root")
@@ -47,12 +40,6 @@ def fill(card: str, parts: Mapping[str, str]) -> str:
             raise UserError(f"the model card lacks the lines {begin.strip()} and {end.strip()}: put them back.")
         card = f"{before}{begin}{text.rstrip()}\n{end}{after}"
     return card
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; a bar within a cell, as a class may have, is escaped."""
-    lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in (header, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
 # --- how it was trained ---
@@ -126,8 +113,12 @@ def commands(arguments: Mapping[str, Any]) -> str:
         files = [files] if isinstance(files, str) else files
     # A file from elsewhere is known to its author by name; where it lay is nobody's business.
     files = [Path(file).name if Path(file).is_absolute() else file for file in files]
-    given = {name: value for name, value in arguments.items() if name != "config_file"}
-    given |= {"dataset_dir": "DIR", "output_dir": "RUN", "ckpt_dir": "RUN/models"}
+    overrides = [
+        f"--{name} {shlex.quote(value if isinstance(value, str) else json.dumps(value))}"
+        for name, value in arguments.items()
+        if name != "config_file"
+    ]
+    folders = "--dataset_dir DIR --output_dir RUN --ckpt_dir RUN/models"
 
     def command(run_id: str, *more: str) -> str:
         line = monais_command({"run_id": run_id, **given, "config_file": [*files, *more]})

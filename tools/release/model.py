@@ -27,9 +27,10 @@ from tools.command_line import run_command
 from tools.reports.cases import surfaces_figure
 from tools.reports.distribution import distribution_figure
 from tools.reports.results import EvaluationResults
+from tools.tables import markdown_table
 
 from .bundle import LARGE_FILES, ROOT, WEIGHTS, as_json, describe_network, large_files
-from .card import FAILURES, arguments_of_run, commands, fill, markdown_table, performance, training_rows
+from .card import FAILURES, arguments_of_run, commands, fill, performance, training_rows
 
 CARD = "docs/README.md"
 PICTURES = {

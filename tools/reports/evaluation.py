@@ -1,30 +1,15 @@
-"""Report: one HTML file with the tables and pictures of any finished evaluation, which needs no other file.
-
-python -m tools.reports.evaluation --output_dir outputs/left_atrium --dataset_dir /data/left_atrium
-"""
+"""Evaluation: the part of a run's page with the tables and pictures of its finished evaluation."""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
-from pathlib import Path
 
 from scripts.data import case_name
-from tools.command_line import run_command
+from scripts.pictures.html import picture, table
 
-from .figures import draw_figures
 from .results import EvaluationResults, shown
 
-STYLE = """
-body { font-family: system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #ddd; text-align: right; }
-th { border-bottom: 2px solid #888; }
-th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
-img { max-width: 100%; }
-.note { color: #555; max-width: 48rem; }
-"""
 SUMMARY_NOTE = (
     "Mean, standard deviation and 95 % bootstrap interval of the mean over the cases. n counts the cases with a finite "
     "value: a distance does not exist where exactly one of the masks is empty, and such cases leave its mean. The "
@@ -32,13 +17,6 @@ SUMMARY_NOTE = (
 )
 VALIDATION_NOTE = "Validation cases: models may have been chosen by them, so that test cases can turn out worse."
 CASE_NOTE = "From the lowest to the highest Dice, averaged over the classes of the case."
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """An HTML table; every cell is escaped."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table>\n<tr>{head}</tr>\n{body}\n</table>"
 
 
 def summary_table(results: EvaluationResults) -> str:
@@ -82,70 +60,28 @@ def case_table(results: EvaluationResults) -> str:
     return table(["case", "class", *results.metrics], rows)
 
 
-def picture(png: bytes, description: str) -> str:
-    """An HTML image that holds its own data."""
-    return f'<img alt="{escape(description)}" src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}">'
-
-
-def html_report(results: EvaluationResults, figures: Mapping[str, bytes], *, title: str) -> str:
-    """The whole page, with the PNG files of :func:`draw_figures` in it."""
+def evaluation_parts(results: EvaluationResults, figures: Mapping[str, bytes]) -> list[str]:
+    """What the page says about an evaluation, as pieces of HTML, with the PNG files of ``draw_figures`` in it."""
     tolerances = sorted({row["surface_tolerance_mm"] for row in results.rows if row.get("surface_tolerance_mm")})
     tolerance = f" Surface Dice at a tolerance of {', '.join(tolerances)} mm." if tolerances else ""
     slices = "\n".join(picture(png, name) for name, png in figures.items() if name.startswith("slices_"))
-    parts = [
-        f"<h1>{escape(title)}</h1>",
+    return [
+        "<h2>Evaluation</h2>",
         f"<p>{len(results.cases)} {f'{results.case_list} ' if results.case_list else ''}"
         f"case{'s' if len(results.cases) > 1 else ''}; "
         f"class{'es' if len(results.classes) > 1 else ''}: "
         f"{escape(', '.join(results.classes))}.{escape(tolerance)}</p>",
         *([f"<p><strong>{VALIDATION_NOTE}</strong></p>"] if results.case_list == "validation" else []),
         *failures(results),
-        "<h2>Summary</h2>",
+        "<h3>Summary</h3>",
         summary_table(results),
         f'<p class="note">{escape(SUMMARY_NOTE)}</p>',
-        "<h2>Distribution</h2>",
+        "<h3>Distribution</h3>",
         picture(figures["distribution"], "distribution of every metric over the cases"),
-        "<h2>Worst, median and best case</h2>",
+        "<h3>Worst, median and best case</h3>",
         slices,
         picture(figures["surfaces"], "surfaces of reference and prediction"),
-        "<h2>Cases</h2>",
+        "<h3>Cases</h3>",
         f'<p class="note">{escape(CASE_NOTE)}</p>',
         case_table(results),
     ]
-    return page(title, parts)
-
-
-def page(title: str, parts: Iterable[str]) -> str:
-    """A whole HTML page in the style of the reports, from pieces of its body."""
-    body = "\n".join(parts)
-    head = f'<meta charset="utf-8">\n<title>{escape(title)}</title>\n<style>{STYLE}</style>'
-    return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
-
-
-def main(
-    output_dir: str,
-    dataset_dir: str,
-    path: str | None = None,
-    title: str = "Evaluation",
-    regions: Sequence[Sequence[int]] | None = None,
-    ignore_value: int | None = None,
-) -> None:
-    """Writes the report of an evaluation that has finished.
-
-    Args:
-        output_dir: of the evaluation.
-        dataset_dir: of the data set that was evaluated.
-        path: of the HTML file; <output_dir>/report.html by default.
-        title: heading.
-        regions: as in the config, for overlapping regions.
-        ignore_value: as in the config, of voxels that nobody annotated; they are drawn as an area.
-    """
-    results = EvaluationResults(output_dir, dataset_dir, regions=regions, ignore_value=ignore_value)
-    file = Path(path) if path else results.output_dir / "report.html"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(html_report(results, draw_figures(results), title=str(title)), encoding="utf-8")
-    print(file)
-
-
-if __name__ == "__main__":
-    run_command(main)

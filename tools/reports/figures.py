@@ -51,8 +51,7 @@ def main(
         output_dir: of the evaluation.
         dataset_dir: of the data set that was evaluated.
         figures_dir: where the PNG files go; <output_dir>/figures by default.
-        model_dir: the training's ckpt_dir; draws both decoders, the distance map and their unanimity as well. Only for
-            networks with DBiSL's heads.
+        model_dir: the training's ckpt_dir; draws every head of the network and where they agree, too.
         regions: as in the config, for overlapping regions.
         ignore_value: as in the config, of voxels that nobody annotated; they are drawn as an area.
     """

@@ -15,13 +15,15 @@ from monai.transforms import Compose, EnsureChannelFirst, LoadImage, ResampleToM
 from scripts.data import DataError, NiftiReader
 from scripts.inference import load_weights
 from scripts.methods.dbisl import unanimity_mask
-from scripts.pictures.overlay import overlay_figure
+from scripts.pictures.crops import Crop, crops_figure
+from scripts.pictures.panels import write_png
+from scripts.training.pictures import drawn_heads
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def predict_heads(model_dir: str | Path, image_path: str | Sequence[str]) -> tuple[Any, dict[str, torch.Tensor]]:
-    """The preprocessed image, a MetaTensor (channels, H, W, D), and every head on it by name, (C, H, W, D) each.
+def predict_heads(model_dir: str | Path, image_path: str | Sequence[str]) -> tuple[Any, dict[str, torch.Tensor], int]:
+    """The preprocessed image, a MetaTensor (channels, H, W, D), every head on it by name, and the number of classes.
 
     Args:
         model_dir: folder of model.pt and of model.json, which training wrote beside it.
@@ -31,9 +33,8 @@ def predict_heads(model_dir: str | Path, image_path: str | Sequence[str]) -> tup
         DataError: when one of the two files is missing.
     """
     folder = Path(model_dir)
-    for name in ("model.pt", "model.json"):
-        if not (folder / name).is_file():
-            raise DataError(f"{folder / name} does not exist: give the ckpt_dir of the training as model_dir.")
+    if not (folder / "model.json").is_file():
+        raise DataError(f"{folder / 'model.json'} does not exist: give the ckpt_dir of the training as model_dir.")
     parser = ConfigParser()
     parser.read_config([str(ROOT / "configs" / "inference.json"), str(folder / "model.json")])
     parser["device"] = "$torch.device('cpu')"
@@ -43,7 +44,7 @@ def predict_heads(model_dir: str | Path, image_path: str | Sequence[str]) -> tup
     windows = SlidingWindowInferer(roi_size=parser["patch_size"], overlap=0.5)
     with torch.no_grad():
         heads: Any = windows(image.as_tensor()[None], network.forward_heads)
-    return image, {name: head[0] for name, head in heads.items()}
+    return image, {name: head[0] for name, head in heads.items()}, parser.get_parsed_content("num_classes")
 
 
 def heads_figure(
@@ -56,7 +57,7 @@ def heads_figure(
     channel: int = 0,
     values: Sequence[int] = (1,),
 ) -> Path:
-    """Draws one class of a case as the network sees it: both decoders, the distance map and where all agree.
+    """Draws one class of a case as the network sees it: every head, where all agree, and their mean.
 
     Args:
         model_dir: see :func:`predict_heads`, as ``image_path``.
@@ -68,29 +69,21 @@ def heads_figure(
 
     Returns:
         ``path``.
-
-    Raises:
-        DataError: when the network lacks one of the four heads.
     """
-    image, heads = predict_heads(model_dir, image_path)
-    try:
-        probability = torch.sigmoid(torch.stack([heads["logits_phi"], heads["logits_psi"]])[:, channel])
-        distance = torch.stack([heads["distance_phi"], heads["distance_psi"]])[:, channel]
-    except KeyError as error:
-        raise DataError(
-            f"{model_dir} holds a network without the head {error}, which this figure shows (it has {sorted(heads)}): "
-            "leave model_dir out."
-        ) from None
+    image, heads, classes = predict_heads(model_dir, image_path)
+    found = [{name: head[channel] for name, head in kind.items()} for kind in drawn_heads(heads, classes)]
+    probability, distance = (torch.stack([*kind.values()]) if kind else None for kind in found)
     label = Compose([LoadImage(reader=NiftiReader), EnsureChannelFirst()])(label_path)
     label = ResampleToMatch(mode="nearest", padding_mode="zeros")(label, image)
-    return overlay_figure(
-        image[0].numpy(),
-        np.isin(label[0].numpy().round(), values),
-        probability[0].numpy(),
-        probability[1].numpy(),
-        distance.mean(0).numpy(),
-        unanimity_mask(probability, distance).numpy(),
-        title=title,
-        path=path,
-        spacing=np.asarray(image.pixdim).tolist(),
+    drawn: Any = [{name: head.numpy() for name, head in kind.items()} for kind in found]
+    crop = Crop(
+        title="image",
+        image=image[0].numpy(),
+        reference=np.isin(label[0].numpy().round(), values),
+        probabilities=drawn[0],
+        distances=drawn[1],
+        unanimous=unanimity_mask(probability, distance).numpy(),
+        pseudo_label=probability.mean(0).numpy(),
+        aspect=float(image.pixdim[1] / image.pixdim[0]),
     )
+    return write_png(crops_figure([crop], title=title), path)

@@ -26,6 +26,7 @@ from scripts.methods.dbisl import unanimity_mask
 from scripts.networks import Network
 from scripts.networks.heads import foreground_probability, segmentation_heads
 from tools.command_line import run_command
+from tools.tables import markdown_table
 
 SCORES = ("dice", "recall", "precision")
 SHARES = ("unanimous_share", "unanimous_foreground_share")
@@ -45,15 +46,8 @@ def overlap_scores(prediction: torch.Tensor, reference: torch.Tensor) -> dict[st
         precision of an empty prediction, and Dice if both are empty.
     """
     hits, predicted, true = (int(mask.sum()) for mask in (prediction & reference, prediction, reference))
-    return {
-        "dice": ratio(2 * hits, predicted + true),
-        "recall": ratio(hits, true),
-        "precision": ratio(hits, predicted),
-    }
-
-
-def ratio(numerator: int, denominator: int) -> float:
-    return numerator / denominator if denominator else math.nan
+    parts = ((2 * hits, predicted + true), (hits, true), (hits, predicted))
+    return {name: part / whole if whole else math.nan for name, (part, whole) in zip(SCORES, parts)}
 
 
 def class_row(
@@ -83,7 +77,7 @@ def class_row(
         **overlap_scores(prediction, reference),
         **{f"{score}_unanimous": value for score, value in within.items()},
         "unanimous_share": float(unanimous.float().mean()),
-        "unanimous_foreground_share": ratio(int((unanimous & reference).sum()), int(reference.sum())),
+        "unanimous_foreground_share": overlap_scores(unanimous, reference)["recall"],
     }
 
 
@@ -166,22 +160,6 @@ def read_run(run_dir: str | Path, **changes: Any) -> ConfigParser:
     return parser
 
 
-def trained_network(parser: ConfigParser) -> Network:
-    """The run's network with its final weights, in evaluation mode.
-
-    Raises:
-        DataError: when they are missing.
-    """
-    path = Path(parser.get_parsed_content("ckpt_dir")) / "model.pt"
-    if not path.is_file():
-        raise DataError(
-            f"{path} does not exist: let the training come to its end, or give its ckpt_dir as --model_dir."
-        )
-    network = parser.get_parsed_content("network").eval()
-    load_weights(path, network)
-    return network
-
-
 @torch.no_grad()
 def measure(parser: ConfigParser, path: Path, cases: int | None = None) -> list[dict[str, Any]]:
     """Writes a row per unlabeled case and class to a CSV file, each as soon as it is known, and returns them.
@@ -196,7 +174,8 @@ def measure(parser: ConfigParser, path: Path, cases: int | None = None) -> list[
         cases: the first so many alone.
     """
     get = parser.get_parsed_content
-    network, objective, device = trained_network(parser), get("objective"), get("device")
+    network, objective, device = get("network").eval(), get("objective"), get("device")
+    load_weights(Path(get("ckpt_dir")) / "model.pt", network)
     windows, coding = get("validate#inferer"), objective.label_coding
     names = get("class_names") or [str(c + 1) for c in range(coding.num_classes)]
     listed = hidden_cases(get("datalist"), get("num_labeled"))[:cases]
@@ -223,17 +202,15 @@ def measure(parser: ConfigParser, path: Path, cases: int | None = None) -> list[
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Mean and sample standard deviation over the cases, with and without the mask, in Markdown."""
-    lines = [
-        "| class | voxels | Dice | recall | precision | share of voxels | share of the foreground |",
-        "|---" * 7 + "|",
-    ]
+    header = ["class", "voxels", "Dice", "recall", "precision", "share of voxels", "share of the foreground"]
+    lines = []
     for name in dict.fromkeys(row["class"] for row in rows):
         own = [row for row in rows if row["class"] == name]
         for voxels, ending, shares in (("all", "", ["1", "1"]), ("unanimous", "_unanimous", None)):
             cells = [spread([row[score + ending] for row in own]) for score in SCORES]
             cells += shares or [spread([row[share] for row in own]) for share in SHARES]
-            lines.append("| " + " | ".join([name, voxels, *cells]) + " |")
-    return "\n".join(lines)
+            lines.append([name, voxels, *cells])
+    return markdown_table(header, lines)
 
 
 def spread(values: Sequence[float]) -> str:

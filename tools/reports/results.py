@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation
 
 from scripts.data import DataError, Datalist, LabelCoding, NiftiReader, case_name, images_of
 from scripts.evaluation.metrics import METRIC_NAMES
+from tools.tables import read_csv
 
 
 @dataclass
@@ -174,8 +174,7 @@ class EvaluationResults:
     def _read(self, name: str) -> list[dict[str, str]]:
         path = self.output_dir / name
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                return list(csv.DictReader(file))
+            return read_csv(path)
         except FileNotFoundError:
             raise DataError(
                 f"{path} does not exist: give the output_dir of an evaluation that has finished as --output_dir."

@@ -1,47 +1,63 @@
-"""Run: the pages of one run's folder, of its training and, once it was evaluated, of its evaluation."""
+"""Run: the one page of a run's folder, ``run.html``, about its training and, once it was evaluated, its evaluation."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-import fire
 from monai.bundle import ConfigParser
 
 from scripts.data import DataError
-from scripts.errors import print_briefly
+from scripts.training.page import training_parts, write_page
+from tools.command_line import run_command
 
-from . import evaluation, training
+from .evaluation import evaluation_parts
+from .figures import draw_figures
+from .results import EvaluationResults
 
 
-def main(run: str, *, dataset_dir: str | None = None, title: str | None = None) -> None:
-    """Writes run.html of a training, and report.html where its evaluation has written metrics.csv.
+def main(
+    run: str,
+    dataset_dir: str | None = None,
+    title: str | None = None,
+    regions: Sequence[Sequence[int]] | None = None,
+    ignore_value: int | None = None,
+) -> None:
+    """Writes run.html into the folder of a training, an evaluation, or both.
 
     Args:
-        run: the output_dir of the training.
-        dataset_dir: of the data set, if it lies elsewhere than at the time of the training.
+        run: the output_dir of the training or evaluation.
+        dataset_dir: of the data set, if the training did not take place here, or the data was moved since.
         title: heading; by default the folder's name.
+        regions: as in the config, for an evaluation without its training.
+        ignore_value: likewise.
 
     Raises:
-        DataError: when ``run`` is no folder of a training.
+        DataError: when ``run`` has neither a training nor an evaluation, or an evaluation is there and its data is not.
     """
-    folder = Path(str(run))
-    if not folder.is_dir():
-        raise DataError(f"{folder} does not exist: give the output_dir of a training.")
-    title = title or folder.resolve().name
-    if (folder / "training_log.csv").is_file():
-        training.main(str(folder), title=title)
+    folder = Path(run)
+    parts = training_parts(folder)
     if (folder / "metrics.csv").is_file():
-        config = ConfigParser(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        evaluation.main(
-            str(folder),
-            str(dataset_dir or config.get_parsed_content("dataset_dir")),
-            title=title,
-            regions=config.get("regions"),
-            ignore_value=config.get("ignore_value"),
+        path = folder / "config.json"
+        config = ConfigParser(json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})
+        if dataset_dir is None and "dataset_dir" not in config:
+            raise DataError(f"{path} does not exist: give the folder of the evaluated data set as --dataset_dir.")
+        results = EvaluationResults(
+            folder,
+            dataset_dir or str(config.get_parsed_content("dataset_dir")),
+            regions=config.get("regions") if regions is None else regions,
+            ignore_value=config.get("ignore_value") if ignore_value is None else ignore_value,
         )
+        # Who opens the page of an evaluated run wants to know how good it is.
+        parts = [*evaluation_parts(results, draw_figures(results)), *(["<h2>Training</h2>"] if parts else []), *parts]
+    if not parts:
+        raise DataError(
+            f"{folder} has neither training_log.csv with a row nor metrics.csv: give the output_dir of a training or "
+            "an evaluation as --run."
+        )
+    print(write_page(folder, parts, title=title))
 
 
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(main)
+    run_command(main)

@@ -1,4 +1,4 @@
-"""Report: results.csv, comparison.csv, comparison.md and the plots of the runs of a plan that are finished."""
+"""Tables: results.csv, comparison.csv, comparison.md and the plots of the runs of a plan that are finished."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 
 from scripts.evaluation.metrics import OVERLAPS
 from scripts.evaluation.summary import ALL_CLASSES
+from tools.tables import METRIC_TITLES, markdown_table, write_csv
 
 from .cases import data_lines, failure_lines
-from .collect import COLUMNS, CaseValues, case_values, failed_cases, result_rows, write_csv
+from .collect import COLUMNS, CaseValues, case_values, failed_cases, result_rows
 from .gap import GAP_COLUMNS, gap_closed
 from .headline import gap_lines, number, spread_lines
 from .paired import SUMMARY_COLUMNS, TEST_COLUMNS, paired_test, summary
 from .plan import Plan, Run
 from .plots import plot_dice, plot_differences, plot_gap
 
-SHOWN = {"dice": "Dice", "jaccard": "Jaccard", "hd95_mm": "95HD (mm)", "asd_mm": "ASD (mm)"}
+SHOWN = ("dice", "jaccard", "hd95_mm", "asd_mm")
 TESTED = ("dice", "hd95_mm")
 KEY_COLUMNS = ("method", "num_labeled", "class", "metric")
 # (method, num_labeled) -> (draw, seed) -> values
@@ -140,10 +141,10 @@ def markdown(
 
 
 def _class_table(baseline: str, rows: Sequence[dict[str, Any]]) -> list[str]:
-    header = ["method", "labels", "runs", *SHOWN.values()]
+    header = ["method", "labels", "runs", *(METRIC_TITLES[metric] for metric in SHOWN)]
     for metric in TESTED:
-        header += [f"{SHOWN[metric]}, difference to {baseline}", "p", "better"]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+        header += [f"{METRIC_TITLES[metric]}, difference to {baseline}", "p", "better"]
+    lines = []
     by_run: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
     for row in rows:
         by_run.setdefault((row["method"], row["num_labeled"]), {})[row["metric"]] = row
@@ -152,8 +153,8 @@ def _class_table(baseline: str, rows: Sequence[dict[str, Any]]) -> list[str]:
         cells += [_mean_cell(metrics[metric], metric) for metric in SHOWN]
         for metric in TESTED:
             cells += _test_cells(metrics[metric], metric)
-        lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, ""]
+        lines.append(cells)
+    return [markdown_table(header, lines), ""]
 
 
 def _digits(metric: str) -> int:
