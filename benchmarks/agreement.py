@@ -6,6 +6,7 @@ python -m benchmarks.agreement --run RUN --dataset_dir DIR --num_labeled 2 --lab
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -36,21 +37,21 @@ def measure(
         cases: the first so many unlabeled cases; all by default.
         mirror: axes along which mirror images are compared, too.
     """
-    given = {"num_labeled": num_labeled, "labeled_draw": labeled_draw, "splits": splits}
+    given: dict[str, Any] = {"num_labeled": num_labeled, "labeled_draw": labeled_draw, "splits": splits}
     ensemble = Ensemble(run, dataset_dir, mirror=mirror or False, device="cpu", **given)
     true = {case["image"]: case["label"] for case in ensemble.datalist.training[num_labeled:]}
     rows = []
     for case in ensemble.predict([entry for entry in ensemble.unlabeled if entry["image"] in true][:cases]):
-        voxels = np.asarray(nibabel.load(true[case.entry["image"]]).dataobj).astype(np.int16)
+        voxels = np.asarray(nibabel.nifti1.load(true[case.entry["image"]]).dataobj).astype(np.int16)
         label = ensemble.coding.encode(torch.from_numpy(voxels)[None, None])[0] > 0.5
         mask = ensemble.coding.harden(case.ensemble[None])[0] > 0.5
         rows.append({"dice": agreement([(mask, label)]), **agreements(case.predictions, case.ensemble)})
-    dice = [row["dice"] for row in rows]
+    dice = [float(row["dice"] or 0) for row in rows]
     lines = [f"{len(rows)} cases, Dice {np.mean(dice):.3f} +- {np.std(dice, ddof=1):.3f}"]
     for kind in KINDS:
         if rows[0][kind] is not None:
             found = spearmanr([row[kind] for row in rows], dice)
-            mean = np.mean([row[kind] for row in rows])
+            mean = np.mean([float(row[kind] or 0) for row in rows])
             lines.append(f"{kind}: mean {mean:.3f}, correlation {found.statistic:.2f} (p = {found.pvalue:.2g})")
     mean_of = [np.mean([row[kind] for kind in KINDS if row[kind] is not None]) for row in rows]
     found = spearmanr(mean_of, dice)

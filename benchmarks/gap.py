@@ -109,7 +109,7 @@ def draw(shares: dict[str, dict[str, float | None]], num_labeled: int, path: Pat
     """A bar for each arm; whiskers are the 95 % intervals."""
     figure = Figure(figsize=(7, 0.5 + 0.4 * len(shares)), layout="constrained")
     axes = figure.subplots()
-    for place, (arm, found) in enumerate(shares.items()):
+    for place, found in enumerate(shares.values()):
         if found["gap_closed"] is None:
             continue
         closed = 100 * found["gap_closed"]

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-from itertools import islice
+import csv
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, small
-from monai.bundle import ConfigParser
-from monai.data import MetaTensor, get_track_meta
-from monai.transforms import Compose, Lambdad, RandFlipd, RandomizableTransform, RandSpatialCropd
+from conftest import oblique
+from monai.data import MetaTensor
 
 from scripts.data import LabelCoding
 from scripts.inference import Outcomes
 
 
-class Spoil(RandomizableTransform):
-    """A transform that changes what it is given."""
-
-    def __call__(self, case):
-        case["image"] += 1000
-        return case
+def mask(values: list, *, name: str = "a") -> MetaTensor:
+    """Label values along the last axis, of voxels of 1 x 1.2 x 2 mm that lie obliquely."""
+    voxels = torch.tensor(values, dtype=torch.uint8).reshape(-1, 1, 1, len(values[0]))
+    return MetaTensor(voxels, affine=oblique((1.0, 1.2, 2.0)), meta={"filename_or_obj": f"/data/{name}.nii.gz"})
 
 
 def table(folder: Path, name: str = "volumes.csv") -> list[list[str]]:
@@ -64,52 +57,6 @@ def test_a_run_that_breaks_off_leaves_the_tables_of_what_it_did(tmp_path):
     assert table(tmp_path, "failures.csv") == [["/data/c.nii.gz", "no\nvolume: 心房"]]
 
 
-def test_metadata_are_on_again_after_a_transform_that_fails(tmp_path):
-    def refuse(_):
-        raise KeyError
-
-    with pytest.raises(RuntimeError):
-        dataset(tmp_path, cache_rate=1, steps=[Spoil(), refuse])[0]
-    assert get_track_meta()
-
-
-@pytest.mark.parametrize("cache_rate", [0.0, 1.0])
-@pytest.mark.parametrize("crop_first", [False, True])
-def test_a_transform_in_place_does_not_change_what_is_kept(tmp_path, cache_rate, crop_first):
-    crop = [RandSpatialCropd(["image", "label"], (EXTENT,) * 3, random_size=False)] if crop_first else []
-    data = dataset(tmp_path, cache_rate=cache_rate, steps=[*crop, Spoil()])
-    first, second = (data[1]["image"].clone() for _ in range(2))
-    assert torch.equal(first, second) and int(first.min()) == EXTENT**3 + 1000
-
-
-def test_files_go_with_the_process_and_those_of_a_killed_one_with_the_next(tmp_path):
-    killed = tmp_path / f"{socket.gethostname()}-999999999"
-    killed.mkdir()
-    elsewhere = tmp_path / "another-host-1"
-    elsewhere.mkdir()
-    code = (
-        "import sys; sys.path.insert(0, 'tests'); from test_volumes import dataset, draws;"
-        "data = dataset(sys.argv[1], cache_rate=0.4); draws(data, 20); print(len(list(data.folder.iterdir())))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.split()[-1] == "3"
-    assert list(tmp_path.iterdir()) == [elsewhere]
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(DataError, match="file"):
-        dataset(tmp_path / "file", cache_rate=0)._mapped(0)
-
-
-def test_a_training_takes_the_same_crops_with_and_without_a_cache(tiny, tmp_path):
-    batches, parsers = [], []
-    for rate in (0.5, 1.0):
-        parsers.append(ConfigParser())  # which have the data sets, and thereby the files
-        parsers[-1].read_config(str(ROOT / "configs/train.json"))
-        parsers[-1].update(small(tiny, tmp_path, cache_rate=rate))
-        for loader in ("train#dataloader", "train#unlabeled_dataloader"):
-            batches.append([batch["image"] for batch in islice(iter(parsers[-1].get_parsed_content(loader)), 4)])
-    labeled, unlabeled, *cached = batches
-    assert all(map(torch.equal, labeled + unlabeled, cached[0] + cached[1]))
-    assert len(list((tmp_path / "volumes" / "labeled").rglob("*.pt"))) == 2
+def test_another_number_of_names_than_of_classes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"class_names is \['liver'\]; there must be 2, one for each class"):
+        Outcomes(tmp_path, label_coding=LabelCoding(2), class_names=["liver"])

@@ -24,9 +24,9 @@ from scripts.data.colours import class_colours
 from scripts.errors import chain
 from scripts.files import replacing
 from scripts.inference import exit_with_status
+from scripts.inference.outcomes import FAILURES, checked_names
 from scripts.inference.outputs import output_path
-from scripts.inference.tolerant import COLUMNS, SomeCasesFailedError
-from scripts.inference.volumes import checked_names
+from scripts.inference.tolerant import SomeCasesFailedError
 from scripts.overrides import read_words
 from scripts.workflow import run_workflow
 from tools.command_line import run_command
@@ -81,7 +81,9 @@ def find_series(
                 found.setdefault(header.SeriesInstanceUID, (header, []))[1].append(file)
             except (DataError, AttributeError) as error:
                 damaged[str(file)] = str(error)
-    images = {uid: files for uid, (header, files) in found.items() if "Rows" in header and header.get("Modality") != "SEG"}
+    images = {
+        uid: files for uid, (header, files) in found.items() if "Rows" in header and header.get("Modality") != "SEG"
+    }
     if others := sorted(str(found[uid][0].get("Modality")) for uid in found.keys() - images.keys()):
         print(f"left out, since they are no images: series of the modalities {', '.join(others)}")
     places = {uid: Path(os.path.commonpath([file.parent for file in files])) for uid, files in images.items()}
@@ -277,7 +279,8 @@ def segment_series(
             raise DataError(f"{made} does not exist: the series has no mask.")
         series = load_series(source / name, found[name])
         mask, affine = to_axes_of(*load_volume(made), series.affine)
-        check_grid(mask.shape[:3], affine, series.array.shape, series.affine, made, converted[name])
+        volume = mask if mask.ndim == 3 else mask[..., 0]
+        check_grid(volume, affine, (series.array.shape, series.affine), made, converted[name])
         seg = path.with_name(path.name.removesuffix(".nii.gz") + ".dcm")
         seg.parent.mkdir(parents=True, exist_ok=True)
         write_seg(segment_numbers(mask, values, made), series, names, seg, metadata=metadata)
@@ -303,7 +306,7 @@ def segment_series(
             attempt(name, lambda name=name: wrap(name))
     if failures:
         with replacing(target / "failures.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([COLUMNS, *failures.items()])
+            csv.writer(file).writerows([FAILURES, *failures.items()])
         kind = SomeCasesFailedError if found.keys() - failures.keys() else DataError
         raise kind(f"{len(failures)} series or files failed; the reasons are in {target / 'failures.csv'}.")
 

@@ -28,6 +28,8 @@ JOURNAL, JOURNALS = ".cases-{}-of-{}.jsonl", ".cases-*-of-*.jsonl"
 # What a folder is locked for, a share of its masks.
 MASKS, LOCKS = "masks-{}-of-{}", ".lock-masks-*-of-*"
 Outcome = dict[str, Any]
+# Columns of failures.csv.
+FAILURES = ("case", "reason")
 
 
 def class_volumes(mask: MetaTensor, label_coding: LabelCoding) -> list[tuple[int, float]]:
@@ -151,7 +153,7 @@ class Outcomes:
     def write_tables(self, outcomes: Sequence[Outcome]) -> None:
         """Replaces the tables by those of ``outcomes``, in their order."""
         failures = [(o["image"], o["reason"]) for o in outcomes if "reason" in o]
-        _write_csv(self.folder / "failures.csv", ("case", "reason"), failures)
+        _write_csv(self.folder / "failures.csv", FAILURES, failures)
         if self.save_volumes:
             rows = [(o["case"], *row) for o in outcomes for row in o.get("volumes", ())]
             _write_csv(self.folder / "volumes.csv", ("case", "class", "voxels", "millilitres"), rows)

@@ -24,7 +24,7 @@ from scripts.data.checks import header_problems
 from scripts.data.nifti import open_nifti
 from scripts.data.problems import FileError
 from scripts.errors import chain
-from scripts.ranks import gathered
+from scripts.ranks import gathered, rank
 
 from .outcomes import Outcomes
 from .outputs import facts_of
@@ -193,7 +193,7 @@ class TolerantEvaluator(SupervisedEvaluator):
         outcomes.attach(self)
         self.add_event_handler(Events.GET_BATCH_STARTED, self._forget_previous_case)
 
-    def run(self, *args: Any, **kwargs: Any) -> None:
+    def run(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Goes through all cases; none may be left, because an earlier run has finished them."""
         self.failures = 0
         with self.outcomes.recording():
@@ -202,6 +202,9 @@ class TolerantEvaluator(SupervisedEvaluator):
                     keep_freed_memory()
                 super().run(*args, **kwargs)
             failed, tried = (sum(counts) for counts in zip(*gathered((self.failures, self.state.iteration))))
+        if rank() == 0:
+            done = tried - failed
+            logging.getLogger(__name__).info("%d mask%s in %s", done, "" if done == 1 else "s", self.outcomes.folder)
         if failed:
             kind, others = (SomeCasesFailedError, "; the others are complete") if failed < tried else (DataError, "")
             raise kind(
@@ -230,20 +233,16 @@ class TolerantEvaluator(SupervisedEvaluator):
         engine.state.batch = engine.state.output = None
 
 
-    def _conclude(self, engine: Engine) -> None:
-        shares = gathered((self.failures, engine.state.iteration))
-        of_others = [failure for failures, _ in shares[1:] for failure in failures]
-        if rank() > 0:
-            self.failures_path.unlink(missing_ok=True)
-        elif of_others:
-            self._append(of_others)
-        total = sum(cases for _, cases in shares)
-        if count := len(shares[0][0]) + len(of_others):
-            kind, others = (SomeCasesFailedError, "; the others are complete") if count < total else (DataError, "")
-            raise kind(
-                f"{count} of {total} cases failed{others}. "
-                f"The reasons are in {self.failures_path.with_name('failures.csv')}."
-            )
-        if rank() == 0:
-            written = f"{total} mask{'' if total == 1 else 's'} in {self.failures_path.parent}"
-            logging.getLogger(__name__).info("%s", written)
+def exit_with_status() -> None:
+    """Makes a process that ends with :class:`SomeCasesFailedError` end with status 2, where other errors have 1.
+
+    Behind ``scripts.errors.print_briefly`` in a run list; who calls the evaluator gets the error as it is.
+    """
+    former = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        former(kind, error, trace)
+        if any(isinstance(cause, SomeCasesFailedError) for cause in chain(error)):
+            raise SystemExit(SOME_FAILED)
+
+    sys.excepthook = hook

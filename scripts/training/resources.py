@@ -80,19 +80,10 @@ def _of_a_worker(error: BaseException, workers: int) -> bool:
     return WORKER.search(str(error)) is not None or (workers > 0 and isinstance(error, (ConnectionError, EOFError)))
 
 
-# The steps that change the result least come first.
-
-
-def _gpu_steps(trainer: Any) -> list[str]:
-    return [] if trainer.amp else ["amp true"]
-
-
-def _machine_steps(workers: int) -> list[str]:
+def _steps(trainer: Any, *, on_gpu: bool, workers: int) -> list[str]:
+    """Settings that lower the memory, those first that change the result least."""
     cache = "cache_rate 0.3 (the other volumes are then read from files, crop by crop)"
-    return [*([f"num_workers 0 (now {workers})"] if workers else []), cache]
-
-
-def _common_steps(trainer: Any) -> list[str]:
+    on_machine = [*([f"num_workers 0 (now {workers})"] if workers else []), cache]
     names = {"unlabeled_batch_size": trainer.unlabeled_data_loader, "labeled_batch_size": trainer.data_loader}
     sizes = {name: getattr(getattr(loader, "batch_sampler", None), "batch_size", 0) for name, loader in names.items()}
     return [

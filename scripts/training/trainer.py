@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from scripts.allocation import keep_freed_memory
 from scripts.data.stream import FILE, DrawBatches
-from scripts.distance import ExactDistance, GeneralizedDistance
+from scripts.distance import ExactDistance
 from scripts.errors import UserError
 from scripts.methods import Loss, Objective
 from scripts.ranks import average, replica, world_size
@@ -176,7 +176,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         if isinstance(self._step.inferer, GraphedForward):
             raise UserError("compile is on with configs/budgets/cuda_graphs.json: choose one of them.")
         for module in self.objective.modules():
-            if isinstance(module, (ExactDistance, GeneralizedDistance)):
+            if isinstance(module, ExactDistance):
                 module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
         # Not the weighted sum: its weights are new numbers in every iteration, each of which would be compiled anew.
         self._step.heads_of = torch.compile(self._step.heads_of, backend=backend)  # type: ignore[method-assign]

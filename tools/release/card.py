@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -113,12 +112,8 @@ def commands(arguments: Mapping[str, Any]) -> str:
         files = [files] if isinstance(files, str) else files
     # A file from elsewhere is known to its author by name; where it lay is nobody's business.
     files = [Path(file).name if Path(file).is_absolute() else file for file in files]
-    overrides = [
-        f"--{name} {shlex.quote(value if isinstance(value, str) else json.dumps(value))}"
-        for name, value in arguments.items()
-        if name != "config_file"
-    ]
-    folders = "--dataset_dir DIR --output_dir RUN --ckpt_dir RUN/models"
+    given = {name: value for name, value in arguments.items() if name != "config_file"}
+    given |= {"dataset_dir": "DIR", "output_dir": "RUN", "ckpt_dir": "RUN/models"}
 
     def command(run_id: str, *more: str) -> str:
         line = monais_command({"run_id": run_id, **given, "config_file": [*files, *more]})
