@@ -137,7 +137,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
         "amp_options": ("object", "what autocast needs to know, from `amp` and `device`"),
         "compile": (
             "boolean or text",
-            "true compiles network and method by `torch.compile` ([performance.md](performance.md)); or a backend of it",
+            "true, or a backend, compiles network and method by `torch.compile` ([performance.md](performance.md))",
         ),
         "device": ("expression", "`cuda` where there is a GPU; `\"$torch.device('cpu')\"` keeps it on the CPU"),
         "val_interval": ("integer", "epochs between two validations"),
