@@ -546,7 +546,8 @@ def test_a_stopped_run_ends_in_all_processes_and_continues_to_the_same_weights(t
     status, said = start_and_stop(stopped, tmp_path / "stopped", rows_before=4, stop=stop)
     told = {"killed": "Signal 9 (SIGKILL) received", "asked to stop": "as asked; the same command continues"}
     assert told.get(how, "exitcode: -9") in said
-    assert killed == ("error: " in said and "Another process of this run ended" in said)
+    # One that torchrun ends before it could say so says nothing.
+    assert killed or "Another process of this run ended" not in said
     assert (status == 0) == restarted == (tmp_path / "stopped" / "models" / "model.pt").exists()
     if not restarted:
         finished = run_process(stopped)
