@@ -133,7 +133,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
             "`bfloat16` or `float16`",
         ),
         "amp_options": ("object", "what autocast needs to know, from `amp` and `device`"),
-        "device": ("expression", "`cuda` where there is a GPU; `\"$torch.device('cpu')\"` keeps it on the CPU"),
+        "device": ("object", "`cuda` where there is a GPU; `\"$torch.device('cpu')\"` keeps it on the CPU"),
         "val_interval": ("integer", "epochs between two validations"),
         "epoch_length": ("object", "iterations of an epoch: the largest divisor of `max_iterations` up to 100"),
         "num_epochs": ("expression", "follows from the two above"),

@@ -98,7 +98,7 @@ class CaseMetrics:
                 (self.output_dir / name).unlink(missing_ok=True)
             self._write("metrics.csv", CASE_COLUMNS, [])
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Any) -> None:
         """Measures the cases of one iteration and appends them to ``metrics.csv``."""
         for item in engine.state.output:
             rows = self._measure(item)

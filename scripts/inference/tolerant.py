@@ -193,7 +193,7 @@ class TolerantEvaluator(SupervisedEvaluator):
         outcomes.attach(self)
         self.add_event_handler(Events.GET_BATCH_STARTED, self._forget_previous_case)
 
-    def run(self, *args: Any, **kwargs: Any) -> None:
+    def run(self, *args: Any, **kwargs: Any) -> Any:
         """Goes through all cases; none may be left, because an earlier run has finished them."""
         self.failures = 0
         with self.outcomes.recording():
