@@ -137,8 +137,8 @@ class DBiSLObjective(DualTaskObjective):
                 labels, lambda one: [segmentation_loss(head[: len(one.label)], one.label, one.known) for head in logits]
             ),
             "supervised_distance": lambda: _supervised(labels, lambda one: _distance_errors(distance, one.reference)),
-            "consistency_segmentation": lambda: F.mse_loss(*probability),
-            "consistency_distance": lambda: F.mse_loss(*distance),
+            "consistency_segmentation": lambda: F.mse_loss(probability[0], probability[1]),
+            "consistency_distance": lambda: F.mse_loss(distance[0], distance[1]),
         }
         return {
             **{name: value() for name, value in intra_task.items() if self.active(name)},
