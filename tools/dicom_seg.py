@@ -81,7 +81,9 @@ def find_series(
                 found.setdefault(header.SeriesInstanceUID, (header, []))[1].append(file)
             except (DataError, AttributeError) as error:
                 damaged[str(file)] = str(error)
-    images = {uid: files for uid, (header, files) in found.items() if "Rows" in header and header.get("Modality") != "SEG"}
+    images = {
+        uid: files for uid, (header, files) in found.items() if "Rows" in header and header.get("Modality") != "SEG"
+    }
     if others := sorted(str(found[uid][0].get("Modality")) for uid in found.keys() - images.keys()):
         print(f"left out, since they are no images: series of the modalities {', '.join(others)}")
     places = {uid: Path(os.path.commonpath([file.parent for file in files])) for uid, files in images.items()}
