@@ -1,4 +1,4 @@
-"""Data: caching scans and the preflight of a thousand volumes against nibabel's reading; scans in files or in memory."""
+"""Data: caching scans and the preflight of a thousand volumes against nibabel; scans in files or in memory."""
 
 from __future__ import annotations
 
