@@ -151,7 +151,7 @@ IDS: dict[str, dict[str, tuple[str, str]]] = {
             "boolean or text",
             "true: `torch.compile` compiles network and method ([performance.md](performance.md)); or a backend",
         ),
-        "device": ("expression", "`cuda` if there is a GPU; `\"$torch.device('cpu')\"` selects the CPU"),
+        "device": ("object", "`cuda` if there is a GPU; `\"$torch.device('cpu')\"` selects the CPU"),
         "val_interval": ("integer", "epochs between validations"),
         "epoch_length": ("object", "iterations per epoch: the largest divisor of `max_iterations` up to 100"),
         "num_epochs": ("expression", "number of epochs, from `max_iterations` and `epoch_length`"),
