@@ -72,7 +72,8 @@ def heads_figure(
     """
     image, heads, classes = predict_heads(model_dir, image_path)
     found = [{name: head[channel] for name, head in kind.items()} for kind in drawn_heads(heads, classes)]
-    probability, distance = (torch.stack([*kind.values()]) if kind else None for kind in found)
+    probability = torch.stack([*found[0].values()])
+    distance = torch.stack([*found[1].values()]) if found[1] else None
     label = Compose([LoadImage(reader=NiftiReader), EnsureChannelFirst()])(label_path)
     label = ResampleToMatch(mode="nearest", padding_mode="zeros")(label, image)
     drawn: Any = [{name: head.numpy() for name, head in kind.items()} for kind in found]
