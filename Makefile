@@ -38,6 +38,7 @@ lint: install
 	$(PY) -m black --check --line-length 120 scripts tools tests benchmarks
 	$(PY) -m ruff check scripts tools tests benchmarks
 	$(PY) -m mypy
+	$(PY) -m tools.format_configs --check
 
 coverage: install
 	$(PY) -m pytest -q -m "not long" --cov --cov-report=term tests

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-WIDTH = 120
+WIDTH = 140
 INDENT = "    "
 
 
 def formatted(value: Any, column: int = 0, depth: int = 0) -> str:
-    """``value`` as JSON, indented by four spaces; a list or map that fits on a line of 120 characters is on one.
+    """``value`` as JSON, indented by four spaces; a list or map that fits on a line of 140 characters is on one.
 
     Args:
         value: what JSON can hold.

@@ -201,7 +201,7 @@ class TolerantEvaluator(SupervisedEvaluator):
                 if self.state.device.type == "cpu":
                     keep_freed_memory()
                 super().run(*args, **kwargs)
-            failed, tried = (sum(counts) for counts in zip(*gathered((self.failures, self.state.iteration))))
+            failed, tried = (sum(counts) for counts in zip(*gathered([self.failures, self.state.iteration])))
         if rank() == 0:
             done = tried - failed
             logging.getLogger(__name__).info("%d mask%s in %s", done, "" if done == 1 else "s", self.outcomes.folder)

@@ -13,6 +13,7 @@ from typing import Any
 from scripts.errors import UserError
 from scripts.files import sha256
 from tools.command_line import run_command
+from tools.format_configs import formatted
 
 # The folder in the zip: by this name monai.bundle.load finds the bundle.
 NAME = "dbisl_semi_supervised_segmentation"
@@ -138,7 +139,7 @@ def describe_network(metadata: dict[str, Any], settings: Mapping[str, Any]) -> N
 
 
 def as_json(content: object) -> bytes:
-    return (json.dumps(content, indent=4) + "\n").encode()
+    return (formatted(content) + "\n").encode()
 
 
 def make_bundle(
