@@ -6,6 +6,7 @@ python -m benchmarks.agreement --run RUN --dataset_dir DIR --num_labeled 2 --lab
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -36,12 +37,13 @@ def measure(
         cases: the first so many unlabeled cases; all by default.
         mirror: axes along which mirror images are compared, too.
     """
-    given = {"num_labeled": num_labeled, "labeled_draw": labeled_draw, "splits": splits}
+    given: dict[str, Any] = {"num_labeled": num_labeled, "labeled_draw": labeled_draw, "splits": splits}
     ensemble = Ensemble(run, dataset_dir, mirror=mirror or False, device="cpu", **given)
     true = {case["image"]: case["label"] for case in ensemble.datalist.training[num_labeled:]}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case in ensemble.predict([entry for entry in ensemble.unlabeled if entry["image"] in true][:cases]):
-        voxels = np.asarray(nibabel.load(true[case.entry["image"]]).dataobj).astype(np.int16)
+        file: Any = nibabel.load(true[case.entry["image"]])
+        voxels = np.asarray(file.dataobj).astype(np.int16)
         label = ensemble.coding.encode(torch.from_numpy(voxels)[None, None])[0] > 0.5
         mask = ensemble.coding.harden(case.ensemble[None])[0] > 0.5
         rows.append({"dice": agreement([(mask, label)]), **agreements(case.predictions, case.ensemble)})
