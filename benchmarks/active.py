@@ -3,8 +3,8 @@
     python -m benchmarks.active --dataset_dir DIR --output_dir DIR [--strategies "[random,combined]"] [--repeats 5]
 
 Each repeat draws a pool of cases and the first labels of it. Every strategy then chooses from that pool, in rounds,
-with the network of its last round, and training continues from that network's weights. Finished runs are not repeated:
-stop the command and run it again, also with further strategies. ``--report true`` only prints the tables.
+with the network of its last round; training goes on from that network's weights. A run that is finished is not run
+again, so the command can be stopped and repeated, with further strategies, too. ``--report true`` only prints tables.
 """
 
 from __future__ import annotations

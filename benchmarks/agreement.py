@@ -40,18 +40,19 @@ def measure(
     given: dict[str, Any] = {"num_labeled": num_labeled, "labeled_draw": labeled_draw, "splits": splits}
     ensemble = Ensemble(run, dataset_dir, mirror=mirror or False, device="cpu", **given)
     true = {case["image"]: case["label"] for case in ensemble.datalist.training[num_labeled:]}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case in ensemble.predict([entry for entry in ensemble.unlabeled if entry["image"] in true][:cases]):
-        voxels = np.asarray(nibabel.nifti1.load(true[case.entry["image"]]).dataobj).astype(np.int16)
+        file: Any = nibabel.load(true[case.entry["image"]])
+        voxels = np.asarray(file.dataobj).astype(np.int16)
         label = ensemble.coding.encode(torch.from_numpy(voxels)[None, None])[0] > 0.5
         mask = ensemble.coding.harden(case.ensemble[None])[0] > 0.5
         rows.append({"dice": agreement([(mask, label)]), **agreements(case.predictions, case.ensemble)})
-    dice = [float(row["dice"] or 0) for row in rows]
+    dice = [row["dice"] for row in rows]
     lines = [f"{len(rows)} cases, Dice {np.mean(dice):.3f} +- {np.std(dice, ddof=1):.3f}"]
     for kind in KINDS:
         if rows[0][kind] is not None:
             found = spearmanr([row[kind] for row in rows], dice)
-            mean = np.mean([float(row[kind] or 0) for row in rows])
+            mean = np.mean([row[kind] for row in rows])
             lines.append(f"{kind}: mean {mean:.3f}, correlation {found.statistic:.2f} (p = {found.pvalue:.2g})")
     mean_of = [np.mean([row[kind] for kind in KINDS if row[kind] is not None]) for row in rows]
     found = spearmanr(mean_of, dice)

@@ -12,7 +12,8 @@ import nrrd
 import numpy as np
 import pytest
 import torch
-from conftest import LABELED, real_data, run_bundle, run_process
+from conftest import LABELED, ROOT, real_data, run_bundle, run_process
+from test_doc_commands import execute, project  # noqa: F401
 from test_self_training import expected_label, line, prediction, write_member
 
 from benchmarks.active import area, interval, read_curves, table
@@ -367,3 +368,12 @@ def test_commands_rank_propose_accept_and_train_on_hippocampus_crops(tmp_path):
     assert done.returncode == 0, done.stderr
     data = json.loads((tmp_path / "second" / "run.json").read_text())["starts"][0]["data"]
     assert data["labeled"]["cases"] == 3
+
+
+@pytest.mark.long
+def test_the_tutorial_runs(project):  # noqa: F811
+    execute(ROOT / "docs" / "tutorials" / "ten_to_twenty.md", project)
+    folder = project / "outputs" / "loop"
+    assert len(read(folder / "ranking" / "ranking.csv")) == 20
+    assert len(Datalist(folder / "data_twenty").labeled(20)) == 20
+    assert (folder / "twenty" / "metrics_summary.csv").is_file()

@@ -99,12 +99,8 @@ def main(
     folder, source = Path(output_dir), Path(dataset_dir)
     if folder.resolve() == source.resolve():
         raise DataError(f"output_dir {folder} is the folder of the data set: choose another, to keep it as it is.")
-    given: dict[str, Any] = {
-        "num_labeled": num_labeled,
-        "labeled_draw": labeled_draw,
-        "splits": splits,
-        "ignore_value": ignore_value,
-    }
+    given: dict[str, Any] = {"num_labeled": num_labeled, "labeled_draw": labeled_draw, "splits": splits}
+    given["ignore_value"] = ignore_value
     ensemble = Ensemble(runs, source, mirror=bool(typed(mirror)), device=device, **given)
     ignored = ensemble.coding.ignore_value or IGNORE_VALUE
     coding = LabelCoding(ensemble.coding.num_classes, ensemble.coding.regions, ignore_value=ignored)

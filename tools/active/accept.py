@@ -71,7 +71,7 @@ def accept(proposals_dir: str, output_dir: str, unchanged: str = "skip") -> str:
             for row in changes(before, after, record["values"])
         ]
         if kept:
-            image = nibabel.nifti1.load(proposals / entry["proposals"])
+            image: Any = nibabel.load(proposals / entry["proposals"])
             header = image.header.copy()
             header.set_data_dtype(np.int16)
             accepted[name] = folder / "labels" / Path(entry["proposals"]).name

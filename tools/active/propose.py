@@ -90,10 +90,9 @@ def propose(
         copy = folder / "labels" / Path(saved["proposals"]).name
         copy.parent.mkdir(exist_ok=True)
         copy.write_bytes(Path(saved["proposals"]).read_bytes())
+        written: Any = nibabel.load(copy)
         seg = folder / "labels" / f"{case.name}.seg.nrrd"
-        write_segmentation(
-            seg, label.numpy(), nibabel.nifti1.load(copy).affine, dict(zip(names, ensemble.coding.values[1:]))
-        )
+        write_segmentation(seg, label.numpy(), written.affine, dict(zip(names, ensemble.coding.values[1:])))
         paths = {**saved, "label": str(copy), "segmentation": str(seg)}
         entries[case.name] = {"image": case.entry["image"]} | {
             key: Path(path).relative_to(folder).as_posix() for key, path in paths.items()

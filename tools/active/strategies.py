@@ -89,7 +89,7 @@ def _farthest_first(
     steps: list[Step] = []
     while left:
         if len(known):
-            far = between[np.ix_(np.array(left), known)]
+            far = between[left][:, known]
             values = far.min(1) * weight[left]
             place = int(values.argmax())
             apart, nearest = float(far[place].min()), int(known[far[place].argmin()])
