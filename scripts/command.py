@@ -36,6 +36,9 @@ TOOLS = {
     "plan": "tools.preparation.plan",
     "compare": "tools.comparison.run",
     "report": "tools.reports.run",
+    "rank": "tools.active.rank",
+    "propose": "tools.active.propose",
+    "accept": "tools.active.accept",
     "track": "scripts.tracking",
 }
 HELP = """python -m scripts COMMAND ...      (python -m scripts COMMAND --help says more)
@@ -48,6 +51,9 @@ HELP = """python -m scripts COMMAND ...      (python -m scripts COMMAND --help s
   plan       chooses the settings for a data set
   compare    trains and evaluates many runs, and tests their differences
   report     writes the page of a run: python -m scripts report --run outputs
+  rank       orders the unlabeled cases by which to label next
+  propose    writes masks of the first of them, to correct
+  accept     makes a data set with the corrected masks as labels
   track      sends a run to MLflow, or what MLflow missed of it: python -m scripts track --run outputs
 """
 RUN_HELP = {

@@ -40,7 +40,7 @@ def _in_the_bundles_root(monkeypatch):
 
 
 # What the paper's form owes to its normalisation and dropout, and what these cost labels only.
-CONTROLS = {"dbisl_paper_group", "supervised_batch"}
+CONTROLS = {"dbisl_paper_group", "supervised_batch", "supervised_copy_paste"}
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)

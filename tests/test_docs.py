@@ -39,6 +39,7 @@ FOREIGN_OPTIONS = {
     *("app", "apps", "studies", "conf", "name", "download", "output"),  # monailabel
     *(
         "backend-store-uri",
+        "max-restarts",
         "logdir",
         "cov",
         "cov-report",

@@ -85,7 +85,7 @@ def test_a_component_without_arguments_has_those_of_every_component(tmp_path):
 
 
 def test_an_argument_that_resembles_none_is_answered_with_those_that_there_are():
-    with pytest.raises(UnknownIdError, match="network_def#act .*there are base_filters, dropout, in_channels, norm"):
+    with pytest.raises(UnknownIdError, match="network_def#act .*base_filters, dropout, in_channels, norm"):
         check("--network_def#act", "PRELU")
 
 

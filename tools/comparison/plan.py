@@ -11,6 +11,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from scripts.data.datalist import EVALUATED
+from scripts.overrides import unknown_part
 
 from .planned_run import EVALUATE, RECORD, PlanError, Run, run_name
 
@@ -188,7 +189,7 @@ def _check_configs(path: Path, name: str, files: Sequence[str], overrides: Mappi
     parser.read_config(list(files))
     of_evaluation = frozenset(key for key in overrides if key.partition("#")[0] not in parser)
     parser.read_config([*files, EVALUATE])
-    unknown = sorted(key for key in overrides if key not in parser)
+    unknown = sorted(key for key in overrides if unknown_part(key, parser.get(), given=overrides))
     if unknown:
         raise PlanError(f"{path}: method {name!r} overrides {unknown}, ids that none of its config files has.")
     return of_evaluation
