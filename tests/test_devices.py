@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import math
 import os
-import re
 import signal
 import subprocess
 import time
@@ -458,7 +457,7 @@ def trained(tiny, tmp_path_factory) -> tuple[Path, str]:
 
 
 def test_torchrun_trains_to_the_weights_of_one_process_and_one_process_writes(trained, workflow, tiny, tmp_path):
-    output, said = trained
+    output, _ = trained
     changes = {**SETTINGS, "labeled_batch_size": 2, "unlabeled_batch_size": 2}
     one = workflow(TRAIN, METHOD, run_id="training", **small(tiny, tmp_path, **changes))
     one.initialize()
@@ -473,7 +472,6 @@ def test_torchrun_trains_to_the_weights_of_one_process_and_one_process_writes(tr
     assert files - {"config.json"} == {
         str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.name.split(".")[0][:9] != "iteration"
     }
-    assert len(re.findall(r"\| 0/4 \[", said)) == 1  # one progress bar
 
 
 @pytest.mark.long

@@ -87,7 +87,7 @@ def test_a_folder_is_free_when_nobody_holds_it_whatever_a_killed_process_has_lef
 
 def test_who_waits_gets_the_lock_when_it_is_let_go(tmp_path, other):
     process = other()
-    threading.Timer(0.2, process.stdin.close).start()
+    threading.Timer(0.2, process.kill).start()
     hold(tmp_path, PURPOSE, wait=True)
     assert json.loads(lock_file(tmp_path).read_text())["process"] == os.getpid()
 

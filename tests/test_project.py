@@ -48,7 +48,8 @@ def test_version_of_the_upload_in_the_documents_is_the_metadatas():
 def test_pre_commit_runs_what_make_lint_runs():
     (repository,) = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
     lint = read("Makefile").split("lint: install\n")[1].split("\n\n")[0]
-    assert sorted(hook["id"] for hook in repository["hooks"]) == sorted(name.rpartition(".")[2] for name in re.findall(r"-m ([\w.]+)", lint))
+    called = [name.rpartition(".")[2] for name in re.findall(r"-m ([\w.]+)", lint)]
+    assert sorted(hook["id"] for hook in repository["hooks"]) == sorted(called)
 
 
 def test_contributing_names_the_release_that_is_smoke_tested():

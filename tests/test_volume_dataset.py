@@ -117,7 +117,7 @@ def test_files_go_with_the_process_and_those_of_a_killed_one_with_the_next(tmp_p
     elsewhere = tmp_path / "another-host-1"
     elsewhere.mkdir()
     code = (
-        "import sys; sys.path.insert(0, 'tests'); from test_volumes import dataset, draws;"
+        "import sys; sys.path.insert(0, 'tests'); from test_volume_dataset import dataset, draws;"
         "data = dataset(sys.argv[1], cache_rate=0.4); draws(data, 20); print(len(list(data.folder.iterdir())))"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=ROOT, check=True)
