@@ -22,7 +22,7 @@ def gap(
     cases: str | list[str],
     num_labeled: int,
     *,
-    baseline: str = "labels_only",
+    baseline: str = "supervised",
     ceiling: str = "all_labels",
     all_labels: int = 160,
     case_list: str = "test",
@@ -118,7 +118,7 @@ def draw(shares: dict[str, dict[str, float | None]], num_labeled: int, path: Pat
             error = [[closed - 100 * found["gap_low"]], [100 * found["gap_high"] - closed]]
             axes.errorbar(closed, place, xerr=error, color="black", capsize=3)
     axes.set_yticks(range(len(shares)), [arm.replace("_", " ") for arm in shares])
-    axes.set_xlabel(f"share of the gap in Dice between {num_labeled} labels and all labels that is closed (%)")
+    axes.set_xlabel(f"share of the gap to all labels that is closed, in Dice (%), {num_labeled} labels")
     axes.axvline(100, color="black", linewidth=0.8, linestyle="--")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
