@@ -119,7 +119,7 @@ def test_surface_dice_counts_what_is_within_the_tolerance_in_mm_which_the_row_st
 
 @pytest.mark.parametrize("tolerance", [0, -1.0, math.nan, math.inf])
 def test_unusable_tolerance_is_refused_before_the_run(tmp_path, tolerance):
-    with pytest.raises(ValueError, match=f"surface_tolerance is {tolerance}; it is a distance in mm, above 0"):
+    with pytest.raises(ValueError, match=f"surface_tolerance is {tolerance}"):
         CaseMetrics(OneClass(), tmp_path, surface_tolerance=tolerance)
 
 
@@ -171,7 +171,7 @@ def test_cases_measured_before_a_failure_stay_in_the_file_and_no_old_summary_bes
     (tmp_path / "metrics_summary.csv").write_text("of an earlier run")
     (tmp_path / "metrics.csv").write_text("of an earlier run")
     wrong = {"pred": image({}, name="/x/p7.nii.gz"), "label": image({}, shape=(6, 6, 5))}
-    with pytest.raises(ValueError, match=r"'p7'.*got \(1, 6, 6, 6\) and \(1, 6, 6, 5\): invert the preproc"):
+    with pytest.raises(ValueError, match=r"'p7'.*got \(1, 6, 6, 6\) and \(1, 6, 6, 5\)"):
         run(CaseMetrics(OneClass(), tmp_path), [[case({A: 1}, {A: 1}, name="first.nii.gz"), wrong]])
     assert [line["case"] for line in read(tmp_path / "metrics.csv")] == ["first"]
     assert not (tmp_path / "metrics_summary.csv").exists()

@@ -618,7 +618,7 @@ def test_gradient_of_the_map_is_the_same_inside_of_autocast(transform):
 
 @pytest.mark.parametrize("kernel_size", [4, 1, 0, -3])
 def test_kernel_sizes_without_a_centre_or_neighbours_are_refused(kernel_size):
-    with pytest.raises(ValueError, match=f"kernel_size is {kernel_size}; it must be odd and at least 3"):
+    with pytest.raises(ValueError, match=f"kernel_size is {kernel_size}"):
         CascadedDistance(kernel_size)
 
 
@@ -636,5 +636,5 @@ def test_steepness_that_is_not_positive_is_refused(k):
 
 @pytest.mark.parametrize("factor", [0, -0.5, 1.01])
 def test_factor_outside_of_zero_to_one_is_refused(factor):
-    with pytest.raises(ValueError, match=rf"factor is {factor}; .* must be in \(0, 1\]"):
+    with pytest.raises(ValueError, match=rf"factor is {factor}"):
         SegmentationToDistance(ExactDistance(), factor=factor)

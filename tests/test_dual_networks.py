@@ -382,7 +382,7 @@ def test_arguments_out_of_range_are_refused(arguments, message):
 
 def test_overlapping_regions_are_refused():
     heads, label = example(2)
-    with pytest.raises(ValueError, match="logits_v has 3 maps: a softmax head makes classes exclude each other"):
+    with pytest.raises(ValueError, match="logits_v has 3 maps"):
         DualNetworksObjective(LabelCoding(2, [[1, 2], [2]]))(heads, {"label": label}, 0)
 
 

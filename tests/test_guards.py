@@ -127,7 +127,7 @@ def test_without_the_guard_the_weights_are_spoilt():
 def test_weights_that_were_spoilt_before_are_said_to_be(tmp_path):
     network = Normed()
     nn.init.constant_(network.layers[0].weight, float("inf"))
-    with pytest.raises(NotFiniteError, match="The weights are not finite either: they were before this iteration"):
+    with pytest.raises(NotFiniteError, match="The weights are not finite either"):
         train([1], FiniteLoss(), network=network)
 
 
@@ -223,7 +223,7 @@ def test_skipping_ends_after_ten_in_succession(tmp_path):
 
 
 def test_unknown_policy_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="non_finite_loss is 'ignore'; it is one of stop, skip"):
+    with pytest.raises(ValueError, match="non_finite_loss is 'ignore'"):
         FiniteLoss("ignore")
 
 

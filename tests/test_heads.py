@@ -73,5 +73,5 @@ def test_a_network_with_one_head_is_drawn_too(tmp_path, case):
 
 
 def test_a_folder_without_weights_is_named(tmp_path, case):
-    with pytest.raises(DataError, match=r"model\.json does not exist: give the ckpt_dir of the training"):
+    with pytest.raises(DataError, match=r"model\.json does not exist"):
         predict_heads(tmp_path, case[0])

@@ -146,7 +146,7 @@ def test_crops_are_never_centred_on_a_voxel_that_is_unknown():
 def test_list_of_annotated_values_that_is_none_is_refused(tmp_path, annotated):
     entry = {"image": "a.nii.gz", "label": "b.nii.gz", "annotated": annotated}
     (tmp_path / "dataset.json").write_text(json.dumps({"training": [entry]}))
-    with pytest.raises(DataError, match=r"entry 0 of 'training' has 'annotated': .* such as \[1\]"):
+    with pytest.raises(DataError, match=r"entry 0 of 'training' has 'annotated'"):
         Datalist(tmp_path)
 
 

@@ -233,7 +233,7 @@ def test_a_network_without_the_heads_is_refused_by_the_name_of_the_option(image,
 
 
 def test_an_empty_list_of_weights_is_refused():
-    with pytest.raises(ValueError, match="ckpt_path is an empty list; give one file of weights"):
+    with pytest.raises(ValueError, match="ckpt_path is an empty list"):
         one_per_checkpoint(nn.Identity(), [])
 
 

@@ -88,3 +88,12 @@ def test_old_names_of_the_methods_classes_still_work():
         .length
         == 10
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), re.findall(r"^\| `([\w/.]+)` \| (\d+) ", read("CONTRIBUTING.md"), flags=re.M)
+)
+def test_no_part_is_longer_than_its_limit(name, limit):
+    path = ROOT / name
+    files = [path] if path.is_file() else path.rglob("*.py")
+    assert 0 < sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= int(limit)

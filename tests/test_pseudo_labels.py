@@ -212,7 +212,7 @@ def test_a_run_of_the_bundle_is_read_from_its_own_files(tiny, tmp_path):
 
 
 def test_what_is_missing_is_named(tiny, tiny_copy, tmp_path):
-    with pytest.raises(DataError, match=r"run\.json does not exist: give the output_dir of a training"):
+    with pytest.raises(DataError, match=r"run\.json does not exist"):
         main(str(tmp_path), str(tiny))
     run = write_run(tmp_path / "run", tiny)
     with pytest.raises(DataError, match=r"model\.pt does not exist"):

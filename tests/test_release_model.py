@@ -153,13 +153,13 @@ def test_nothing_is_written_when_the_evaluation_was_of_other_weights(run_copy, b
 
 def test_an_unfinished_run_and_a_stale_export_are_refused(run_copy, bundle, tiny):
     (bundle / "models" / "model.ts").write_bytes(b"old")
-    with pytest.raises(ValueError, match=r"model\.ts holds the weights before these: delete it"):
+    with pytest.raises(ValueError, match=r"model\.ts holds the weights before these"):
         release_model(run_copy, tiny, root=bundle)
     (run_copy / "metrics.csv").unlink()
-    with pytest.raises(DataError, match=r"metrics\.csv does not exist: give the output_dir of an evaluation"):
+    with pytest.raises(DataError, match=r"metrics\.csv does not exist"):
         release_model(run_copy, tiny, root=bundle)
     (run_copy / "record.json").unlink()
-    with pytest.raises(DataError, match=r"record\.json does not exist: add configs/record\.json"):
+    with pytest.raises(DataError, match=r"record\.json does not exist"):
         release_model(run_copy, tiny, root=bundle)
 
 

@@ -135,7 +135,7 @@ def test_overlapping_regions_are_read_as_maps(tmp_path):
 
 
 def test_what_is_missing_is_named(run, tmp_path):
-    with pytest.raises(DataError, match=r"metrics\.csv does not exist: give the output_dir of an evaluation"):
+    with pytest.raises(DataError, match=r"metrics\.csv does not exist"):
         EvaluationResults(tmp_path, run[0])
     with pytest.raises(DataError, match="has no case elsewhere with a label"):
         EvaluationResults(run[1], run[0]).paths("elsewhere")
@@ -166,7 +166,7 @@ def test_volumes_say_where_the_label_knows_a_class(run, results, tmp_path):
     volumes = EvaluationResults(output, data, ignore_value=255).volumes("exact")
     assert not volumes.known[:, :, :, 10:].any() and volumes.known[:, :, :, :10].all()
     assert not volumes.reference[:, :, :, 10:].any() and volumes.reference[0, :, :, :10].any()
-    with pytest.raises(DataError, match=r"exact.nii.gz has the value 255 and \[0, 1, 2\] are expected: give --ignore_"):
+    with pytest.raises(DataError, match=r"exact.nii.gz has the value 255 and \[0, 1, 2\] are expected"):
         EvaluationResults(output, data).volumes("exact")
     data, output = partial_evaluation(tmp_path / "classes", annotated=True)
     volumes = EvaluationResults(output, data).volumes("exact")

@@ -40,7 +40,7 @@ def test_whole_epochs_end_exactly_at_every_number_of_iterations():
 
 @pytest.mark.parametrize("value", [0, -5, 1.5, "100", None])
 def test_a_number_of_iterations_that_is_no_positive_integer_is_quoted(value):
-    with pytest.raises(ValueError, match=rf"max_iterations is {value!r}; it must be a positive integer"):
+    with pytest.raises(ValueError, match=rf"max_iterations is {value!r}"):
         iterations_per_epoch(value)
 
 
