@@ -1,4 +1,4 @@
-"""Gap: the share of the way from labels only to all labels that a method goes, with its interval."""
+"""Gap: the share of the way from the supervised baseline to all labels that a method goes, with its interval."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def gap_closed(method: Values, baseline: Values, ceiling: Values) -> dict[str, f
 
     Args:
         method: (draw, seed) -> case -> value.
-        baseline: the same of labels only.
+        baseline: the same of the supervised baseline.
         ceiling: the same of all labels, of any draw.
 
     Returns:

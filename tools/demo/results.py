@@ -8,7 +8,7 @@ from tools.command_line import run_command
 from tools.reports.heads import heads_figure
 from tools.tables import METRIC_TITLES, markdown_table, read_csv
 
-METHODS = {"supervised": "labels only", "bcp": "BCP (copy-paste)", "dbisl": "DBiSL"}
+METHODS = {"supervised": "supervised", "bcp": "BCP (copy-paste)", "dbisl": "DBiSL"}
 METRICS = ("dice", "jaccard", "hd95_mm", "asd_mm")
 
 
