@@ -104,12 +104,15 @@ def main(
     chosen = (only.split(",") if isinstance(only, str) else list(only)) or list(groups)
     if unknown := set(chosen) - set(groups):
         raise ValueError(f"only is {sorted(unknown)}; the groups are {', '.join(groups)}.")
-    rows = [row for name in chosen for row in groups[name]()]
-    print(table(rows))
     machine: dict[str, Any] = {"processor": platform.machine(), "threads": threads, "torch": torch.__version__}
     machine |= {"device": torch.cuda.get_device_name() if device == "cuda" else device, "scale": name}
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    Path(output).write_text(json.dumps({"machine": machine, "rows": rows}, indent=2))
+    rows: list[dict[str, Any]] = []
+    for group in chosen:
+        rows += groups[group]()
+        print(f"{group} is done", flush=True)
+        Path(output).write_text(json.dumps({"machine": machine, "rows": rows}, indent=2))
+    print(table(rows))
 
 
 if __name__ == "__main__":

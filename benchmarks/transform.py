@@ -69,7 +69,7 @@ def memory(name: str, classes: int) -> tuple[Callable, Callable]:
 
 def error(name: str, masks: torch.Tensor, expected: list[np.ndarray]) -> str:
     """How far the map is from scipy's, both in [-1, 1]."""
-    difference = np.abs(TRANSFORMS[name]()(masks).flatten(0, 1).cpu().numpy() - np.stack(expected))
+    difference = np.abs(TRANSFORMS[name]().to(masks.device)(masks).flatten(0, 1).cpu().numpy() - np.stack(expected))
     return f"error {difference.mean():.1e}, at most {difference.max():.1e}"
 
 
