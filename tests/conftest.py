@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from forked import run_forked
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.utils import set_determinism
 
@@ -140,15 +141,16 @@ def bundle_command(run_id: str, *config_files: str, **overrides: object) -> list
 
 
 def run_process(command: Sequence[str], *, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command, from the repository root unless told otherwise, without this process's PYTHONPATH."""
+    """Runs a command, from the repository root unless told otherwise, without this process's PYTHONPATH.
+
+    A module, "python -m", starts with the libraries imported (see :mod:`forked`), unless ``environment`` is given.
+    """
     inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "DBISL_TRACEBACK")}
+    inherited["OMP_NUM_THREADS"] = "1"
+    if [*command[:2]] == [sys.executable, "-m"] and not environment:
+        return run_forked(command[2:], cwd, inherited, TIMEOUT)
     return subprocess.run(
-        command,
-        cwd=cwd,
-        env={**inherited, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
+        command, cwd=cwd, env={**inherited, **environment}, capture_output=True, text=True, timeout=TIMEOUT
     )
 
 
