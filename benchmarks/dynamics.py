@@ -1,6 +1,6 @@
 """Dynamics: trains the arms of a plan on paired seeds and draws of the labeled cases, and evaluates each at its end.
 
-    python -m benchmarks.dynamics --plan benchmarks/mixing.json --dataset_dir DIR --output_dir DIR [--workers 8]
+    python -m benchmarks.dynamics --plan benchmarks/plans/dynamics_pace.json --dataset_dir DIR --output_dir DIR
 
 An arm is a list of overlays and a set of overrides. Every run has a cache of its own, so arms may change what is
 cached and the augmentation. Several processes may share an ``output_dir``: each run is done by one of them, and what is

@@ -37,7 +37,7 @@ def formatted(value: Any, column: int = 0, depth: int = 0) -> str:
 
 def config_files(root: Path = ROOT) -> list[Path]:
     """The configs, overlays, presets and plans of the project."""
-    return sorted([*(root / "configs").rglob("*.json"), *(root / "benchmarks").glob("*.json")])
+    return sorted([*(root / "configs").rglob("*.json"), *(root / "benchmarks" / "plans").glob("*.json")])
 
 
 def main() -> None:
