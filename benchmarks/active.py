@@ -36,8 +36,8 @@ DATA: dict[str, dict[str, Any]] = {
         "report": (180, 200),
         "mirror": [0],
         "window": [48, 64, 48],
-        "iterations": (120, 60),
-        "overrides": {"base_filters": 4},
+        "iterations": (300, 150),
+        "overrides": {"base_filters": 8},
     },
     "left_atrium": {
         "pool": (0, 56),
