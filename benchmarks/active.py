@@ -36,7 +36,7 @@ DATA: dict[str, dict[str, Any]] = {
         "report": (180, 200),
         "mirror": [0],
         "window": [48, 64, 48],
-        "iterations": (300, 150),
+        "iterations": (600, 300),
         "overrides": {"base_filters": 8},
     },
     "left_atrium": {
