@@ -29,13 +29,11 @@ from tools.ensemble import Ensemble
 
 COMMON = {"val_interval": 1_000_000, "checkpoint_interval": 1_000_000, "log_interval": 1000, "splits": None}
 # Settings of a data set: its cases for the pools, those for the report, and what keeps a run short on one core.
-# ``window`` holds most volumes whole, so that evaluation and ranking take one pass.
 DATA: dict[str, dict[str, Any]] = {
     "hippocampus": {
         "pool": (0, 160),
         "report": (180, 200),
         "mirror": [0],
-        "window": [48, 64, 48],
         "iterations": (600, 300),
         "overrides": {"base_filters": 8},
     },
@@ -43,7 +41,6 @@ DATA: dict[str, dict[str, Any]] = {
         "pool": (0, 56),
         "report": (56, 80),
         "mirror": [0, 1],
-        "window": [96, 96, 48],
         "iterations": (400, 240),
         "overrides": {
             "base_filters": 8,
@@ -142,15 +139,11 @@ def repeat_of(
                 "seed": repeat,
                 "max_iterations": settings["iterations"][min(turn, 1)],
                 "initial_weights": None if before is None else str(before / "models" / "model.pt"),
-                "validate#inferer#roi_size": settings["window"],
             }
             names = ("train", f"data/{data}", "budgets/cpu", f"methods/{method}")
             parser = parse([f"configs/{name}.json" for name in names], overrides)
             train(parser, row)
             append(folder / "cases.csv", CASES, evaluate(parser, row))
-            described = json.loads((run / "models" / "model.json").read_text(encoding="utf-8"))
-            window = {"patch_size": settings["window"], "stride": settings["window"]}
-            (run / "models" / "model.json").write_text(json.dumps({**described, **window}), encoding="utf-8")
             (run / "done").touch()
             print(*row.values(), f"{read_curves(folder / 'cases.csv')[arm][repeat][count]:.4f}", flush=True)
         before = run
