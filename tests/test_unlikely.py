@@ -9,10 +9,11 @@ import pytest
 from conftest import blob, las, real_data, save
 from test_preflight import found, make
 
-from scripts.data import LabelCoding
+from scripts.data import DataError, LabelCoding
 from scripts.data.contents import inspect
 from scripts.data.unlikely import Label, unlikely_labels
-from tools.preparation.summary import out_of_line
+from scripts.errors import UserError
+from tools.preparation.summary import check_class_names, out_of_line
 
 SHAPE, AFFINE = (30, 28, 26), las((1.0, 1.2, 0.8))
 
@@ -103,6 +104,13 @@ def test_exchanged_classes_are_found_in_view_of_four_others(tmp_path):
     expected = [("exchanged classes", "exchanged.nii.gz")]
     assert checks(unlikely_labels(labels(tmp_path, count=4, num_classes=2, exchanged=exchanged))) == expected
     assert checks(unlikely_labels(labels(tmp_path, count=3, num_classes=2, exchanged=exchanged))) == []
+
+
+def test_class_name_that_is_given_twice_is_refused():
+    with pytest.raises(DataError, match="class_names has 'a' twice"):
+        check_class_names(["a", "b", "a"], {})
+    with pytest.raises(UserError, match=r"class_names is \['a', 'a'\]"):
+        LabelCoding(2, class_names=["a", "a"])
 
 
 def test_preflight_and_data_preparation_name_an_inverted_label(tiny_copy):

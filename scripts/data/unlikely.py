@@ -76,8 +76,9 @@ def _single_slices(label: Contents, classes: dict[int, Slices]) -> Problem | Non
                 continue
             shown = ", ".join(map(str, drawn[:NAMED_SLICES])) + (", ..." if len(drawn) > NAMED_SLICES else "")
             what = (
-                f"has {which} only in {len(drawn)} of {len(voxels)} slices along axis {axis} ({_direction(label, axis)}; "
-                f"number {shown}, from 0), up to {max(widths):.3g} mm wide and {spacing[axis]:.3g} mm thick"
+                f"has {which} only in {len(drawn)} of {len(voxels)} slices along axis {axis} ("
+                f"{_direction(label, axis)}; number {shown}, from 0), up to {max(widths):.3g} mm wide and "
+                f"{spacing[axis]:.3g} mm thick"
             )
             remedy = (
                 "if the other slices were not annotated, give their voxels a value of their own, such as 255, and set "

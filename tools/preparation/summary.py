@@ -88,12 +88,14 @@ def _read(labels: Sequence[Path]) -> list[Contents]:
 
 
 def check_class_names(names: Sequence[str], entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises DataError unless there is a name for every label value.
+    """Raises DataError unless there is a name of its own for every label value.
 
     Args:
         names: of the values 1, 2, ...
         entries: files of every case.
     """
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"class_names has {twice[0]!r} twice: give each class a name of its own.")
     values = {v for own in label_values([e["label"] for e in entries.values() if "label" in e]) for v in own}
     if values and max(values) > len(names):
         raise DataError(
