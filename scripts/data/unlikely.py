@@ -102,8 +102,8 @@ def _out_of_line(
         known = prod(label.header.shape[:3]) - (
             label.slices[ignore_value][0].sum() if ignore_value in label.slices else 0
         )
-        share = {value: slices[0].sum() / known for value, slices in classes.items()}
-        shares.append({0: sum(share.values()), **share})
+        each = {value: float(slices[0].sum() / known) for value, slices in classes.items()}
+        shares.append({0: sum(each.values()), **each})
     for n, (label, classes) in enumerate(zip(labels, own)):
         background = next(
             (v for v, slices in classes.items() if shares[n][v] > 0.5 and _surrounds(label, slices)), None
