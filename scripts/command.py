@@ -98,10 +98,12 @@ def run_config(name: str, arguments: Sequence[str]) -> None:
     run_workflow(options)
     if name == "train":
         folder = options.get("output_dir", ROOT / "outputs")
-        print(f"\nweights, logs and run.html are in {folder}. Next: python -m scripts evaluate --run {folder}")
+        print(f"\nweights, logs and run.html are in {folder}.", end=" ")
+        print(f"Next: python -m scripts evaluate --run {shlex.quote(str(folder))}")
     elif name == "evaluate":
         folder = options.get("output_dir", ROOT / "outputs")
-        print(f"\nmetrics.csv and masks are in {folder}. Next: python -m scripts report --run {folder}")
+        print(f"\nmetrics.csv and masks are in {folder}.", end=" ")
+        print(f"Next: python -m scripts report --run {shlex.quote(str(folder))}")
 
 
 def options_of(name: str, words: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:

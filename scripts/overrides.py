@@ -20,6 +20,7 @@ from monai.bundle.utils import merge_kv
 from monai.utils import optional_import
 
 from .errors import UserError
+from .settings import IDS
 
 # Ids that work without a reference to them, and those that only the evaluation of the same settings uses.
 ALWAYS_USED = {"about", "bundle_root", "imports", "_meta_", "surface_tolerance"}
@@ -155,6 +156,27 @@ def check_window(window: Any) -> None:
             f'intensity_window is {window!r}; it must be two numbers, the lower first, such as "[-125,275]", or '
             "nothing (None; in a file null)."
         )
+
+
+def check_numbers(config: Mapping[str, Any]) -> None:
+    """Raises UserError for a documented id of numbers that has another value, or another count of them.
+
+    Expressions are left to those who evaluate them.
+    """
+    for name, (kind, _) in ((name, entry) for section in IDS.values() for name, entry in section.items()):
+        form = re.fullmatch(r"(\d )?(integer|number)s?( or null)?", kind)
+        value = config.get(name)
+        if form is None or name not in config or (value is None and form[3]):
+            continue
+        values = value if form[1] and isinstance(value, (list, tuple)) else [value]
+        wanted = (int,) if form[2] == "integer" else (int, float)
+        others = [v for v in values if type(v) not in wanted and not str(v).startswith(("$", "@", "%"))]
+        expression = isinstance(value, str) and value.startswith(("$", "@", "%"))
+        if not expression and (others or len(values) != int(form[1] or 1)):
+            example = ", ".join(["16" if form[2] == "integer" else "1.0"] * int(form[1] or 1))
+            article = "" if form[1] else "an " if form[2] == "integer" else "a "
+            shown = f', such as --{name} "[{example}]"' if form[1] else ""
+            raise UserError(f"{name} is {value!r}; it must be {article}{kind}{shown}.")
 
 
 def check_names(overrides: Mapping[str, Any], config: Mapping[str, Any], files: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from .files import check_writable
 from .overrides import (
     UnknownIdError,
     check_names,
+    check_numbers,
     check_used,
     check_window,
     config_files,
@@ -123,6 +124,7 @@ class Workflow(ConfigWorkflow):
     def _check(self, run_id: str, changes: Mapping[str, Any], files: Sequence[str]) -> None:
         config = self.parser.get()
         check_window(config.get("intensity_window"))
+        check_numbers(config)
         if run_id == "training":
             check_used(changes, config, (run_id, self.init_id, self.final_id))
         unused = sorted(set(config) - PREFLIGHT_IDS)

@@ -98,7 +98,7 @@ def test_fewer_than_one_class_is_refused_with_the_number(num_classes):
 
 @pytest.mark.parametrize("names", [["a"], ["background", "a", "b"], "ab"])
 def test_names_that_are_not_one_for_each_class_are_refused(names):
-    with pytest.raises(ValueError, match="class_names is .* one name for each of the 2 foreground class"):
+    with pytest.raises(ValueError, match="class_names is .* for each of the 2 foreground class"):
         LabelCoding(2, class_names=names)
     LabelCoding(2, class_names=["a", "b"])
 

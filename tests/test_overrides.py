@@ -15,6 +15,7 @@ from scripts.overrides import (
     WindowError,
     arguments_of,
     check_names,
+    check_numbers,
     check_used,
     check_window,
     config_files,
@@ -102,6 +103,24 @@ def test_intensity_window_of_a_file_is_checked_unless_the_command_line_has_anoth
         check(files=files)
     for window in ("[-125,275]", "[-125.5,275]", "None", "$[0, @num_classes]"):
         check("--intensity_window", window, files=files)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("patch_size", 20),
+        ("patch_size", "16 16 16"),
+        ("patch_size", [16, 16]),
+        ("spacing", [1, 1, "a"]),
+        ("max_iterations", "many"),
+        ("seed", True),
+    ],
+)
+def test_number_or_list_of_another_kind_is_refused_with_the_right_form(name, value):
+    with pytest.raises(UserError) as caught:
+        check_numbers({name: value})
+    assert str(caught.value).startswith(f"{name} is {value!r}; it must be ")
+    check_numbers({"patch_size": [16, "$8 * 2", 16], "spacing": None, "seed": "$1", "tolerance": "any"})
 
 
 def test_nothing_near_is_said_without_a_guess():

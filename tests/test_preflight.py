@@ -450,8 +450,7 @@ def test_without_settings_the_labels_decide_who_is_labeled_and_only_impossible_v
     lists = lists_of(tiny_copy)
     del lists["training"][1]["label"]
     (tiny_copy / "dataset.json").write_text(json.dumps(lists))
-    label = np.zeros((24, 22, 20), np.int16)
-    label[3] = 9
+    label = 9 * blob((24, 22, 20), seed=0)[1].astype(np.int16)
     path = tiny_copy / "labels" / "training_0.nii.gz"
     save(label, las((1.0, 1.2, 2.0)), path)
     unknown = {"in_channels": None, "label_coding": None, "num_labeled": None}

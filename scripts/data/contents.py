@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .laterality import Moments, moments_of
+from .laterality import MOST_CLASSES, Moments, moments_of
 from .nifti import Header, open_nifti, stored_voxels, unreadable
 from .problems import FileError, Problem
 
@@ -25,6 +25,7 @@ MASK_VALUES, MASK_CHANGES = 256, 0.3
 FEW_VOXELS, FLATTENED = 1e-4, 0.01
 # So does a value of its own outside of what was scanned, such as -32768, if the others have less than this part.
 PADDED = 0.1
+Slices = tuple[np.ndarray, np.ndarray, np.ndarray]  # of each axis, the voxels of a class in every slice
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Contents:
         digest: the same for two files if and only if they have the same shape and, as float32, the same voxels.
         values: distinct values of a label in ascending order, cut off behind :data:`MOST_VALUES`; () for an image.
         moments: size and place of every class of a label; empty for an image.
+        slices: of every class of a label, its voxels in every slice along each axis; empty for an image.
         channels: of an image, one by one; () for a label.
         mask_values: those of an image that looks like a mask, in ascending order; () for any other.
     """
@@ -64,6 +66,7 @@ class Contents:
     digest: str
     values: tuple[float, ...] = ()
     moments: dict[int, Moments] = field(default_factory=dict, compare=False)
+    slices: dict[int, Slices] = field(default_factory=dict, compare=False)
     channels: tuple[Channel, ...] = ()
     mask_values: tuple[float, ...] = ()
 
@@ -133,16 +136,42 @@ def _contents(header: Header, stored: np.ndarray, scaling: tuple[float, float], 
         channels = tuple(_channel(part) for part in np.split(numbers, header.channels))
         return Contents(header, **facts, channels=channels, mask_values=_mask_values(numbers))
     # Labels come in long runs of one value, whose first voxels are few to sort.
-    values = np.unique(numbers[_starts(numbers)])
+    starts = _starts(numbers)
+    values = np.unique(numbers[starts])
     if len(values) <= MOST_VALUES and not facts["not_finite"]:
         label = numbers.reshape(header.shape, order="F")
         facts["moments"] = moments_of(label if label.ndim == 3 else label[..., 0], header.affine)
+        facts["slices"] = _slices(numbers, starts, header.shape[:3])
     return Contents(header, **facts, values=tuple(values[np.isfinite(values)][:MOST_VALUES].tolist()))
 
 
 def _starts(numbers: np.ndarray) -> np.ndarray:
     """The positions at which a run of one value begins."""
     return np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]])
+
+
+def _slices(numbers: np.ndarray, starts: np.ndarray, shape: Sequence[int]) -> dict[int, Slices]:
+    """See :class:`Contents`; empty for too many classes. ``starts`` as of :func:`_starts`."""
+    rows, columns, depth = shape
+    starts = np.union1d(starts, np.arange(0, numbers.size, rows))  # so that each run lies in one line
+    lengths = np.diff(np.r_[starts, numbers.size])
+    foreground = numbers[starts] > 0
+    starts, lengths = starts[foreground], lengths[foreground]
+    classes, which = np.unique(numbers[starts], return_inverse=True)
+    if len(classes) > MOST_CLASSES:
+        return {}
+
+    def counted(place: np.ndarray, size: int, weights: np.ndarray | None = None) -> np.ndarray:
+        return np.bincount(which * size + place, weights, len(classes) * size).reshape(-1, size)
+
+    line, first = np.divmod(starts, rows)
+    begun_less_ended = counted(first, rows + 1) - counted(first + lengths, rows + 1)
+    along = (
+        begun_less_ended.cumsum(1)[:, :-1],
+        counted(line % columns, columns, lengths),
+        counted(line // columns % depth, depth, lengths),
+    )
+    return {int(value): (along[0][n], along[1][n], along[2][n]) for n, value in enumerate(classes)}
 
 
 def _channel(numbers: np.ndarray) -> Channel:

@@ -55,10 +55,12 @@ class LabelCoding:
             raise UserError(f"num_classes is {num_classes}; there must be at least one foreground class.")
         if regions is not None and len(regions) != num_classes:
             raise UserError(f"regions has {len(regions)} entries; give one for each of the {num_classes} classes.")
-        if class_names is not None and (isinstance(class_names, str) or len(class_names) != num_classes):
+        if class_names is not None and (
+            isinstance(class_names, str) or not len(class_names) == len(set(class_names)) == num_classes
+        ):
             raise UserError(
-                f"class_names is {class_names!r}; it is a list with one name for each of the {num_classes} foreground "
-                "class(es), without the background."
+                f"class_names is {class_names!r}; it is a list with a name of its own for each of the {num_classes} "
+                "foreground class(es), without the background."
             )
         if not 0 <= self.values[0] <= self.values[-1] <= LARGEST_VALUE:
             raise UserError(

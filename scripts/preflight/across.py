@@ -13,6 +13,7 @@ from scripts.data import LabelCoding, Problem
 from scripts.data.checks import images_of
 from scripts.data.contents import Contents, File, Finding
 from scripts.data.laterality import SIDE_AXIS, told_by_side
+from scripts.data.unlikely import Label, unlikely_labels
 
 # The two lists of training; a copy in both is no leak.
 TRAINING = ("labeled", "unlabeled")
@@ -54,7 +55,8 @@ class Across:
 
     def problems(self) -> Iterator[Problem]:
         """All of them."""
-        for check in (self._copies, self._classes, self._sides, self._masks, self._outliers, self._unlabeled):
+        checks = (self._copies, self._classes, self._labels, self._sides, self._masks, self._outliers, self._unlabeled)
+        for check in checks:
             yield from check()
 
     def _copies(self) -> Iterator[Problem]:
@@ -112,6 +114,16 @@ class Across:
             what = f"cases ({len(labels)}) have no voxel of the label values {missing}{counted}"
             remedy += ", or list them in 'annotated' where they were annotated" if partial else ""
             yield Problem("classes", "labeled", what, remedy.format("that have them"), level="warning")
+
+    def _labels(self) -> Iterator[Problem]:
+        """Labels that are out of line with the others, each file once."""
+        labels = {
+            case["label"]: Label(label, case.get("annotated"))
+            for _, case, label in self.labels()
+            if isinstance(label, Contents)
+        }
+        ignore_value = self.label_coding.ignore_value if self.label_coding else None
+        yield from unlikely_labels(list(labels.values()), ignore_value=ignore_value)
 
     def _sides(self) -> Iterator[Problem]:
         """One warning where random mirror images exchange what only its side tells apart."""

@@ -172,21 +172,3 @@ class Preflight:
         return list(
             tqdm(findings, total=total, desc="preflight", unit="file", leave=False, dynamic_ncols=True, disable=None)
         )
-
-    @staticmethod
-    def _lists(
-        datalist: Datalist, num_labeled: int | None, labeled_batch_size: int, unlabeled_batch_size: int
-    ) -> dict[str, list[dict[str, Any]]]:
-        if num_labeled is None:
-            labeled = [case for case in datalist.training if "label" in case]
-            others = [{"image": case["image"]} for case in datalist.training if "label" not in case]
-            unlabeled = others + datalist.unlabeled(len(datalist.training))
-        else:
-            labeled = datalist.labeled(num_labeled, batch_size=labeled_batch_size)
-            unlabeled = datalist.unlabeled(num_labeled) if unlabeled_batch_size else []
-        return {
-            "labeled": labeled,
-            "unlabeled": unlabeled,
-            "validation": datalist.validation,
-            "test": datalist.test,
-        }

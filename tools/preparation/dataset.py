@@ -21,7 +21,7 @@ from .declared import CHANNELS, CLASSES, ORIGINAL, declared_beside, write_lists
 from .pairing import CaseFiles, are_numbered, find_cases
 from .segments import has_segments, numbering, say_overlaps, segment_names
 from .splits import Split, fold_splits, split_cases
-from .summary import check_class_names, classes, counts, separated
+from .summary import check_class_names, classes, counts, out_of_line, separated
 from .volumes import check_label_map, original_values
 
 
@@ -159,7 +159,7 @@ def make_dataset(
         print(f"{written[-1]}: {counts(part, patient_pattern)}")
         for line in (*classes(part, entries, header), *separated(part, patient_pattern)):
             print(f"  {line}")
-    for line in say_overlaps(converter.overlaps.values()):
+    for line in (*out_of_line(entries), *say_overlaps(converter.overlaps.values())):
         print(line)
     return written[0]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from scripts.data import DataError
 from scripts.data.contents import Contents, inspect, inspect_once
+from scripts.data.unlikely import Label, unlikely_labels
 
 from .declared import class_names
 from .every_case import for_every_case
@@ -65,20 +66,36 @@ def classes(split: Split, entries: Mapping[str, Mapping[str, Any]], header: dict
 
 
 def label_values(labels: Sequence[Path]) -> list[list[int]]:
-    """The values above 0 of every label file that can be read; none is read twice in one process."""
+    """The values above 0 of every label file that can be read."""
+    return [[int(value) for value in label.values if value > 0] for label in _read(labels)]
+
+
+def out_of_line(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A warning for each label that is unlike the others.
+
+    Args:
+        entries: files of every case.
+    """
+    labels = _read([entry["label"] for entry in entries.values() if "label" in entry])
+    return [f"warning: {problem}" for problem in unlikely_labels([Label(label) for label in labels])]
+
+
+def _read(labels: Sequence[Path]) -> list[Contents]:
+    """What is in every label file that can be read; none is read twice in one process."""
     files = [(str(path), True) for path in labels]
     found = inspect_once(files, inspect_all=lambda new: for_every_case(inspect, new))
-    usable = [found[file] for file in files if isinstance(found[file], Contents)]
-    return [[int(value) for value in label.values if value > 0] for label in usable if isinstance(label, Contents)]
+    return [finding for finding in map(found.get, files) if isinstance(finding, Contents)]
 
 
 def check_class_names(names: Sequence[str], entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises DataError unless there is a name for every label value.
+    """Raises DataError unless there is a name of its own for every label value.
 
     Args:
         names: of the values 1, 2, ...
         entries: files of every case.
     """
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"class_names has {twice[0]!r} twice: give each class a name of its own.")
     values = {v for own in label_values([e["label"] for e in entries.values() if "label" in e]) for v in own}
     if values and max(values) > len(names):
         raise DataError(
