@@ -6,7 +6,7 @@ docs/reference.md, the commands' help and the checks of a run that continues fol
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # A section of the page, then one id per line: name | type | when a run continues | meaning. An indented line continues
@@ -271,3 +271,12 @@ def flat(config: Any, name: str = "") -> dict[str, Any]:
         for inner in config
         for key, value in flat(config[inner], f"{name}#{inner}" if name else inner).items()
     }
+
+
+def with_texts(value: Any, change: Callable[[str], Any]) -> Any:
+    """``value``, a text or any nest of dictionaries and lists, with ``change`` applied to its texts but not to keys."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: with_texts(item, change) for name, item in value.items()}
+    return [with_texts(item, change) for item in value] if isinstance(value, (list, tuple)) else value
