@@ -493,7 +493,7 @@ def test_the_command_of_a_run_hands_its_settings_to_the_workflow(tmp_path, monke
     (tmp_path / "a.json").write_text(json.dumps(arguments), encoding="utf-8")
     given = []
     monkeypatch.setattr("scripts.workflow.run_workflow", given.append)
-    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(sys, "argv", ["scripts"])
     for verbose in (False, True):
         program, *words = Processes("data", verbose=verbose).command(run_id, tmp_path / "a.json")
         assert Path(program) == ROOT / "scripts"
