@@ -57,7 +57,8 @@ HELP = """python -m scripts COMMAND ...      (python -m scripts COMMAND --help s
   track      sends a run to MLflow, or what MLflow missed of it: python -m scripts track --run outputs
 """
 RUN_HELP = {
-    "train": "Options are settings (below), such as --max_iterations 6000 or --optimizer#momentum 0.95.",
+    "train": "Options are settings (below), such as --max_iterations 6000 or --optimizer#momentum 0.95. "
+    "--args_file FILE takes the config files and settings of a preset.",
     "evaluate": "--run DIR evaluates the training in DIR by its settings; without it, repeat overlays and options.",
     "infer": "--run DIR uses the weights and settings of the training in DIR, otherwise those of the bundle.",
     "preflight": "--run DIR checks the data of the training in DIR again.",
@@ -88,10 +89,14 @@ def main(arguments: Sequence[str]) -> None:
 
 def run_config(name: str, arguments: Sequence[str]) -> None:
     """Prints the equivalent command of MONAI's runner and runs it."""
-    from .overrides import read_words
+    from .overrides import read_command, read_words
     from .workflow import run_workflow
 
-    options = options_of(name, *read_words(arguments))
+    words, options = read_words(arguments)
+    if "args_file" in options:
+        options = {**read_command(arguments), "run_id": CONFIGS[name][0]}
+    else:
+        options = options_of(name, words, options)
     same = monais_command(options)
     print(f"same as: {same}", flush=True)
     sys.argv = ["monai.bundle", *shlex.split(same)[3:]]  # what run.json records

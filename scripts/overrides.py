@@ -20,7 +20,7 @@ from monai.bundle.utils import merge_kv
 from monai.utils import optional_import
 
 from .errors import UserError
-from .settings import IDS
+from .settings import IDS, with_texts
 
 # Ids that work without a reference to them, and those that only the evaluation of the same settings uses.
 ALWAYS_USED = {"about", "bundle_root", "imports", "_meta_", "surface_tolerance"}
@@ -81,20 +81,20 @@ def typed(value: Any) -> Any:
 
     Fire leaves them texts, and the text "false" counts as true.
     """
-    if isinstance(value, str):
-        return WORDS.get(value.lower(), value)
-    if isinstance(value, Mapping):
-        return {name: typed(item) for name, item in value.items()}
-    return [typed(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return with_texts(value, lambda text: WORDS.get(text.lower(), text))
 
 
 def literal(value: Any) -> Any:
     """Protects a "#" in plain texts of ``value``, such as paths or class names; MONAI would replace it by "::"."""
-    if isinstance(value, str) and "#" in value and not value.startswith(("$", "@", "%")):
-        return "$" + repr(value).replace("#", r"\x23").replace("@", r"\x40")
-    if isinstance(value, Mapping):
-        return {name: item if name == "about" else literal(item) for name, item in value.items()}
-    return [literal(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    def protected(text: str) -> str:
+        if "#" not in text or text.startswith(("$", "@", "%")):
+            return text
+        return "$" + repr(text).replace("#", r"\x23").replace("@", r"\x40")
+
+    if isinstance(value, Mapping) and "about" in value:  # for readers
+        return {**with_texts(value, protected), "about": value["about"]}
+    return with_texts(value, protected)
 
 
 def config_files(value: str | Sequence[str]) -> list[str]:
@@ -193,8 +193,7 @@ def check_names(overrides: Mapping[str, Any], config: Mapping[str, Any], files: 
         UnknownIdError: naming the override and the nearest id.
     """
     for name in overrides:
-        problem = unknown_part(name, config, given=overrides)
-        if problem is None:
+        if (problem := unknown_part(name, config, given=overrides)) is None:
             continue
         part, nearest, arguments = problem
         remedy = f"did you mean {nearest}?" if nearest else f"there are {', '.join(arguments)}." if arguments else ""
@@ -237,20 +236,15 @@ def used_ids(config: Mapping[str, Any], run_ids: Iterable[str]) -> list[list[str
     while waiting:
         name = waiting.pop()
         used.append(parts_of(name))
-        for text in _texts(parser.get(name)):
+        texts: list[str] = []
+        with_texts(parser.get(name), texts.append)
+        for text in texts:
             macro = [text[1:]] if text.startswith("%") else []
             for reference in (*ReferenceResolver.match_refs_pattern(text), *macro):
                 if reference not in seen:
                     seen.add(reference)
                     waiting.append(reference)
     return used
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    return [text for item in items for text in _texts(item)]
 
 
 def unknown_part(

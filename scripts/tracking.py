@@ -1,4 +1,4 @@
-"""Tracking: sends what a run's folder holds to MLflow or TensorBoard, while the training goes on and afterwards.
+"""Tracking: sends what a run's folder holds to MLflow, while the training goes on and afterwards.
 
     python -m scripts track --run outputs --uri http://server:5000 --experiment mine
 
@@ -9,7 +9,6 @@ server, for a run that was continued, and for one that was not tracked.
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
 import re
@@ -26,7 +25,7 @@ from monai.utils import path_to_uri
 from scripts.errors import UserError, print_briefly
 from scripts.files import SQLITE, sqlite_uri
 from scripts.training import RunEvents
-from scripts.training.description import without_credentials
+from scripts.training.description import described, without_credentials
 from scripts.training.handlers import rows_of
 
 logger = logging.getLogger(__name__)
@@ -74,6 +73,7 @@ class RunFollower:
 
     def _start(self, engine: Any) -> None:
         self.status: str | None = None
+        self.away = False
         self.ending = threading.Event()
         self.thread = threading.Thread(target=self._follow, name=f"sender to {self.name}", daemon=True)
         self.thread.start()
@@ -89,22 +89,19 @@ class RunFollower:
             logger.warning("%s did not take everything; send it by python -m scripts track.", self.name)
 
     def _follow(self) -> None:
-        self.away, last = False, False
-        while not last:
+        while True:
             last = self.ending.is_set()  # before it is sent: what is written until the end is part of the last round
             try:
                 self.send(self.status if last else None)
+                self.away = False
             except Exception as error:  # no record is worth a training
                 if not self.away:
                     line = without_credentials(f"{type(error).__name__}: {' '.join(str(error).split())}")[:300]
                     logger.warning("%s failed: %s. Training goes on; it is tried again.", self.name, line)
                 self.away = True
-            else:
-                if self.away:
-                    logger.warning("%s answers again.", self.name)
-                self.away = False
-            if not last:
-                self.ending.wait(PAUSE)
+            if last:
+                return
+            self.ending.wait(PAUSE)
 
 
 class MLflowTracking(RunFollower):
@@ -131,57 +128,6 @@ class MLflowTracking(RunFollower):
         send_to_mlflow(self.output_dir, self.uri, self.experiment, run_name=self.run_name, status=status)
 
 
-class TensorBoardTracking(RunFollower):
-    """Writes ``<output_dir>/tensorboard``: every column of the logs, the pictures, and the merged config as text.
-
-    A run that is continued writes on where it goes on; TensorBoard leaves out what was written behind that iteration.
-
-    Args:
-        output_dir: of the run.
-
-    Raises:
-        UserError: when the package ``tensorboard`` is not installed.
-    """
-
-    def __init__(self, output_dir: str | Path) -> None:
-        if importlib.util.find_spec("tensorboard") is None:
-            raise UserError(
-                "tensorboard is true and the package tensorboard is not installed: pip install tensorboard, or leave "
-                "it out; training_log.csv has the same figures."
-            )
-        super().__init__(output_dir, name="TensorBoard")
-
-    def _start(self, engine: Any) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        folder, iteration = self.output_dir / "tensorboard", engine.state.iteration
-        if iteration == 0 and folder.is_dir():  # of a former run
-            for file in folder.glob("events.out.tfevents.*"):
-                file.unlink()
-        # What is known already is written only if it was not tracked then.
-        written = iteration if folder.is_dir() else 0
-        self.written = dict.fromkeys((*LOGS, "pictures"), written)
-        self.writer = SummaryWriter(folder, purge_step=written + 1 if written else None)
-        config = json.dumps(described(self.output_dir).get("config"), indent=4)
-        self.writer.add_text("config", f"```json\n{config}\n```")
-        super()._start(engine)
-
-    def send(self, status: str | None) -> None:
-        from matplotlib.image import imread
-
-        for group in LOGS:
-            for iteration, _, values in logged(self.output_dir, group):
-                for name, value in values.items() if iteration > self.written[group] else ():
-                    self.writer.add_scalar(name, value, iteration)
-                self.written[group] = max(iteration, self.written[group])
-        for path in pictures(self.output_dir):
-            iteration = int(path.stem.split("_")[1])
-            if iteration > self.written["pictures"]:
-                self.writer.add_image("pictures", imread(path), iteration, dataformats="HWC")
-                self.written["pictures"] = iteration
-        self.writer.flush() if status is None else self.writer.close()
-
-
 def send_to_mlflow(
     folder: str | Path, uri: str, experiment: str, *, run_name: str | None = None, status: str | None = FINISHED
 ) -> str:
@@ -202,7 +148,9 @@ def send_to_mlflow(
     about = described(folder)
     key, starts = about.get("digest") or str(folder.resolve()), about.get("starts") or [{}]
     found = client.get_experiment_by_name(experiment)
-    place = found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri))
+    # Artifacts lie beside a database in a file; otherwise the server decides.
+    beside = path_to_uri(Path(unquote(uri.removeprefix(SQLITE))).parent / "mlruns") if uri.startswith(SQLITE) else None
+    place = found.experiment_id if found else client.create_experiment(experiment, beside)
     name = run_name or folder.resolve().name
     runs = client.search_runs([place], f"tags.{KEY} = '{key}'")
     run = runs[0] if runs else client.create_run(place, run_name=name, tags={KEY: key})
@@ -274,12 +222,6 @@ def pictures(folder: Path) -> Sequence[Path]:
     return sorted((folder / "pictures").glob("iteration_*.png"))
 
 
-def described(folder: Path) -> dict[str, Any]:
-    """The content of run.json; empty where a program runs the bundle that writes none."""
-    path = folder / "run.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
 def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a config's uppermost level sets to a value: no parts, no expressions and references."""
 
@@ -320,11 +262,6 @@ def _client(uri: str) -> Any:
 
     set_telemetry_client()
     return mlflow.MlflowClient(uri)
-
-
-def _artifacts(uri: str) -> str | None:
-    """Where a new experiment keeps its files: beside a database in a file, else where the server decides."""
-    return path_to_uri(Path(unquote(uri.removeprefix(SQLITE))).parent / "mlruns") if uri.startswith(SQLITE) else None
 
 
 def _name(name: str) -> str:

@@ -25,10 +25,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import LABELED, ROOT, SHAPES, blob, las, run_process, save, small
+from monai.data import MetaTensor
 from monai.fl.client import MonaiAlgoStats
 from monai.fl.utils.constants import ExtraItems, FlStatistics
 from monai.utils import set_determinism
 
+from scripts.inference import SaveOutputsd
 from scripts.networks import DualTaskVNet
 from tools.release.bundle import NAME, contents, make_bundle
 
@@ -335,6 +337,14 @@ def test_monai_deploy_segments_as_the_bundle_does(bundle, elsewhere, tmp_path, k
     operator.compute(SimpleNamespace(receive=lambda name: image), SimpleNamespace(emit=emit, get=no_path), None)
     mask = np.swapaxes(sent["pred"].asnumpy(), 0, 2)
     assert mask.dtype == np.uint8 and np.array_equal(mask, expected)
+
+
+def test_an_image_from_memory_is_saved_without_a_folder_of_its_own(tmp_path):
+    """As the Deploy SDK calls the bundle: the image has no path, and the bundle has a folder of inputs."""
+    mask = MetaTensor(torch.ones(1, 4, 5, 6, dtype=torch.uint8), affine=torch.eye(4))
+    SaveOutputsd("pred", tmp_path, root="/data/inputs")({"pred": mask})
+    (file,) = tmp_path.iterdir()
+    assert np.asarray(nibabel.load(file).dataobj).all()
 
 
 def test_the_deploy_application_writes_the_mask_of_inference_as_dicom_seg(bundle, tmp_path):

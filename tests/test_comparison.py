@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,11 +20,12 @@ from comparisons import NAN, Programs, finished_run, plan_file, rows, some_runs
 from conftest import ROOT, small
 from scipy.stats import norm
 
+from scripts import command
 from scripts.evaluation import METRIC_NAMES
 from tools.comparison.collect import case_values, failed_cases, result_rows
 from tools.comparison.paired import case_differences, paired_test, summary
 from tools.comparison.plan import PlanError, Run, read_plan
-from tools.comparison.processes import last_lines
+from tools.comparison.processes import Processes, last_lines
 from tools.comparison.run import main
 from tools.comparison.tables import write_report
 
@@ -122,7 +124,7 @@ def test_folder_with_a_run_of_other_settings_is_refused_and_one_on_another_devic
     (tmp_path / "training.json").write_text(json.dumps(run.arguments("training", "data", "cuda:1")))
     other = Run("m", 5, 0, ("configs/train.json",), {"max_iterations": 20}, tmp_path)
     other.check_settings("data")  # broken off before its first checkpoint: it begins anew
-    for left in ("checkpoints/iteration_00000005.0123456789abcdef.pt", "record.json"):
+    for left in ("checkpoints/checkpoint_iteration_5.pt", "record.json"):
         (tmp_path / left).parent.mkdir(exist_ok=True)
         (tmp_path / left).write_text("{}")
         run.check_settings("elsewhere")
@@ -375,7 +377,8 @@ def test_failed_run_is_reported_with_the_end_of_its_log_and_the_others_go_on(tmp
     assert processes(runs) == [runs[0]]
     output = capsys.readouterr().out
     assert "bad_5_0 FAILED with exit status 1" in output and "AssertionError: this went wrong" in output
-    assert "[2/2] good_5_0 finished" in output
+    assert re.search(rf"^\[2/2\] good_5_0: \d+ s, in {runs[1].folder}$", output, re.MULTILINE)
+    assert not re.search("bad_5_0 ?\\.\\.\\.", output)
     log = (tmp_path / "good_5_0" / "run.log").read_text().splitlines()
     assert [line for line in log if line in ("training", "evaluation")] == ["training", "evaluation"]
 
@@ -401,7 +404,7 @@ def test_evaluation_with_failed_cases_is_finished_without_them(tmp_path, capsys)
     processes.source = FAILING
     assert processes([run]) == [] and run.finished
     printed = capsys.readouterr().out
-    assert "m_5_0 finished in " in printed and " s, without the cases that FAILED: b\n" in printed
+    assert printed.startswith("[1/1] m_5_0: ") and printed.endswith("without the cases that FAILED: b\n")
     assert failed_cases(run) == {"b": "DataError: no such file"}
 
 
@@ -483,6 +486,21 @@ def test_interrupt_ends_the_running_process_and_starts_no_other(tmp_path, reques
     assert not second.folder.exists() and not first.trained
 
 
+@pytest.mark.parametrize("run_id", ["training", "evaluation"])
+def test_the_command_of_a_run_hands_its_settings_to_the_workflow(tmp_path, monkeypatch, run_id):
+    (run,) = some_runs(tmp_path, "m")
+    arguments = run.arguments(run_id, str(tmp_path), "cpu")
+    (tmp_path / "a.json").write_text(json.dumps(arguments), encoding="utf-8")
+    given = []
+    monkeypatch.setattr("scripts.workflow.run_workflow", given.append)
+    monkeypatch.setattr(sys, "argv", ["scripts"])
+    for verbose in (False, True):
+        program, *words = Processes("data", verbose=verbose).command(run_id, tmp_path / "a.json")
+        assert Path(program) == ROOT / "scripts"
+        command.main(words)
+    assert given == [arguments, {**arguments, "verbose": "true"}]
+
+
 def test_last_lines_of_a_log_keep_the_last_state_of_a_progress_bar(tmp_path):
     log = tmp_path / "run.log"
     log.write_bytes(b"first\n 10%\r 20%\r 30%\r\n\nerror: \xff\n")
@@ -518,7 +536,8 @@ def test_command_skips_a_run_that_lacks_a_case_names_it_and_ends_with_an_error(t
         printed = capsys.readouterr()
         assert ended.value.code == 1
         assert "error: b failed in the evaluation of supervised_5_0, dbisl_5_0;" in printed.err
-        assert "- b, in all runs: DataError: b is empty" in printed.out
+        assert "- b, in all runs: DataError: b is empty" in (tmp_path / "comparison.md").read_text()
+        assert ("DataError" in printed.out) == ("collect_only" in options) and f"in {tmp_path}:" in printed.out
     # Not trained again, and evaluated again on request only.
     assert [[run.name for run in runs] for runs in carried_out] == [[], ["supervised_5_0", "dbisl_5_0"]]
 
@@ -544,7 +563,11 @@ def test_comparison_of_real_trainings_survives_a_failing_method_and_case_and_ski
     printed = capsys.readouterr()
     assert ended.value.code == 1 and "error: 1 of 2 runs failed: broken_3_0" in printed.err
     assert "error: test_1 failed in the evaluation of supervised_3_0;" in printed.err
-    assert "- test_1, in all runs: DataError:" in printed.out
+    assert "- test_1, in all runs: DataError:" in (output / "comparison.md").read_text()
+    log = (output / "supervised_3_0" / "run.log").read_text()
+    assert "Preflight" in log and not re.search("UserWarning|input summary|Not all config files", log)
+    dice = float(rows(output / "supervised_3_0" / "validation_log.csv")[-1]["val_mean_dice"])
+    assert f"supervised_3_0: validation Dice {dice:.3f}, " in printed.out
     assert "error: num_labeled is 3 and a batch needs 7 labeled cases" in printed.out
     (row,) = rows(output / "results.csv")
     assert (row["method"], row["iterations"], row["threads"]) == ("supervised", "4", "1")

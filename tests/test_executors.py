@@ -144,7 +144,7 @@ def test_states_of_runs(tmp_path):
         (run.folder / "record.json").touch()
     log(stopped, 20, 60.0, 100)
     (stopped.folder / "checkpoints").mkdir()
-    (stopped.folder / "checkpoints" / "iteration_00000010.0123456789abcdef.pt").touch()
+    (stopped.folder / "checkpoints" / "checkpoint_iteration_10.pt").touch()
     failed.folder.mkdir()
     (failed.folder / "run.log").touch()
     with locked(training.folder), locked(evaluating.folder):

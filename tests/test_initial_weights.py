@@ -103,7 +103,7 @@ def test_a_run_that_continues_ignores_them_and_needs_no_file(tiny, tmp_path):
         assert f"176 of 176 tensors are from {tmp_path / 'other.pt'}" in finished.stderr + finished.stdout
         if name == "stopped":
             (tmp_path / name / "models" / "model.pt").unlink()
-            sorted((tmp_path / name / "checkpoints").glob("iteration_*.pt"))[-1].unlink()
+            (tmp_path / name / "checkpoints" / "checkpoint_iteration_4.pt").unlink()
             (tmp_path / "other.pt").rename(tmp_path / "moved.pt")
             finished = run_bundle("training", TRAIN, **options)
             assert finished.returncode == 0 and "resuming at iteration 2 of 4" in finished.stdout, finished.stderr

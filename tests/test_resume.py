@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +22,10 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from scripts.errors import UserError
+from scripts.files import sha256
 from scripts.settings import FIXED, FREE, fixed_settings
-from scripts.training import RunState, SaveRun, resume, run_or_resume
-from scripts.training.checkpoints import save_atomically
+from scripts.training import RunState, SaveRun, checkpoints, run_or_resume
+from scripts.training.checkpoints import load_if_whole, save_atomically
 
 TRAIN = "configs/train.json"
 ITERATIONS = 30
@@ -189,6 +191,11 @@ class Trainer:
         self.ran_from = self.state.iteration
 
 
+SAVED = {"parts": {"network": {"weight": torch.full((1, 1), 4.0)}}, "scaler": None} | dict.fromkeys(
+    ("best_metric", "best_metric_epoch"), 1
+)
+
+
 def run_state(directory: Path, *, value: float = 0.0, **settings) -> RunState:
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, value)
@@ -200,7 +207,10 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
     state = run_state(tmp_path)
     for iteration in (5, 10, 15, 100):
         state.save(Trainer(iteration))
-    assert [iteration for iteration, *_ in state.checkpoints()] == [100, 15]
+    assert [path.name for _, path in state.checkpoints()] == [
+        "checkpoint_iteration_100.pt",
+        "checkpoint_iteration_15.pt",
+    ]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b"", lambda b: b[:100] + b"\x00" + b[101:]])
@@ -217,7 +227,44 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capl
     assert f"checkpoint {latest} is damaged" in caplog.text
 
 
+def test_every_changed_or_missing_byte_of_a_checkpoint_is_noticed(tmp_path):
+    path = tmp_path / "a.pt"
+    save_atomically({"a": torch.arange(3.0)}, path, checksum=True)
+    whole = path.read_bytes()
+    assert load_if_whole(path)["a"].tolist() == torch.load(path, weights_only=True)["a"].tolist() == [0, 1, 2]
+    # It is in a zip archive as the format has it: all programs that read one check and ignore the comment.
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None and len(archive.comment) == 64
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert load_if_whole(path) is None, place
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        assert load_if_whole(path) is None, end
+
+
+def test_checkpoints_named_as_in_version_0_5_are_continued_checked_and_replaced(tmp_path, caplog):
+    state = run_state(tmp_path, value=1.0)
+    for iteration in (18, 20):
+        save_atomically({**SAVED, "iteration": iteration, "settings": state.settings}, tmp_path / "new.pt")
+        name = f"iteration_{iteration:08d}.{sha256(tmp_path / 'new.pt')[:16]}.pt"
+        (tmp_path / "new.pt").rename(tmp_path / name)
+    trainer = Trainer()
+    run_or_resume(trainer, state)
+    assert trainer.ran_from == 20 and state.parts["network"].weight.item() == 4.0
+    (tmp_path / name).write_bytes(b"damaged")
+    run_or_resume(trainer, state)
+    assert trainer.ran_from == 18 and name in caplog.text
+    for iteration in (20, 25):
+        state.save(Trainer(iteration))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint_iteration_20.pt", "checkpoint_iteration_25.pt"]
+    SaveRun(state, interval=0)._tidy(SimpleNamespace(state=SimpleNamespace(iteration=0)))
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_a_whole_checkpoint_the_run_starts_at_the_beginning(tmp_path):
+    (tmp_path / "checkpoint_iteration_10.pt").write_bytes(b"not a checkpoint")
     (tmp_path / f"iteration_00000010.{16 * 'a'}.pt").write_bytes(b"not a checkpoint")
     trainer = Trainer()
     run_or_resume(trainer, run_state(tmp_path))
@@ -262,8 +309,7 @@ def test_what_a_killed_process_left_of_a_checkpoint_is_removed_when_the_run_goes
     state = run_state(tmp_path)
     state.save(Trainer(10))
     (whole,) = tmp_path.iterdir()
-    for name in (".writing-123", "iteration.pt"):
-        (tmp_path / name).write_bytes(b"a part")
+    (tmp_path / ".writing-123").write_bytes(b"a part")
     engine = Engine(lambda engine, batch: None)
     engine.add_event_handler(Events.STARTED, lambda: setattr(engine.state, "iteration", 10))
     SaveRun(state, interval=0).attach(engine)
@@ -283,7 +329,7 @@ def test_a_stop_between_the_writes_of_a_checkpoint_leaves_one_to_continue_from(t
     def cut(*_):
         raise PowerCutError
 
-    monkeypatch.setattr(resume, "sha256" if at == "before it is renamed" else "flush_folder", cut)
+    monkeypatch.setattr(*((checkpoints.os, "fsync") if "renamed" in at else (checkpoints, "flush_folder")), cut)
     with pytest.raises(PowerCutError):
         state.save(Trainer(25))
     monkeypatch.undo()
@@ -367,7 +413,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, caplog):
     state.parts["network"].state_dict = lambda: {"weight": Full()}
     state.save(Trainer(20))
     assert "no checkpoint at iteration 20" in caplog.text and "No space left" in caplog.text
-    assert [path.name.split(".")[0] for path in tmp_path.iterdir()] == ["iteration_00000010"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_iteration_10.pt"]
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):

@@ -22,7 +22,8 @@ from monai.handlers import MLFlowHandler
 from scripts import tracking
 from scripts.data.digest import data_digest
 from scripts.files import sqlite_uri
-from scripts.tracking import MLflowTracking, RunFollower, TensorBoardTracking, plain_values, send_to_mlflow
+from scripts.tensorboard import TensorBoardTracking
+from scripts.tracking import MLflowTracking, RunFollower, plain_values, send_to_mlflow
 from scripts.training import RunEvents
 from scripts.training.description import without_credentials
 from scripts.workflow import Workflow
@@ -265,7 +266,7 @@ class Follower(RunFollower):
         engine.fire_event(RunEvents.ENDED)
 
 
-def test_a_store_that_was_away_is_tried_again_and_named_twice(monkeypatch, caplog):
+def test_a_store_that_was_away_is_tried_again_and_named_once(monkeypatch, caplog):
     monkeypatch.setattr(tracking, "PAUSE", 0.01)
     recovered = threading.Event()
 
@@ -278,10 +279,7 @@ def test_a_store_that_was_away_is_tried_again_and_named_twice(monkeypatch, caplo
     follower = Follower(send)
     follower.follow(until=recovered)
     assert follower.rounds[-1] == "FINISHED" and set(follower.rounds[:-1]) == {None}
-    assert caplog.messages == [
-        "the store failed: ConnectionError: refused. Training goes on; it is tried again.",
-        "the store answers again.",
-    ]
+    assert len(caplog.messages) == 1 and "the store failed: ConnectionError: refused" in caplog.text
 
 
 def test_nobody_waits_for_a_store_that_hangs(monkeypatch, caplog):

@@ -25,8 +25,9 @@ POSTFIXES = {"pred": "seg", "mask": "seg"}
 
 
 def below(path: str | Path, root: str | Path) -> str:
-    """The folder of ``path`` relative to ``root``; "" where it lies elsewhere, or there is no root."""
-    relative = os.path.relpath(os.path.dirname(path), root) if root else "."
+    """The folder of ``path`` relative to ``root``; "" where it lies elsewhere, or one of them names no folder."""
+    folder = os.path.dirname(path)  # an image that comes from memory has a name and no folder
+    relative = os.path.relpath(folder, root) if root and folder else "."
     return "" if relative.split(os.sep)[0] in ("..", ".") or os.path.isabs(relative) else relative
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import logging
 import os
 from pathlib import Path
@@ -18,23 +20,47 @@ from .overlay import InferenceOverlay
 
 logger = logging.getLogger(__name__)
 
+# The end of a zip archive without a comment: its length. Behind that of a SHA-256 in hexadecimal follows the SHA-256.
+NO_COMMENT, LENGTH = (0).to_bytes(2, "little"), (64).to_bytes(2, "little")
 
-def save_atomically(content: Any, path: Path) -> None:
+
+def save_atomically(content: Any, path: Path, *, checksum: bool = False) -> None:
     """``torch.save`` to ``path`` with :func:`~scripts.files.replacing`, flushed to the disk.
 
     Whenever the process or the machine stops, ``path`` is the old file or the new one, never a part of it.
+
+    Args:
+        content: what ``torch.save`` takes.
+        path: its folder is made if missing.
+        checksum: makes the SHA-256 of the file the comment of the zip archive that ``torch.save`` writes, which readers
+            of such files ignore; see :func:`load_if_whole`.
 
     Raises:
         OSError: when it cannot be written, such as on a full disk; ``path`` is then as it was.
     """
     try:
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb+") as file:
             torch.save(content, file)
+            if checksum:
+                file.seek(0)
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                file.seek(-len(NO_COMMENT), os.SEEK_END)
+                file.write(LENGTH + digest.encode())
             file.flush()
             os.fsync(file.fileno())
     except RuntimeError as error:  # torch reports a failed write this way
         raise OSError(f"{path} could not be written: {error}") from error
     flush_folder(path.parent)
+
+
+def load_if_whole(path: Path) -> Any:
+    """``torch.load`` of a file that :func:`save_atomically` wrote with its checksum; None if the checksum differs."""
+    content = path.read_bytes()
+    digest = hashlib.sha256(memoryview(content)[:-66])
+    digest.update(NO_COMMENT)
+    if content[-66:] != LENGTH + digest.hexdigest().encode():
+        return None
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def flush_folder(folder: Path) -> None:

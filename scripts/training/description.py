@@ -17,7 +17,7 @@ import torch
 from scripts.data.digest import data_digest
 from scripts.files import replacing
 from scripts.ranks import rank
-from scripts.settings import flat, on_resume
+from scripts.settings import flat, on_resume, with_texts
 
 from .record import environment
 
@@ -31,11 +31,7 @@ MOST_NAMED, LONGEST = 12, 60
 
 def without_credentials(value: Any) -> Any:
     """Replaces the credentials of addresses (https://u:p@host) in a text, or a nest of texts, by ``***``."""
-    if isinstance(value, str):
-        return CREDENTIALS.sub(r"\1***@", value)
-    if isinstance(value, dict):
-        return {key: without_credentials(item) for key, item in value.items()}
-    return [without_credentials(item) for item in value] if isinstance(value, list) else value
+    return with_texts(value, lambda text: CREDENTIALS.sub(r"\1***@", text))
 
 
 class RunDescription:
@@ -77,7 +73,7 @@ class RunDescription:
         """Adds this start to those of a continued run, or makes it the first. Only rank 0 writes."""
         if rank() > 0:
             return
-        former = self._former() if continued else {}
+        former = described(self.path.parent) if continued else {}
         self.digest = former.get("digest", self.digest)
         starts = [*former.get("starts", []), self.start]
         _write(self.path, {"digest": self.digest, "starts": starts, "config": self.config})
@@ -89,7 +85,7 @@ class RunDescription:
 
         What :mod:`scripts.settings` lets change freely is left out.
         """
-        former = self._former()
+        former = described(self.path.parent)
         if rank() > 0 or not former:
             return
         before, now = (_compared(*of) for of in ((former["starts"][-1], former["config"]), (self.start, self.config)))
@@ -101,8 +97,11 @@ class RunDescription:
                 "; ".join([*changes[:MOST_NAMED], *more]),
             )
 
-    def _former(self) -> dict[str, Any]:
-        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+
+def described(folder: str | Path) -> dict[str, Any]:
+    """The content of ``run.json`` in a run's folder; empty where a program runs the bundle that writes none."""
+    path = Path(folder) / "run.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

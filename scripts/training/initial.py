@@ -32,7 +32,7 @@ def start_from(network: nn.Module, path: str | Path | None, checkpoints: str | P
     """
     if path is None:
         return network
-    if not Path(path).is_file() and checkpoints is not None and any(Path(checkpoints).glob("iteration_*.pt")):
+    if not Path(path).is_file() and checkpoints is not None and any(Path(checkpoints).glob("*iteration_*.pt")):
         logger.warning("initial_weights %s does not exist; the run goes on from its own checkpoints.", path)
         return network
     given = _read(Path(path))

@@ -23,7 +23,7 @@ from scripts.files import UNFINISHED, sha256
 from scripts.lock import held
 from scripts.ranks import any_rank, check_equal, rank, wait_for_all, world_size
 
-from .checkpoints import flush_folder, save_atomically
+from .checkpoints import load_if_whole, save_atomically
 from .description import RunDescription, differences
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,9 @@ KEPT = 2
 RESUME_MODES = ("auto", "never")
 # Distinguishes the random numbers of an iteration from those of the streams of crops (0 and 1).
 ITERATION_STREAM = 2
-NAME = re.compile(r"iteration_(\d+)\.([0-9a-f]{16})\.pt")
+NAME = re.compile(r"checkpoint_iteration_(\d+)\.pt")
+# Version 0.5 and earlier wrote the first digits of the file's SHA-256 into its name; the next version will not read it.
+OLD_NAME = re.compile(r"iteration_(\d+)\.([0-9a-f]{16})\.pt")
 
 
 class SeededIterations:
@@ -54,11 +56,10 @@ class SeededIterations:
 
 
 class RunState:
-    """The complete state of a run, and its checkpoints ``<directory>/iteration_<n>.<sha256>.pt``.
+    """The complete state of a run, and its checkpoints ``<directory>/checkpoint_iteration_<n>.pt``.
 
-    A checkpoint carries the first 16 digits of its own checksum in its name, is written atomically and loads with
-    ``weights_only``. The last two are kept. Of several processes, which are all in the same state, the first one writes
-    and all read.
+    A checkpoint ends with its own checksum, is written atomically and loads with ``weights_only``. The last two are
+    kept. Of several processes, which are all in the same state, the first one writes and all read.
 
     Args:
         directory: of the checkpoints.
@@ -80,10 +81,12 @@ class RunState:
         self.settings = json.loads(json.dumps({"processes": world_size(), **settings}, default=str))
         self.stop_requested = False
 
-    def checkpoints(self) -> list[tuple[int, str, Path]]:
-        """Iteration, checksum and path of every checkpoint, latest first."""
-        names = [(NAME.fullmatch(path.name), path) for path in self.directory.glob("iteration_*.pt")]
-        return sorted([(int(name[1]), name[2], path) for name, path in names if name], reverse=True)
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """Iteration and path of every checkpoint, latest first."""
+        names = [
+            (NAME.fullmatch(path.name) or OLD_NAME.fullmatch(path.name), path) for path in self.directory.glob("*")
+        ]
+        return sorted(((int(name[1]), path) for name, path in names if name), key=lambda found: (-found[0], found[1]))
 
     def save(self, trainer: Any) -> None:
         """Writes a checkpoint and removes all but the last two. If the disk is full, only this checkpoint is lost."""
@@ -97,30 +100,31 @@ class RunState:
             "best_metric": self.evaluator.state.best_metric,
             "best_metric_epoch": self.evaluator.state.best_metric_epoch,
         }
-        unnamed = self.directory / "iteration.pt"
+        path = self.directory / f"checkpoint_iteration_{trainer.state.iteration}.pt"
         try:
-            save_atomically(content, unnamed)
-            unnamed.replace(self.directory / f"iteration_{trainer.state.iteration:08d}.{sha256(unnamed)[:16]}.pt")
-            flush_folder(self.directory)  # the new one is there for certain before an old one goes
+            save_atomically(content, path, checksum=True)  # is on the disk before an old one goes
         except OSError as error:
             logger.warning("no checkpoint at iteration %d: %s. Training goes on.", trainer.state.iteration, error)
             return
-        for *_, old in self.checkpoints()[KEPT:]:
+        for _, old in self.checkpoints()[KEPT:]:
             old.unlink()
 
     def tidy(self, *, anew: bool) -> None:
         """Removes what a process left that was killed while it saved; of a run that starts anew, all checkpoints."""
         if rank() > 0:
             return
-        former = [path for *_, path in self.checkpoints()] if anew else []
-        for path in (*former, *self.directory.glob(f"{UNFINISHED}*"), self.directory / "iteration.pt"):
+        former = [path for _, path in self.checkpoints()] if anew else []
+        for path in (*former, *self.directory.glob(f"{UNFINISHED}*")):
             path.unlink(missing_ok=True)
 
     def latest(self) -> dict[str, Any] | None:
         """The latest checkpoint that is whole; None when there is none. A damaged one is named in a warning."""
-        for _, checksum, path in self.checkpoints():
-            if sha256(path)[:16] == checksum:
+        for _, path in self.checkpoints():
+            old = OLD_NAME.fullmatch(path.name)
+            if old and sha256(path).startswith(old[2]):
                 return torch.load(path, map_location="cpu", weights_only=True)
+            if not old and (content := load_if_whole(path)) is not None:
+                return content
             logger.warning("checkpoint %s is damaged (its checksum differs) and is left out.", path)
         return None
 

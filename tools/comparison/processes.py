@@ -14,11 +14,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+from scripts.command import ROOT
+from scripts.training.handlers import rows_of
+
 from .cases import named
 from .collect import failed_cases
 from .planned_run import Run
 from .progress import Progress, locked
 
+COMMANDS = {"training": "train", "evaluation": "evaluate"}
 LAST_LINES = 15
 # A training that is asked to stop finishes its iteration and writes a checkpoint.
 SECONDS_TO_END = 60
@@ -31,18 +35,25 @@ class Processes:
 
     A run writes into its folder training.json and evaluation.json (the commands' --args_file) and run.log (what both
     printed). A run that was trained, or evaluated before, is only evaluated. One that another process carries out, or
-    has carried out since the call, is left to it.
+    has carried out since the call, is left to it. Every run that ends is one line on standard output.
 
     Args:
         dataset_dir: folder of the data set's dataset.json.
         devices: one process at a time on each, such as ("cuda:0", "cuda:1"); None stands for what the configs choose.
         threads: CPU threads of a process; None leaves the number to torch.
+        verbose: lets the processes say into run.log all that they say, and says of every run that it begins.
     """
 
     def __init__(
-        self, dataset_dir: str | Path, *, devices: Sequence[str | None] = (None,), threads: int | None = None
+        self,
+        dataset_dir: str | Path,
+        *,
+        devices: Sequence[str | None] = (None,),
+        threads: int | None = None,
+        verbose: bool = False,
     ) -> None:
         self.dataset_dir = dataset_dir
+        self.verbose = verbose
         self.environment = dict(os.environ)
         if threads:
             self.environment.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
@@ -81,7 +92,8 @@ class Processes:
 
     def command(self, run_id: str, arguments: Path) -> list[str]:
         """The arguments of Python for ``run_id``, "training" or "evaluation", whose settings are in a file."""
-        return ["-m", "monai.bundle", "run", run_id, "--args_file", str(arguments)]
+        words = [COMMANDS[run_id], "--args_file", str(arguments), *(("--verbose", "true") if self.verbose else ())]
+        return [str(ROOT / "scripts"), *words]
 
     def _stop(self) -> None:
         """Ends all processes and lets none begin."""
@@ -108,7 +120,8 @@ class Processes:
                     tense = "is being" if lock is None else "was"
                     self.progress.say(f"{number} {run.name} {tense} carried out by another process")
                     return True
-                self.progress.say(f"{number} {run.name}{f' on {device}' if device else ''} ...")
+                if self.verbose:
+                    self.progress.say(f"{number} {run.name}{f' on {device}' if device else ''} ...")
                 with self.progress.of(run):
                     return self._report(run, number, device, lock)
         finally:
@@ -128,7 +141,8 @@ class Processes:
             self.progress.say(f"{number} {run.name} FAILED with exit status {status}; {log} ends with\n{ending}")
             return False
         without = f", without the cases that FAILED: {named(incomplete)}" if incomplete else ""
-        self.progress.say(f"{number} {run.name} finished in {time.monotonic() - start:.0f} s{without}")
+        took = f"{time.monotonic() - start:.0f} s"
+        self.progress.say(f"{number} {run.name}: {validation_dice(run)}{took}, in {run.folder}{without}")
         return True
 
     def _train_and_evaluate(self, run: Run, device: str | None, lock: int) -> int:
@@ -185,6 +199,12 @@ def _written_at(run: Run) -> int | None:
     """When the last evaluation of a run ended; None if none did."""
     path = run.folder / "metrics_summary.csv"
     return path.stat().st_mtime_ns if path.is_file() else None
+
+
+def validation_dice(run: Run) -> str:
+    """Such as "validation Dice 0.812, ", of the last validation; empty without one."""
+    rows = rows_of(run.folder / "validation_log.csv")
+    return f"validation Dice {float(rows[-1]['val_mean_dice']):.3f}, " if rows else ""
 
 
 def last_lines(log: Path, count: int = LAST_LINES) -> str:

@@ -23,7 +23,7 @@ LOCK = "run.lock"
 # Of the time of a run, as long as nothing better is known; the rest is its evaluation.
 TRAINING = 0.9
 # Seconds between two lines: on a terminal, where one replaces the other, and in a file.
-ON_TERMINAL, IN_FILE = 2, 60
+ON_TERMINAL, IN_FILE = 2, 300
 CLEAR = "\x1b[2K"
 
 

@@ -28,6 +28,10 @@ from .progress import state
 from .tables import write_report
 
 INTERRUPTED = 130
+WRITTEN = """  comparison.md                  the tables to read: share of the gap, means, tests, what failed
+  comparison.csv, results.csv    the same figures for programs; every run with its settings, time and memory
+  gap.png, dice.png, differences.png
+  a folder per run               README.txt explains it; run.log has what its training and evaluation printed"""
 
 
 def main(
@@ -45,6 +49,7 @@ def main(
     gpus: int | None = None,
     hours: float | None = None,
     memory: float | None = None,
+    verbose: bool = False,
 ) -> None:
     """Runs and collects a comparison.
 
@@ -66,6 +71,7 @@ def main(
         gpus: of a job of Slurm.
         hours: time limit of a job of Slurm, which is queued again at its end; without it 24.
         memory: of a job of Slurm, GB.
+        verbose: also prints when a run begins and the text of comparison.md; run.log then has MONAI's messages, too.
     """
     print_briefly()
     of_slurm: dict[str, Any] = {"partition": partition, "gpus": gpus, "hours": hours, "memory": memory}
@@ -91,7 +97,7 @@ def main(
         print(f"{len(chosen)} runs, {len(chosen) - len(to_do)} of them done before and skipped", file=told, flush=True)
         names = tuple(devices.split(",") if isinstance(devices, str) else devices or ())
         options = {"plan": plan, "output_dir": output_dir, "dataset_dir": dataset_dir, "threads": threads}
-        options |= {"devices": ",".join(names) or None, "evaluate_again": evaluate_again}
+        options |= {"devices": ",".join(names) or None, "evaluate_again": evaluate_again, "verbose": verbose}
         if executor == "print":
             return print_commands(to_do, options)
         if executor == "slurm":
@@ -100,14 +106,14 @@ def main(
             print(f"submitted {named(job.job_id for job in jobs)}: logs in {folder}. --list says how far they are.")
             return
         try:
-            failed = Processes(dataset_dir, devices=names or (None,), threads=threads)(to_do)
+            failed = Processes(dataset_dir, devices=names or (None,), threads=threads, verbose=verbose)(to_do)
         except KeyboardInterrupt:
             done = sum(run.finished for run in chosen)
             how = "evaluates all of them again" if evaluate_again else "goes on"
             print(f"\nstopped with {done} of {len(chosen)} runs done; the same command {how}", file=sys.stderr)
             sys.exit(INTERRUPTED)
     if only is None or collect_only:
-        collect(content, runs, output_dir)
+        collect(content, runs, output_dir, show=collect_only or verbose)
     incomplete = {run.name: failed_cases(run) for run in chosen if run.finished and failed_cases(run)}
     if incomplete:
         cases = dict.fromkeys(case for of_run in incomplete.values() for case in of_run)
@@ -139,12 +145,18 @@ def chosen_runs(runs: Sequence[Run], only: Any) -> Sequence[Run]:
     return [run for run in runs if any(fnmatchcase(run.name, pattern) for pattern in patterns)]
 
 
-def collect(content: Any, runs: Sequence[Run], output_dir: str) -> None:
-    """Writes the report of the finished runs and prints it; ends with status 1 if none is finished."""
+def collect(content: Any, runs: Sequence[Run], output_dir: str, *, show: bool) -> None:
+    """Writes the report of the finished runs, prints it if ``show`` is set, and says what lies where.
+
+    Ends with status 1 if no run is finished.
+    """
     if not any(run.finished for run in runs):
         print(f"error: none of the {len(runs)} runs in {output_dir} is finished: nothing to collect", file=sys.stderr)
         sys.exit(1)
-    print("\n" + write_report(content, runs, output_dir) + f"\nwritten to {Path(output_dir)}")
+    report = write_report(content, runs, output_dir)
+    if show:
+        print(f"\n{report}")
+    print(f"\nin {output_dir}:\n{WRITTEN}")
 
 
 if __name__ == "__main__":
