@@ -61,9 +61,8 @@ def checked_names(class_names: Sequence[str] | None, label_coding: LabelCoding) 
 class Outcomes:
     """Writes ``failures.csv`` (``case,reason``) and ``volumes.csv`` (``case,class,voxels,millilitres``) of a run.
 
-    Every process appends a line for each case to a journal of its own, ``.cases-<k>-of-<n>.jsonl``, where nothing is
-    lost when it is killed. The tables are made of all journals, which are then removed, when a run ends. A table
-    without a row is left out.
+    Every process appends a line per case to its journal, ``.cases-<k>-of-<n>.jsonl``, which survives when it is killed.
+    When a run ends, the tables are made of all journals, which are then removed. A table without a row is left out.
 
     Args:
         output_dir: folder of the tables, made if missing, and locked for this process meanwhile.

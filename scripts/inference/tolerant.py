@@ -196,7 +196,7 @@ class TolerantEvaluator(SupervisedEvaluator):
 
     def run(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Goes through all cases; none may be left, because an earlier run has finished them."""
-        self.failures = 0
+        self.failures, share = 0, f"share {self.outcomes.given}: " if self.outcomes.given else ""
         with self.outcomes.recording():
             if self.state.epoch_length:
                 if self.state.device.type == "cpu":
@@ -205,15 +205,13 @@ class TolerantEvaluator(SupervisedEvaluator):
         failed, tried = totals(self.failures, self.state.iteration)
         if place_of_process()[0]:  # the first speaks for all, and its status is theirs
             return
-        share = f"share {self.outcomes.given}: " if self.outcomes.given else ""
         masks = f"{tried - failed} mask{'' if tried - failed == 1 else 's'} in {self.outcomes.folder}"
-        if not failed:
-            logging.getLogger(__name__).info("%s%s", share, masks)
-            return
         text, reasons = f"{share}{failed} of {tried} cases failed", f"The reasons are in {self.outcomes.failures}"
-        if failed == tried:
+        if 0 < failed < tried:
+            raise SomeCasesFailedError(f"{text}; the others are complete. {reasons}, {masks}.")
+        if failed:
             raise DataError(f"{text}. {reasons}.")
-        raise SomeCasesFailedError(f"{text}; the others are complete. {reasons}, {masks}.")
+        logging.getLogger(__name__).info("%s%s", share, masks)
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> Any:
         if FAILURE in batchdata:
