@@ -44,9 +44,9 @@ def _in_the_bundles_root(monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
 
 
-def until(happened) -> None:
-    """Waits for something to happen; two minutes are the end of a test that would otherwise hang."""
-    deadline = time.monotonic() + 120
+def until(happened, seconds: float = 120) -> None:
+    """Waits for something to happen; ``seconds`` are the end of a test that would otherwise hang."""
+    deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.05)
@@ -260,6 +260,18 @@ def test_slurm_gets_one_array_with_its_limits_and_queues_again_what_timed_out(tm
     for name in ("supervised_5_0", "dbisl_5_0"):
         until((output / name / "finished").exists)
         assert (output / name / "ended").exists()
+
+
+@pytest.mark.long
+def test_a_real_cluster_queues_again_what_timed_out(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    if not shutil.which("sbatch") or subprocess.run(["sinfo"], capture_output=True).returncode:
+        pytest.skip("needs a Slurm cluster that sees the folder for temporary files")
+    instead(monkeypatch, TIMED_OUT)
+    runs = some_runs(tmp_path, "a", "b")
+    submit(runs, {"threads": 1}, tmp_path / "jobs", hours=0.5)
+    # Slurm lets a job that is queued again wait for two minutes.
+    until(lambda: all((run.folder / "finished").exists() and (run.folder / "ended").exists() for run in runs), 600)
 
 
 @pytest.mark.long

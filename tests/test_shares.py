@@ -219,13 +219,17 @@ def test_the_tables_of_an_evaluation_in_several_processes_are_those_of_all(tmp_p
 
 
 @pytest.mark.long
-def test_torchrun_shares_a_folder_out_and_every_process_ends_by_itself(images, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+def test_torchruns_processes_share_a_folder_out_and_the_first_speaks_for_all(images, tmp_path):
+    masks = tmp_path / "masks"
+    command = [sys.executable, "-m", "scripts.launch", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "monai.bundle", "run", "inference", "--config_file", INFERENCE, "--input_dir", str(images)]
-    for name, value in {**OPTIONS, "output_dir": str(tmp_path / "masks")}.items():
+    for name, value in {**OPTIONS, "output_dir": str(masks)}.items():
         command += [f"--{name}", str(value)]
     finished = run_process(command)
-    assert finished.returncode == 1  # torchrun's own, for broken volumes
-    assert len(list((tmp_path / "masks").rglob("*_seg.nii.gz"))) == COUNT - len(BROKEN)
-    assert len(rows(tmp_path / "masks" / "failures.csv")) == len(BROKEN)
-    assert len(rows(tmp_path / "masks" / "volumes.csv")) == COUNT - len(BROKEN)
+    assert finished.returncode == 2
+    assert finished.stderr.count(f" of {COUNT} cases failed") == 1
+    last = finished.stderr.splitlines()[-1]
+    assert f"{len(BROKEN)} of {COUNT} cases" in last and f"{COUNT - len(BROKEN)} masks in {masks}" in last
+    assert len(list(masks.rglob("*_seg.nii.gz"))) == COUNT - len(BROKEN)
+    assert len(rows(masks / "failures.csv")) == len(BROKEN)
+    assert len(rows(masks / "volumes.csv")) == COUNT - len(BROKEN)

@@ -71,8 +71,7 @@ def root_of(source: Source) -> str:
 
 def _of_folder(folder: Path, *, output_dir: str | Path, **options: Any) -> list[Case]:
     cases: list[Case] = []
-    masks = Path(output_dir).resolve() if output_dir else None
-    seen = {masks}  # links may lead round in circles
+    seen = {Path(output_dir).resolve()} if output_dir else set()  # links may lead round in circles
     for where, names, files in os.walk(folder, followlinks=True):
         inside = Path(where)
         if inside.resolve() in seen:

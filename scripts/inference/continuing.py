@@ -25,8 +25,8 @@ from .shares import part_of
 RECORD = "inference_settings.json"
 # What the folder is locked for while a process reads and writes the record and the tables.
 TABLES = "tables"
-# Seconds between two looks at how far the other shares are.
-LOOK = 5.0
+# How many times as long as a look at how far the other shares are the pause until the next is.
+LOOK = 50
 Facts = dict[str, Any]
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class InferenceRecord(Outcomes):
         self.content: Facts = {"settings": settings, "weights": [], "cases": {}}
         self.names: list[str] = []
         self.entered: set[str] = set()  # cases in the journals
-        self.looked = -LOOK
+        self.next_look = 0.0
 
     def unfinished(self, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those of the share's ``cases`` that are still to be segmented, in their order; begins or goes on.
@@ -142,10 +142,10 @@ class InferenceRecord(Outcomes):
 
     def count(self) -> int:
         """Cases of all shares that are finished or have failed by now."""
-        if self.share[1] > 1 and time.monotonic() - self.looked > LOOK:
-            self.looked = time.monotonic()
+        if self.share[1] > 1 and (begun := time.monotonic()) >= self.next_look:
             journals = [self.folder / JOURNAL.format(*share) for share in shares_in(self.folder, JOURNALS)]
             self.entered |= {outcome["case"] for journal in journals for outcome in lines_of(journal)}
+            self.next_look = (now := time.monotonic()) + LOOK * (now - begun)
         return len({*self.content["cases"], *self.entered}.intersection(self.names))
 
     def _check_names(self, cases: list[dict[str, Any]]) -> None:

@@ -22,7 +22,7 @@ from scripts.lock import held
 from scripts.ranks import rank, wait_for_all, world_size
 
 from .outputs import name_of
-from .shares import Share, share_of_process, wait_for_launched
+from .shares import Share, share_of_process
 
 JOURNAL, JOURNALS = ".cases-{}-of-{}.jsonl", ".cases-*-of-*.jsonl"
 # What a folder is locked for, a share of its masks.
@@ -61,9 +61,8 @@ def checked_names(class_names: Sequence[str] | None, label_coding: LabelCoding) 
 class Outcomes:
     """Writes ``failures.csv`` (``case,reason``) and ``volumes.csv`` (``case,class,voxels,millilitres``) of a run.
 
-    Every process appends a line for each case to a journal of its own, ``.cases-<k>-of-<n>.jsonl``, where nothing is
-    lost when it is killed. The tables are made of all journals, which are then removed, when a run ends. A table
-    without a row is left out.
+    Every process appends a line per case to its journal, ``.cases-<k>-of-<n>.jsonl``, which survives when it is killed.
+    When a run ends, the tables are made of all journals, which are then removed. A table without a row is left out.
 
     Args:
         output_dir: folder of the tables, made if missing, and locked for this process meanwhile.
@@ -88,11 +87,12 @@ class Outcomes:
         share: str | None = None,
     ) -> None:
         self.folder = Path(output_dir)
+        self.failures = self.folder / "failures.csv"
         self.label_coding = label_coding
         self.class_names = [] if label_coding is None else checked_names(class_names, label_coding)
         self.save_volumes = save_volumes
         self.root = root
-        self.share = share_of_process(share)
+        self.given, self.share = share, share_of_process(share)
         self.journal = self.folder / JOURNAL.format(*self.share)
 
     @contextmanager
@@ -107,7 +107,6 @@ class Outcomes:
                     self.conclude()
                 raise
             self.conclude()
-        wait_for_launched()
 
     def attach(self, engine: Engine) -> None:
         """Lets ``engine`` enter what it has finished; whatever failed is entered by :meth:`failed`."""
@@ -153,7 +152,7 @@ class Outcomes:
     def write_tables(self, outcomes: Sequence[Outcome]) -> None:
         """Replaces the tables by those of ``outcomes``, in their order."""
         failures = [(o["image"], o["reason"]) for o in outcomes if "reason" in o]
-        _write_csv(self.folder / "failures.csv", FAILURES, failures)
+        _write_csv(self.failures, FAILURES, failures)
         if self.save_volumes:
             rows = [(o["case"], *row) for o in outcomes for row in o.get("volumes", ())]
             _write_csv(self.folder / "volumes.csv", ("case", "class", "voxels", "millilitres"), rows)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from scripts.errors import UserError
@@ -37,10 +39,7 @@ def share_of_process(share: str | None = None) -> Share:
     k, n = map(int, match.groups()) if match else (0, 0)
     if not 1 <= k <= n:
         raise UserError(f"share is {share!r}; it is k/n for the k-th of n parts of the cases, such as 1/64 or 64/64.")
-    if LAUNCHED in os.environ and world_size() == 1:
-        number, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    else:
-        number, processes = rank(), world_size()
+    number, processes = place_of_process()
     return (k - 1) * processes + number + 1, n * processes
 
 
@@ -50,9 +49,22 @@ def part_of(cases: Sequence[Any], share: Share) -> list[Any]:
     return list(cases[k - 1 :: n])
 
 
-def wait_for_launched() -> None:
-    """Returns when all processes of a torchrun have come here: it ends all others with the first that ends badly."""
-    if LAUNCHED in os.environ and world_size() == 1:
+def place_of_process() -> tuple[int, int]:
+    """The number of this process, from 0, and how many torchrun has started or its process group has; else (0, 1)."""
+    if LAUNCHED in os.environ:
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return rank(), world_size()
+
+
+def totals(*counts: int) -> list[int]:
+    """The sums of ``counts`` over these processes, when all have come here: torchrun ends all if one ends badly."""
+    sums, launched = torch.tensor(counts), LAUNCHED in os.environ and not dist.is_initialized()
+    if launched:
+        hook = sys.excepthook
         dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
-        dist.barrier()
+        sys.excepthook = hook  # torch's loses the message of an error whose hook ends the process with a status
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+    if launched:
         dist.destroy_process_group()
+    return sums.tolist()

@@ -24,10 +24,10 @@ from scripts.data.checks import header_problems
 from scripts.data.nifti import open_nifti
 from scripts.data.problems import FileError
 from scripts.errors import chain
-from scripts.ranks import gathered, rank
 
 from .outcomes import Outcomes
 from .outputs import facts_of
+from .shares import place_of_process, totals
 
 FAILURE = "failure"
 SOME_FAILED = 2  # exit status
@@ -179,7 +179,8 @@ class TolerantEvaluator(SupervisedEvaluator):
     """MONAI's evaluator for batches of one case, which survives the failure of a case.
 
     When all cases have been tried and some have failed, the run ends with :class:`SomeCasesFailedError`, or if all have
-    with its base class :class:`~scripts.data.DataError`, so that the exit status says so.
+    with its base class :class:`~scripts.data.DataError`, so that the exit status says so. Of several processes that
+    torchrun started, the first waits for all and says how all cases ended; the others just return.
 
     Args:
         outcomes: is told what became of each case, and makes the tables.
@@ -195,21 +196,22 @@ class TolerantEvaluator(SupervisedEvaluator):
 
     def run(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Goes through all cases; none may be left, because an earlier run has finished them."""
-        self.failures = 0
+        self.failures, share = 0, f"share {self.outcomes.given}: " if self.outcomes.given else ""
         with self.outcomes.recording():
             if self.state.epoch_length:
                 if self.state.device.type == "cpu":
                     keep_freed_memory()
                 super().run(*args, **kwargs)
-            failed, tried = (sum(counts) for counts in zip(*gathered([self.failures, self.state.iteration])))
-        if rank() == 0:
-            done = tried - failed
-            logging.getLogger(__name__).info("%d mask%s in %s", done, "" if done == 1 else "s", self.outcomes.folder)
+        failed, tried = totals(self.failures, self.state.iteration)
+        if place_of_process()[0]:  # the first speaks for all, and its status is theirs
+            return
+        masks = f"{tried - failed} mask{'' if tried - failed == 1 else 's'} in {self.outcomes.folder}"
+        text, reasons = f"{share}{failed} of {tried} cases failed", f"The reasons are in {self.outcomes.failures}"
+        if 0 < failed < tried:
+            raise SomeCasesFailedError(f"{text}; the others are complete. {reasons}, {masks}.")
         if failed:
-            kind, others = (SomeCasesFailedError, "; the others are complete") if failed < tried else (DataError, "")
-            raise kind(
-                f"{failed} of {tried} cases failed{others}. The reasons are in {self.outcomes.folder / 'failures.csv'}."
-            )
+            raise DataError(f"{text}. {reasons}.")
+        logging.getLogger(__name__).info("%s%s", share, masks)
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> Any:
         if FAILURE in batchdata:

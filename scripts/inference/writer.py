@@ -24,15 +24,11 @@ PLACE = (
 class NiftiWriter(NibabelWriter):
     """MONAI's NIfTI writer for ``SaveImaged(writer=...)``, with three differences.
 
-    It takes over the place of the image from the header that :class:`~scripts.data.NiftiReader` read: qform, sform,
-    their codes and the units. Programs that go by the qform, or scale by the unit, as those on ITK do, then show the
-    map on its image. An array that came without such a header gets sform and qform from its affine.
-
-    It drops only the last axis of a single channel, where MONAI's drops all trailing axes of extent 1 and so the third
-    axis of a volume of one slice.
-
-    It writes by :func:`~scripts.files.replacing`: a run that is killed, or a disk that fills up, never leaves half a
-    file under the name of a mask.
+    - It takes qform, sform, their codes and the units from the header that :class:`~scripts.data.NiftiReader` read.
+      Programs that go by the qform or scale by the unit, as those on ITK do, then show the map on its image. An array
+      without such a header gets sform and qform from its affine.
+    - It drops only the axis of a single channel; MONAI's also drops the third axis of a volume of one slice.
+    - A killed run or a full disk never leaves half a file under the name of a mask (:func:`~scripts.files.replacing`).
     """
 
     def set_metadata(self, meta_dict: Mapping | None, resample: bool = True, **options: Any) -> None:
