@@ -16,7 +16,7 @@ from originals import write_dicom, write_frames
 from pydicom.uid import generate_uid
 
 from scripts.data import DataError
-from scripts.inference.tolerant import SomeCasesFailedError
+from scripts.inference.failures import SomeCasesFailedError
 from tools import dicom_seg
 from tools.preparation.dicom import load_series
 

@@ -32,7 +32,7 @@ from scripts.inference import (
     window_overlap,
     windows_at_once,
 )
-from scripts.inference.tolerant import check_image
+from scripts.inference.failures import check_image
 from scripts.inference.windows import FLOAT, MAPS
 
 # --- window_overlap ---
@@ -423,7 +423,7 @@ def test_without_failures_there_is_no_error_and_no_file(tmp_path):
 
 def test_on_a_cpu_memory_of_one_case_is_kept_for_the_next(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("scripts.inference.tolerant.keep_freed_memory", lambda: seen.append("kept"))
+    monkeypatch.setattr("scripts.inference.failures.keep_freed_memory", lambda: seen.append("kept"))
     evaluator, results = make(tmp_path)
     evaluator.run()
     assert seen == ["kept"] and results.predictions == [0.0, 1.0, 2.0]
@@ -469,6 +469,15 @@ def test_single_voxels_that_flatten_an_image_and_constant_channels_are_named_wit
         check_image(scale(volume(noise, spoilt)), "a.nii.gz")
     with pytest.raises(DataError, match=r"a\.nii\.gz is the same in every voxel in channel 0"):
         check_image(scale(volume(np.full_like(noise, 7), noise)), "a.nii.gz")
+
+
+@pytest.mark.parametrize(("shape", "filled"), [((24, 16, 8), None), ((40, 8, 8), "25"), ((15, 8, 16), "47")])
+def test_an_image_that_fills_less_than_half_of_the_window_is_named(caplog, shape, filled):
+    data = Dataset([{"image": "small.nii.gz"}], lambda case: {"image": torch.rand(1, *shape)})
+    TolerantDataset(data, window=(16, 16, 16))[0]
+    found = [record.getMessage() for record in caplog.records if "window" in record.getMessage()]
+    assert len(found) == (filled is not None)
+    assert all("small.nii.gz" in text and f"{filled} %" in text and "[16, 16, 16]" in text for text in found)
 
 
 def test_a_small_object_in_an_empty_image_does_not_make_it_flat():

@@ -17,7 +17,7 @@ from monai.transforms import RandRotate90d
 from scripts.data import DataError, LabelCoding, NiftiReader, check_cases, contents
 from scripts.data.machine import free_memory, processors, total_memory
 from scripts.overrides import UnknownIdError
-from scripts.preflight import Preflight, across, grid, machine, preflight
+from scripts.preflight import Preflight, grid, machine, preflight, whole_dataset
 from scripts.workflow import Workflow
 
 TRAIN, PREFLIGHT = "configs/train.json", "configs/preflight.json"
@@ -86,7 +86,7 @@ def test_cache_is_float32_on_the_networks_grid(tmp_path):
     }
     voxels = [24 * 22 * 20, 20 * 26 * 18, 22 * 20 * 14]  # labeled, unlabeled, validation; test is not cached
     training, validation = 4 * (2 * voxels[0] + voxels[1]), 4 * 2 * voxels[2]
-    data = across.Across(checks.lists, files)
+    data = whole_dataset.WholeDataset(checks.lists, files)
     assert grid.Grid(data).cache_bytes() == (training + validation, 0)
     assert grid.Grid(data, cache_rate=0.25).cache_bytes() == (training / 4 + validation, training * 3 / 4)
     assert grid.Grid(data).mask_bytes() == 24 * 24 * 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -352,6 +353,12 @@ def test_class_names_are_read_in_both_directions():
     assert class_names({"labels": {"0": "background", "1": "a", "2": "b"}}, 2) == ["a", "b"]
     assert class_names({"labels": {"background": 0, "b": 2, "a": 1}}, 2) == ["a", "b"]
     assert class_names({"labels": {"0": "background", "1": "a"}}, 2) is None and class_names({}, 1) is None
+
+
+@pytest.mark.parametrize("name", ["@front", "$front", "%front"])
+def test_a_class_name_that_a_config_would_evaluate_is_refused(name):
+    with pytest.raises(DataError, match=re.escape(name)):
+        class_names({"labels": {"0": "background", "1": "back", "2": name}}, 2)
 
 
 def test_plans_that_cannot_be_made_are_refused():

@@ -24,9 +24,9 @@ from scripts.data.colours import class_colours
 from scripts.errors import chain
 from scripts.files import replacing
 from scripts.inference import exit_with_status
+from scripts.inference.failures import SomeCasesFailedError
 from scripts.inference.outcomes import FAILURES, checked_names
 from scripts.inference.outputs import output_path
-from scripts.inference.tolerant import SomeCasesFailedError
 from scripts.overrides import read_words
 from scripts.workflow import run_workflow
 from tools.command_line import run_command

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from scripts.data import DataError, Datalist, LabelCoding, case_name, check_cases, images_of
 from scripts.files import sha256
 from scripts.inference import WeightsCheckpointLoader
-from scripts.inference.tolerant import check_image, innermost
+from scripts.inference.failures import check_image, innermost
 from scripts.methods.mixing import largest_components
 from scripts.networks import Network
 from scripts.networks.heads import foreground_probability, segmentation_heads

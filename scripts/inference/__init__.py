@@ -6,12 +6,12 @@ from .cases import cases_of, root_of
 from .continuing import InferenceRecord
 from .decoding import CheckFinited, LargestComponentd, OriginalValuesd, SplitMapsd, Thresholdd, extra_maps
 from .exported import HalfPrecision, OnnxNetwork, load_torchscript
+from .failures import CaseLoader, TolerantDataset, TolerantEvaluator, exit_with_status
 from .outcomes import Outcomes
 from .outputs import SaveOutputsd, contained_name
 from .predictor import Predictor, one_per_checkpoint, predictor_or_network
 from .preview import SavePreviewd
 from .segmenter import Segmenter
-from .tolerant import CaseLoader, TolerantDataset, TolerantEvaluator, exit_with_status
 from .weights import WeightsCheckpointLoader, load_weights
 from .windows import window_overlap, windows_at_once
 from .writer import NiftiWriter

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 
 from scripts.data import DataError
 
-from .tolerant import check_image
+from .failures import check_image
 
 BUNDLE = Path(__file__).resolve().parents[2]
 # What reads and writes files, of which a call on arrays has none.

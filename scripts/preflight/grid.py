@@ -16,7 +16,7 @@ from scripts.data import Problem
 from scripts.data.contents import Contents
 from scripts.data.nifti import Header
 
-from .across import TRAINING, Across
+from .whole_dataset import TRAINING, WholeDataset
 
 # A voxel size that differs from the median by this factor is pointed out.
 UNUSUAL_SPACING = 2.0
@@ -38,7 +38,7 @@ class Grid:
         cache_rate: share of the training's volumes that lie in memory.
     """
 
-    data: Across
+    data: WholeDataset
     spacing: Sequence[float] | None = None
     patch_size: Sequence[int] | None = None
     cache_rate: float = 1.0

@@ -17,10 +17,10 @@ from scripts.data.checks import case_problems, files_of
 from scripts.data.contents import File, Finding, inspect, inspect_once
 from scripts.data.machine import free_memory, processors, total_memory
 
-from .across import Across
 from .grid import Grid
 from .machine import disk_problems, memory_problems
 from .report import SHOWN, Report
+from .whole_dataset import WholeDataset
 
 # A process is started for this many files; for fewer its start would take longer than they do.
 FILES_PER_PROCESS = 24
@@ -113,7 +113,7 @@ class Preflight:
                 if name == "test" and (problem.check == "label" or not test_stops):
                     problem = dataclasses.replace(problem, level="warning")
                 problems.setdefault(problem)
-        data = Across(
+        data = WholeDataset(
             self.lists, found, self.label_coding, self.augmentation, self.intensity_window, self.unlabeled_batch_size
         )
         grid = Grid(data, self.spacing, self.patch_size, self.cache_rate)

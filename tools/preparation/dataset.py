@@ -17,7 +17,7 @@ from tools.command_line import run_command
 from .bids import PATIENT, find_bids, is_bids
 from .case_folders import find_case_folders
 from .convert import Converter
-from .declared import CHANNELS, CLASSES, ORIGINAL, declared_beside, write_lists
+from .declared import CHANNELS, CLASSES, ORIGINAL, check_literal, declared_beside, write_lists
 from .pairing import CaseFiles, are_numbered, find_cases
 from .segments import has_segments, numbering, say_overlaps, segment_names
 from .splits import Split, fold_splits, split_cases
@@ -147,6 +147,7 @@ def make_dataset(
         used = {value: name for name, value in reversed(segments.items()) if value}
         header["labels"] = {"0": "background", **{str(value): used[value] for value in sorted(used)}}
     if class_names:
+        check_literal(class_names)
         header["labels"] = {str(i): str(name) for i, name in enumerate(["background", *class_names])}
     converter = Converter(root, label_map=label_map or {}, segments=segments)
     entries = converter.convert_all(split)

@@ -42,7 +42,11 @@ def write_lists(folder: Path, header: Mapping[str, Any], lists: Mapping[str, Seq
 
 
 def class_names(header: dict[str, Any], num_classes: int) -> list[str] | None:
-    """Names of the classes from "labels" of dataset.json, value to name or, as in nnU-Net, name to value."""
+    """Names of the classes from "labels" of dataset.json, value to name or, as in nnU-Net, name to value.
+
+    Raises:
+        DataError: see :func:`check_literal`.
+    """
     labels = header.get(CLASSES)
     if not isinstance(labels, dict):
         return None
@@ -50,7 +54,17 @@ def class_names(header: dict[str, Any], num_classes: int) -> list[str] | None:
         labels = {str(value): name for name, value in labels.items()}
     names = [labels.get(str(value)) for value in range(1, num_classes + 1)]
     known = [name for name in names if isinstance(name, str)]
+    check_literal(known)
     return known if len(known) == num_classes else None
+
+
+def check_literal(names: Sequence[str]) -> None:
+    """Raises DataError for a name that a config would take for an expression or a reference."""
+    for name in names:
+        if name.startswith(("$", "@", "%")):
+            raise DataError(
+                f"the class name {name!r} begins with a character of the config language: rename the class."
+            )
 
 
 def declared_modalities(header: dict[str, Any]) -> list[str]:

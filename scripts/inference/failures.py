@@ -1,13 +1,14 @@
-"""Tolerant: a case that cannot be read, segmented or written is reported, and the others go on."""
+"""Failures: a case that cannot be read, segmented or written is reported, and the others go on."""
 
 from __future__ import annotations
 
 import errno
 import json
 import logging
+import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -34,6 +35,9 @@ SOME_FAILED = 2  # exit status
 # An image is flat if a voxel is so many standard deviations off that few can be, and all but this part of the voxels
 # lie within this part of a standard deviation of each other.
 FAR, FEW, FLATTENED = 50, 1e-3, 0.01
+# The same weights had a Dice of 0.82 on hippocampi with the window of their training, and 0.34 with one that they fill
+# to less than half.
+LEAST_FILLED = 0.5
 
 
 class SomeCasesFailedError(DataError):
@@ -100,6 +104,23 @@ def warn_of_header(path: str) -> None:
         logging.getLogger(__name__).warning("%s", problem)
 
 
+def warn_of_padding(image: torch.Tensor, path: str, window: Sequence[int]) -> None:
+    """Logs when an image (C, H, W, D) fills less than half of the sliding ``window``.
+
+    MONAI pads the rest with zeros, from which the network's normalisation takes statistics that it never saw.
+    """
+    filled = math.prod(min(1.0, n / w) for n, w in zip(image.shape[1:], window))
+    if filled < LEAST_FILLED:
+        logging.getLogger(__name__).warning(
+            "%s has %s voxels and fills %.0f %% of the window, patch_size %s; the rest is padding, which can spoil the "
+            "mask. Keep the patch_size of the training, and lower it there if all images are small.",
+            path,
+            "x".join(map(str, image.shape[1:])),
+            100 * filled,
+            list(window),
+        )
+
+
 class TolerantDataset(Dataset):
     """Items of ``dataset``, or ``{"failure": reason, "image": path}`` where making one raises.
 
@@ -107,6 +128,7 @@ class TolerantDataset(Dataset):
         dataset: a MONAI dataset of dictionaries with an "image".
         in_channels: channels that an image must have; None for any number.
         check: called with a list of the one case before it is read, and raises if its files cannot be used.
+        window: extent of the sliding window in voxels; a warning names an image that fills less than half of it.
         digests: whether the image's meta gets "files", as JSON, see :func:`~scripts.inference.outputs.facts_of`.
     """
 
@@ -116,9 +138,11 @@ class TolerantDataset(Dataset):
         *,
         in_channels: int | None = None,
         check: Callable[[list], Any] | None = None,
+        window: Sequence[int] | None = None,
         digests: bool = False,
     ) -> None:
         self.dataset = dataset
+        self.window = window
         self.in_channels = in_channels
         self.check = check
         self.digests = digests
@@ -137,6 +161,8 @@ class TolerantDataset(Dataset):
             files = [facts_of(file) for file in images_of(case)] if self.digests else None  # of what is read now
             item = self.dataset[index]
             check_image(item["image"], path, in_channels=self.in_channels)
+            if self.window is not None:
+                warn_of_padding(item["image"], path, self.window)
             if files is not None:
                 item["image"].meta["files"] = json.dumps(files)
             return item

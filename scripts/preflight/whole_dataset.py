@@ -1,4 +1,4 @@
-"""Across: what is wrong with cases only in view of each other or of the settings: copies, masks, classes, sides."""
+"""Whole data set: what shows only when cases are compared: copies, masks among images, missing classes, sides."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHOWN_VALUES = 5
 
 
 @dataclass
-class Across:
+class WholeDataset:
     """A data set as a whole, and what is wrong with it.
 
     Args:
