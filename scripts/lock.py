@@ -130,6 +130,17 @@ def _release_all() -> None:
         _release(path)
 
 
+def _leave_to_parent() -> None:
+    """Closes in a forked process, such as a data worker, what would hold the lock after its parent was killed."""
+    for file in _held.values():
+        file.close()
+    _held.clear()
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_leave_to_parent)
+
+
 def _holder(text: str) -> str:
     try:
         facts = json.loads(text)

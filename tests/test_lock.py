@@ -19,17 +19,19 @@ from scripts.data import DataError
 from scripts.lock import held, hold, is_free, release
 
 PURPOSE = "training"
-HOLDER = "import sys; from scripts.lock import hold; hold(sys.argv[1], 'training'); print('held', flush=True); input()"
+HOLDER = (
+    "import sys; from scripts.lock import hold; hold(sys.argv[1], 'training'); print('held', flush=True); {}input()"
+)
 
 
 @pytest.fixture
-def other(tmp_path) -> Iterator[Callable[[], subprocess.Popen]]:
-    """Starts a process that holds the folder until it gets a line."""
+def other(tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts a process that holds the folder, runs more code, and ends when it gets a line."""
     started = []
 
-    def start() -> subprocess.Popen:
+    def start(then: str = "") -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(tmp_path)],
+            [sys.executable, "-c", HOLDER.format(then), str(tmp_path)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -74,6 +76,19 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_named(tmp_path, other, c
     with caplog.at_level("INFO"):
         hold(tmp_path, PURPOSE)
     assert f"left behind by process {process.pid} on" in caplog.text
+
+
+def test_a_data_worker_that_outlives_its_killed_process_does_not_hold_its_lock(tmp_path, other):
+    # The worker of the process that holds the folder sleeps on.
+    process = other("import os, time; worker = os.fork() or time.sleep(60); print(worker, flush=True); ")
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    try:
+        hold(tmp_path, PURPOSE)
+    finally:
+        os.kill(worker, signal.SIGKILL)
 
 
 def test_a_folder_is_free_when_nobody_holds_it_whatever_a_killed_process_has_left(tmp_path, other):
