@@ -319,7 +319,8 @@ def test_bfloat16_autocast_gives_nearly_the_same_heads(build):
 @pytest.mark.parametrize("tasks", [["segmentation"], ["distance"], ["segmentation", "distance"]], ids="-".join)
 @pytest.mark.parametrize("activation, maps", [("sigmoid", 2), ("softmax", 3)])
 def test_v_net_has_the_heads_of_its_tasks_and_scripts_with_them(tasks, activation, maps):
-    network = with_random_normalisation(VNet(1, 2, 2, tasks=tasks, activation=activation))
+    # An integer, as a command line gives it.
+    network = with_random_normalisation(VNet(1, 2, 2, tasks=tasks, activation=activation, dropout=0))
     heads = network.train()(image())
     expected = {"segmentation": ("logits", maps), "distance": ("distance", 2)}
     assert {name: head.shape[1] for name, head in heads.items()} == dict(expected[task] for task in tasks)

@@ -72,7 +72,7 @@ class Encoder(nn.Module):
         self.levels = nn.ModuleList([convolution_unit(in_channels, channels[0], ENCODER_CONVOLUTIONS[0])])
         for coarse, fine, repeats in zip(channels[1:], channels[:-1], ENCODER_CONVOLUTIONS[1:]):
             self.levels.append(nn.Sequential(downsampling(fine, coarse), convolution_unit(coarse, coarse, repeats)))
-        self.dropout = nn.Dropout3d(dropout)
+        self.dropout = nn.Dropout3d(float(dropout))
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The features of every level, finest first.
@@ -116,7 +116,7 @@ class Decoder(nn.Module):
             fine = base_filters * 2 ** (len(DECODER_CONVOLUTIONS) - 1 - level)
             self.upsamplings.append(upsampling(2 * fine, fine, upsampling_mode, align_corners=align_corners))
             self.levels.append(convolution_unit(fine, fine, repeats))
-        self.dropout = nn.Dropout3d(dropout)
+        self.dropout = nn.Dropout3d(float(dropout))
 
     @torch.jit.export
     def every_level(self, features: list[torch.Tensor]) -> list[torch.Tensor]:

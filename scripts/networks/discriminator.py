@@ -52,7 +52,7 @@ class Discriminator(nn.Module):
         self.image_convolution = halving(image_channels, channels[0]) if image_channels else None
         layers: list[nn.Module] = []
         for fine, coarse in zip(channels[:-1], channels[1:]):
-            layers += [nn.LeakyReLU(SLOPE), nn.Dropout3d(dropout), halving(fine, coarse)]
+            layers += [nn.LeakyReLU(SLOPE), nn.Dropout3d(float(dropout)), halving(fine, coarse)]
         layers.append(nn.LeakyReLU(SLOPE))
         self.layers = nn.Sequential(*layers)
         # Of a region, or of the crop.

@@ -64,7 +64,7 @@ class Stream(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.decoder = Decoder(base_filters, upsampling_mode="transposed", dropout=0.0)
-        self.dropout = nn.Dropout3d(dropout)
+        self.dropout = nn.Dropout3d(float(dropout))
         self.segmentation_head = PointwiseConv3d(base_filters, maps)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,7 +32,7 @@ class MonaiEncoder(nn.Module):
         self.levels = levels
         self.factor = 2 ** (len(levels) - 1)
         self.instance = any(isinstance(module, nn.InstanceNorm3d) for module in levels.modules())
-        self.dropout = nn.Dropout3d(dropout)
+        self.dropout = nn.Dropout3d(float(dropout))
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The features of every level, finest first.
@@ -69,7 +69,7 @@ class DynUNetDecoder(nn.Module):
         if upsampling_mode == "trilinear":
             for level, coarse, fine in zip(self.levels, network.filters[:0:-1], network.filters[-2::-1]):
                 level.transp_conv = UpSample(3, coarse, fine, 2, mode="nontrainable", align_corners=False)
-        self.dropout = nn.Dropout3d(dropout)
+        self.dropout = nn.Dropout3d(float(dropout))
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """Full-resolution features (B, base_filters, H, W, D) from the encoder's ``features``."""
@@ -94,7 +94,7 @@ class SegResNetDecoder(nn.Module):
         self.upsamplings = network.up_samples
         self.levels = network.up_layers
         self.normalization = network.conv_final[:2]
-        self.dropout = nn.Dropout3d(dropout)
+        self.dropout = nn.Dropout3d(float(dropout))
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """Full-resolution features (B, base_filters, H, W, D) from the encoder's ``features``."""

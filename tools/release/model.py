@@ -211,6 +211,7 @@ def release_model(
     record = read_json(run_dir / "record.json", "add configs/record.json to the config files of the training.")
     run = read_json(run_dir / "run.json", "give the output_dir of `run training`.")
     settings = read_json(ckpt_dir / "model.json", "give the ckpt_dir of the training as --ckpt_dir.")
+    settings.pop("run_digest", None)  # says nothing where the run is not
     if largest_component is not None:
         settings["largest_component"] = largest_component
     ignore_value = run["config"].get("ignore_value")
