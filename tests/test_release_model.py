@@ -88,7 +88,8 @@ def test_a_run_becomes_the_bundles_model_with_settings_card_pictures_metrics_and
     for name, value in trained.items():
         torch.testing.assert_close(shipped[name].float(), value.float(), rtol=1e-3, atol=1e-6)
     settings, inference = read(bundle / "models" / "model.json"), read(bundle / "configs" / "inference.json")
-    assert settings == read(finished / "models" / "model.json")
+    trained = read(finished / "models" / "model.json")
+    assert trained.pop("run_digest") and settings == trained
     assert settings["patch_size"] == [16, 16, 16]
     assert {key: inference[key] for key in settings if key != "network_def"} == {
         key: settings[key] for key in settings if key != "network_def"
