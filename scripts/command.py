@@ -19,7 +19,7 @@ from textwrap import shorten
 from typing import Any
 
 from .errors import UserError, print_briefly
-from .settings import IDS
+from .settings import IDS, is_expression
 
 ROOT = Path(__file__).resolve().parents[1]
 # Commands over the configs: run id, first and last config file, overlays in the order in which they are applied.
@@ -101,14 +101,11 @@ def run_config(name: str, arguments: Sequence[str]) -> None:
     print(f"same as: {same}", flush=True)
     sys.argv = ["monai.bundle", *shlex.split(same)[3:]]  # what run.json records
     run_workflow(options)
-    if name == "train":
+    written = {"train": ("weights, logs and run.html", "evaluate"), "evaluate": ("metrics.csv and masks", "report")}
+    if name in written:
+        what, following = written[name]
         folder = options.get("output_dir", ROOT / "outputs")
-        print(f"\nweights, logs and run.html are in {folder}.", end=" ")
-        print(f"Next: python -m scripts evaluate --run {shlex.quote(str(folder))}")
-    elif name == "evaluate":
-        folder = options.get("output_dir", ROOT / "outputs")
-        print(f"\nmetrics.csv and masks are in {folder}.", end=" ")
-        print(f"Next: python -m scripts report --run {shlex.quote(str(folder))}")
+        print(f"\n{what} are in {folder}. Next: python -m scripts {following} --run {shlex.quote(str(folder))}")
 
 
 def options_of(name: str, words: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +129,7 @@ def options_of(name: str, words: Sequence[str], options: Mapping[str, Any]) -> d
     if last:
         files.append(_config(last))
     for folder in FOLDERS:
-        if isinstance(given.get(folder), (str, int)) and not str(given[folder]).startswith(("$", "@", "%")):
+        if isinstance(given.get(folder), (str, int)) and not is_expression(given[folder]):
             given[folder] = os.path.abspath(str(given[folder]))
     if Path.cwd() != ROOT:
         given.setdefault("bundle_root", str(ROOT))

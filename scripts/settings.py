@@ -280,3 +280,8 @@ def with_texts(value: Any, change: Callable[[str], Any]) -> Any:
     if isinstance(value, Mapping):
         return {name: with_texts(item, change) for name, item in value.items()}
     return [with_texts(item, change) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def is_expression(value: Any) -> bool:
+    """Whether a value is a text that MONAI evaluates: an expression, a reference or a macro."""
+    return isinstance(value, str) and value.startswith(("$", "@", "%"))

@@ -24,6 +24,7 @@ from monai.utils import path_to_uri
 
 from scripts.errors import UserError, print_briefly
 from scripts.files import SQLITE, sqlite_uri
+from scripts.settings import is_expression
 from scripts.training import RunEvents
 from scripts.training.description import described, without_credentials
 from scripts.training.handlers import rows_of
@@ -228,7 +229,7 @@ def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
     def plain(value: Any) -> bool:
         if isinstance(value, (list, tuple)):
             return all(map(plain, value))
-        return not isinstance(value, dict) and not (isinstance(value, str) and value.startswith(("$", "@", "%")))
+        return not isinstance(value, dict) and not is_expression(value)
 
     return {name: value for name, value in config.items() if name not in ("about", "tracking_uri") and plain(value)}
 

@@ -18,18 +18,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from .errors import UserError, print_briefly, summary
 from .files import check_writable
-from .overrides import (
-    UnknownIdError,
-    check_names,
-    check_numbers,
-    check_used,
-    check_window,
-    config_files,
-    literal,
-    load_files,
-    read_command,
-    typed,
-)
+from .overrides import config_files, literal, load_files, read_command, typed
+from .setting_checks import UnknownIdError, check_names, check_numbers, check_used, check_window
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNER = ("monai", "bundle", "__main__.py")

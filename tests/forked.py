@@ -1,6 +1,8 @@
 """Commands in processes of their own that need not import MONAI again, which takes eight seconds of a core.
 
 Run as a program it imports the libraries, but nothing of the project, and forks once for each command that it is sent.
+The forkserver of multiprocessing does not serve: its processes end without ``sys.excepthook`` and ``atexit``, which the
+commands use.
 """
 
 from __future__ import annotations

@@ -474,7 +474,7 @@ def test_single_voxels_that_flatten_an_image_and_constant_channels_are_named_wit
 @pytest.mark.parametrize(("shape", "filled"), [((24, 16, 8), None), ((40, 8, 8), "25"), ((15, 8, 16), "47")])
 def test_an_image_that_fills_less_than_half_of_the_window_is_named(caplog, shape, filled):
     data = Dataset([{"image": "small.nii.gz"}], lambda case: {"image": torch.rand(1, *shape)})
-    TolerantDataset(data, window=(16, 16, 16))[0]
+    assert TolerantDataset(data, window=(16, 16, 16))[0]["image"].shape == (1, *shape)
     found = [record.getMessage() for record in caplog.records if "window" in record.getMessage()]
     assert len(found) == (filled is not None)
     assert all("small.nii.gz" in text and f"{filled} %" in text and "[16, 16, 16]" in text for text in found)

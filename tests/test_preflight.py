@@ -16,8 +16,8 @@ from monai.transforms import RandRotate90d
 
 from scripts.data import DataError, LabelCoding, NiftiReader, check_cases, contents
 from scripts.data.machine import free_memory, processors, total_memory
-from scripts.overrides import UnknownIdError
 from scripts.preflight import Preflight, grid, machine, preflight, whole_dataset
+from scripts.setting_checks import UnknownIdError
 from scripts.workflow import Workflow
 
 TRAIN, PREFLIGHT = "configs/train.json", "configs/preflight.json"

@@ -53,8 +53,13 @@ def innermost(error: BaseException) -> str:
     return f"{text}: shorten the name of the input" if os.strerror(errno.ENAMETOOLONG) in text else text
 
 
-def check_image(image: torch.Tensor, path: Any, *, in_channels: int | None = None) -> None:
+def check_image(
+    image: torch.Tensor, path: Any, *, in_channels: int | None = None, window: Sequence[int] | None = None
+) -> None:
     """Raises for a preprocessed image (C, H, W, D) of which no network can make a sensible mask.
+
+    A warning names an image that fills less than half of the sliding window: the rest is padded with zeros, so the
+    network's normalisation gets statistics that it never saw in training.
 
     Raises:
         DataError: when it does not have ``in_channels`` channels, is NaN or infinite somewhere or one value everywhere.
@@ -81,6 +86,16 @@ def check_image(image: torch.Tensor, path: Any, *, in_channels: int | None = Non
                 "them, or clip them with intensity_window."
             )
 
+    filled = 1.0 if window is None else math.prod(min(1, n / w) for n, w in zip(image.shape[1:], window))
+    if filled < LEAST_FILLED:
+        logging.getLogger(__name__).warning(
+            "%s fills %.0f %% of the window, patch_size %s. The rest is padding, which can spoil the mask: use the "
+            "patch_size of the training. If all images are small, train with a smaller one.",
+            path,
+            100 * filled,
+            list(window or ()),
+        )
+
 
 def _is_flattened(channel: torch.Tensor) -> bool:
     """Whether single voxels have made all others of a channel (H, W, D) practically equal."""
@@ -101,20 +116,6 @@ def warn_of_header(path: str) -> None:
         return
     for problem in header_problems(header):
         logging.getLogger(__name__).warning("%s", problem)
-
-
-def warn_of_padding(image: torch.Tensor, path: str, window: Sequence[int]) -> None:
-    """Logs when an image (C, H, W, D) fills less than half of the sliding ``window``.
-
-    MONAI pads the rest with zeros, from which the network's normalisation takes statistics that it never saw.
-    """
-    filled = math.prod(min(1.0, n / w) for n, w in zip(image.shape[1:], window))
-    if filled < LEAST_FILLED:
-        logging.getLogger(__name__).warning(
-            "%s fills %.0f %% of the window, patch_size %s; the rest is padding, which can spoil the mask. Keep the "
-            "patch_size of the training, and lower it there if all images are small.",
-            *(path, 100 * filled, list(window)),
-        )
 
 
 class TolerantDataset(Dataset):
@@ -156,9 +157,7 @@ class TolerantDataset(Dataset):
                 warn_of_header(file)
             files = [facts_of(file) for file in images_of(case)] if self.digests else None  # of what is read now
             item = self.dataset[index]
-            check_image(item["image"], path, in_channels=self.in_channels)
-            if self.window is not None:
-                warn_of_padding(item["image"], path, self.window)
+            check_image(item["image"], path, in_channels=self.in_channels, window=self.window)
             if files is not None:
                 item["image"].meta["files"] = json.dumps(files)
             return item

@@ -70,7 +70,7 @@ class Segmenter:
         tensor.meta["filename_or_obj"] = "the image"
         item = self.preprocessing({"image": tensor})
         prepared = item["image"]
-        check_image(prepared, "the image", in_channels=self.in_channels)
+        check_image(prepared, "the image", in_channels=self.in_channels, window=self.inferer.roi_size)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=self.amp):
             probability = self.inferer(prepared.as_tensor()[None].to(self.device), self.network)[0]
         item["pred"] = MetaTensor(probability, meta=prepared.meta)

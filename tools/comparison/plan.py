@@ -11,7 +11,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from scripts.data.datalist import EVALUATED
-from scripts.overrides import unknown_part
+from scripts.setting_checks import unknown_part
 
 from .planned_run import EVALUATE, RECORD, PlanError, Run, run_name
 
