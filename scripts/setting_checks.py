@@ -24,7 +24,7 @@ class UnknownIdError(UserError):
 
 
 def check_window(window: Any) -> None:
-    """Raises UserError unless ``window`` is two ascending numbers (else MONAI inverts the image), None or an expression."""
+    """Raises UserError unless ``window`` is None, an expression or two ascending numbers; MONAI takes any."""
     if window is None or is_expression(window):
         return
     numbers = isinstance(window, (list, tuple)) and all(type(value) in (int, float) for value in window)
