@@ -229,7 +229,7 @@ class TolerantEvaluator(SupervisedEvaluator):
         masks = f"{tried - failed} mask{'' if tried - failed == 1 else 's'} in {self.outcomes.folder}"
         text, reasons = f"{share}{failed} of {tried} cases failed", f"The reasons are in {self.outcomes.failures}"
         if 0 < failed < tried:
-            raise SomeCasesFailedError(f"{text}; the others are complete. {reasons}, {masks}.")
+            raise SomeCasesFailedError(f"{text}; the others are complete. {reasons}. {masks}.")
         if failed:
             raise DataError(f"{text}. {reasons}.")
         logging.getLogger(__name__).info("%s%s", share, masks)
