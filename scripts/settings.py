@@ -98,8 +98,8 @@ distance_spacing | 3 numbers or null | fixed | voxel size in mm for distance map
 distance_transform | object | fixed | operator of the distance maps: exact or cascaded
 segmentation_to_distance | object | fixed | converts a mask to a signed distance map, differentiably
 distance_to_segmentation | object | fixed | converts a signed distance map to a mask with a steep sigmoid
-amp | boolean or text | named | mixed precision on a GPU, also in evaluation and inference: true (bfloat16 if the GPU
-    supports it), `bfloat16` or `float16`
+amp | boolean or text | named | mixed precision, also in evaluation and inference: true (bfloat16 if the device
+    computes in it), `bfloat16` or `float16` (GPU only)
 amp_options | object | named | arguments of autocast, from `amp` and `device`
 compile | boolean or text | named | true: `torch.compile` compiles network and method
     ([performance.md](performance.md)); or a backend

@@ -195,9 +195,14 @@ def test_a_loss_that_is_not_finite_stops_under_a_scaler_at_once(tmp_path, scaled
         train([1, BAD], FiniteLoss(), amp=True)
 
 
-def test_amp_on_the_cpu_which_scales_nothing_is_guarded_as_without(tmp_path):
+def test_bfloat16_on_a_cpu_scales_nothing_and_is_guarded_as_without():
+    types, options = [], {"dtype": torch.bfloat16}
+    network = Normed()
+    network.register_forward_hook(lambda _, __, heads: types.extend(head.dtype for head in heads.values()))
+    trainer = train([1], FiniteLoss(), network=network, amp=True, amp_kwargs=options)
+    assert set(types) == {torch.bfloat16} and trainer.scaler is None
     with pytest.raises(NotFiniteError, match="the gradient is not finite .* at iteration 2"):
-        train([1, BAD], FiniteLoss(), objective=Spoilt(only_gradient=True), amp=True)
+        train([1, BAD], FiniteLoss(), objective=Spoilt(only_gradient=True), amp=True, amp_kwargs=options)
 
 
 @pytest.mark.parametrize("only_gradient", [False, True], ids=["loss", "gradient"])

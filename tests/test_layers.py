@@ -54,6 +54,16 @@ def test_values_and_gradients_are_those_of_torch_in_float64(build, shape, memory
         torch.testing.assert_close(found.double(), expected, rtol=2e-5, atol=2e-4)
 
 
+def test_group_norm_in_bfloat16_has_the_gradient_of_its_rounded_input():
+    ours, reference = pair(LAYERS["group-norm"], 8)
+    x = (torch.randn(2, 8, 4, 2, 4) + 1).bfloat16().to(memory_format=torch.channels_last_3d)
+    grad = torch.randn(x.shape).bfloat16()
+    found = results(ours, x, grad)
+    assert [value.dtype for value in found] == [torch.bfloat16] * 2 + [torch.float32] * 2
+    for value, expected in zip(found, results(reference, x.double(), grad), strict=True):
+        torch.testing.assert_close(value.double(), expected, rtol=2e-2, atol=2e-2)
+
+
 def test_group_norm_computes_its_own_gradient_in_channels_last_alone():
     x = torch.randn(2, 8, 4, 4, 4, requires_grad=True)
     name = type(GroupNorm(2, 8)(x.to(memory_format=torch.channels_last_3d)).grad_fn).__name__

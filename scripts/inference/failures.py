@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, MetaTensor, list_data_collate
-from monai.engines import SupervisedEvaluator
 from torch.utils.data import Dataset
 
 from scripts.allocation import keep_freed_memory
@@ -25,6 +24,7 @@ from scripts.data.checks import header_problems
 from scripts.data.nifti import open_nifti
 from scripts.data.problems import FileError
 from scripts.errors import chain
+from scripts.precision import Evaluator
 
 from .outcomes import Outcomes
 from .outputs import facts_of
@@ -196,7 +196,7 @@ class CaseLoader(DataLoader):
                 yield case
 
 
-class TolerantEvaluator(SupervisedEvaluator):
+class TolerantEvaluator(Evaluator):
     """MONAI's evaluator for batches of one case, which survives the failure of a case.
 
     When all cases have been tried and some have failed, the run ends with :class:`SomeCasesFailedError`, or if all have
@@ -205,7 +205,7 @@ class TolerantEvaluator(SupervisedEvaluator):
 
     Args:
         outcomes: is told what became of each case, and makes the tables.
-        kwargs: as in ``monai.engines.SupervisedEvaluator``.
+        kwargs: as in :class:`~scripts.precision.Evaluator`.
     """
 
     def __init__(self, *, outcomes: Outcomes, **kwargs: Any) -> None:

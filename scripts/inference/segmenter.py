@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class Segmenter:
                 if transform["_target_"].rpartition(".")[2] in WITH_FILES:
                     transform["_disabled_"] = True
         self.device = torch.device(parser.get_parsed_content("device"))
-        self.amp = bool(parser.get_parsed_content("amp"))
+        amp, options = (parser.get_parsed_content(name) for name in ("amp", "amp_options"))
+        self.autocast = partial(torch.autocast, self.device.type, enabled=bool(amp), **options)
         self.in_channels = parser.get_parsed_content("in_channels")
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.postprocessing = parser.get_parsed_content("postprocessing")
@@ -71,7 +73,7 @@ class Segmenter:
         item = self.preprocessing({"image": tensor})
         prepared = item["image"]
         check_image(prepared, "the image", in_channels=self.in_channels, window=self.inferer.roi_size)
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=self.amp):
+        with torch.no_grad(), self.autocast():
             probability = self.inferer(prepared.as_tensor()[None].to(self.device), self.network)[0]
         item["pred"] = MetaTensor(probability, meta=prepared.meta)
         mask = self.postprocessing(item)["mask"].as_tensor().cpu().numpy()

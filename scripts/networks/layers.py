@@ -1,7 +1,7 @@
 """Layers: group normalisation and pointwise convolution whose CPU cost in channels_last_3d is that of their memory.
 
 Values, names of the weights and random numbers are those of torch's layers, from which they derive. What differs is the
-way of computing where torch has a slow one: float32 on a CPU in channels_last_3d (docs/performance.md has the times).
+way of computing where torch has a slow one: float32 and bfloat16 on a CPU in channels_last_3d (docs/performance.md has the times).
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         x, weight, mean, rstd = ctx.saved_tensors
+        dtype = x.dtype
+        x, grad, mean, rstd = x.float(), grad.float(), mean.float(), rstd.float()
         batch, channels, height, width, depth = x.shape
         groups = mean.shape[1]
 
@@ -59,7 +61,7 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
         q = rstd / size * (sum_grad * weight).view(batch, groups, -1).sum(2)
         grad_x = torch.addcmul(as_row(of_group(-p * mean - q)), grad, as_row(of_group(rstd) * weight))
         grad_x.addcmul_(x, as_row(of_group(p)))
-        grad_x = grad_x.view(batch, height, width, depth, channels).permute(0, 4, 1, 2, 3)
+        grad_x = grad_x.to(dtype).view(batch, height, width, depth, channels).permute(0, 4, 1, 2, 3)
         return grad_x, (centred * of_group(rstd)).sum(0), sum_grad.sum(0), None, None
 
 
@@ -67,7 +69,7 @@ def _slow_in_torch(x: torch.Tensor) -> bool:
     """Whether ``x`` is what the layers here compute in their own way."""
     return (
         x.device.type == "cpu"
-        and x.dtype == torch.float32
+        and x.dtype in (torch.float32, torch.bfloat16)
         and x.dim() == 5
         and x.is_contiguous(memory_format=torch.channels_last_3d)
     )
@@ -80,7 +82,7 @@ class GroupNorm(nn.GroupNorm):
         """(B, C, H, W, D), normalised within groups of channels of a crop, then scaled and shifted."""
         # TorchScript knows no autograd functions.
         if not torch.jit.is_scripting():
-            if torch.is_grad_enabled() and x.requires_grad and _slow_in_torch(x) and self.weight.dtype == x.dtype:
+            if torch.is_grad_enabled() and x.requires_grad and _slow_in_torch(x):
                 return _ChannelsLastGroupNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps)
         return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 

@@ -87,7 +87,7 @@ def _steps(trainer: Any, *, on_gpu: bool, workers: int) -> list[str]:
     names = {"unlabeled_batch_size": trainer.unlabeled_data_loader, "labeled_batch_size": trainer.data_loader}
     sizes = {name: getattr(getattr(loader, "batch_sampler", None), "batch_size", 0) for name, loader in names.items()}
     return [
-        *(([] if trainer.amp else ["amp true"]) if on_gpu else on_machine),
+        *(([] if trainer.mixed_precision else ["amp true"]) if on_gpu else on_machine),
         *("sw_batch_size 1, if it was in a validation", "a smaller patch_size"),
         *(f"{name} {size // 2} (now {size})" for name, size in sizes.items() if size > 1),
         "a smaller base_filters",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,8 +68,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
 
     The labeled batch comes from ``train_data_loader``, the unlabeled one from ``unlabeled_data_loader``. The objective
     makes of both what the network sees (:meth:`~scripts.methods.Objective.views`; by default the images one after
-    the other, labeled first), which goes through the network together. Mixed precision, gradient accumulation and the
-    iteration events are those of MONAI's trainer.
+    the other, labeled first), which goes through the network together. Gradient accumulation and the iteration events
+    are those of MONAI's trainer.
 
     After an iteration ``engine.state.output`` is, as after MONAI's decollation, a list of dictionaries, here of a
     single one with "image" (B, channels, H, W, D), "label" (the targets), "pred" (the heads by name) and "loss", so
@@ -85,6 +86,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         pseudo_data_loader: endless loader of batches with "image" and "label"; None for true labels alone.
         pseudo_weight: what a pseudo-label counts beside a true label's 1.
         true_label_iterations: the last so many iterations are without the crops of ``pseudo_data_loader``.
+        amp: whether to use mixed precision, on any device; MONAI's scaler of the gradients joins in for float16.
+        amp_kwargs: arguments of ``torch.autocast``, see :func:`scripts.precision.amp_options`.
         compile: True to compile network and objective by torch.compile; or the name of one of its backends.
         kwargs: as in ``monai.engines.SupervisedTrainer``, except for ``loss_function`` and ``prepare_batch``.
 
@@ -101,6 +104,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         pseudo_weight: float = 0.5,
         true_label_iterations: int = 0,
         compile: bool | str = False,  # noqa: A002  # MONAI's name
+        amp: bool = False,
+        amp_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if not 0 < pseudo_weight <= 1:
@@ -108,7 +113,11 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         # The heads are a dictionary of whole-batch tensors, for which there is nothing to decollate.
         kwargs.setdefault("decollate", False)
         kwargs["event_names"] = [*(kwargs.get("event_names") or []), RunEvents]
-        super().__init__(loss_function=self._loss, prepare_batch=self._views, **kwargs)
+        options = amp_kwargs or {}
+        scaled = amp and options.get("dtype") is not torch.bfloat16  # with its range, gradients need no scaler
+        super().__init__(loss_function=self._loss, prepare_batch=self._views, amp=scaled, amp_kwargs=options, **kwargs)
+        self.mixed_precision = amp
+        self._autocast = partial(torch.autocast, self.state.device.type, enabled=amp, **options)
         self.objective = objective.to(self.state.device)
         self._step = _Step(self.network, self.objective, self.inferer)
         if compile is not False:
@@ -206,8 +215,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         unlabeled = unlabeled or {Keys.IMAGE.value: labeled[Keys.IMAGE][:0]}
         if pseudo:
             labeled = self._with_weights(labeled, pseudo)
-        mixed_precision = self.amp and device.type == "cuda"
-        with torch.autocast("cuda", **self.amp_kwargs) if mixed_precision else contextlib.nullcontext():
+        with self._autocast():
             targets = self.objective.views(labeled, unlabeled, self.state.iteration - 1)
         image = targets[Keys.IMAGE].to(device=device, **to_kwargs)
         return image, {**targets, Keys.IMAGE.value: image}
@@ -240,7 +248,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         keeps_gradients: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if isinstance(self._replica, DistributedDataParallel) and not self.optimiser_steps():
             keeps_gradients = self._replica.no_sync()
-        with keeps_gradients:
+        with keeps_gradients, self._autocast():
             total = self._replica(image, self.state.output[Keys.LABEL], self.state.iteration - 1)
         heads, loss, self._step.heads, self._step.loss = self._step.heads, self._step.loss, None, None
         assert heads is not None and loss is not None
