@@ -20,6 +20,7 @@ from scipy import ndimage
 from scripts.data import DataError, LabelCoding
 from scripts.inference import Predictor, SavePreviewd, Segmenter
 from scripts.networks import DualTaskVNet
+from scripts.setting_checks import UnknownIdError
 
 INFERENCE = "configs/inference.json"
 NAMES = ("first", "second")
@@ -192,6 +193,12 @@ def test_a_call_on_an_array_that_cannot_be_right_is_refused(folder):
     for image in (np.zeros((20, 20, 20)), np.full((20, 20, 20), np.nan), np.zeros((20, 20)), np.zeros((20, 20, 20, 2))):
         with pytest.raises(DataError, match="the image"):
             segment(image, np.eye(4))
+
+
+def test_a_call_with_an_option_that_no_id_has_is_refused(folder):
+    for options in ({"treshold": 0.4}, {"overrides": {"threshold": 0.4}}, {"inferer#overlapp": 0.5}):
+        with pytest.raises(UnknownIdError, match=next(iter(options))):
+            segmenter(folder, **options)
 
 
 def test_uncertainty_is_one_where_the_four_heads_do_not_agree(infer, folder):

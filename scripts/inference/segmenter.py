@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from scripts.data import DataError
+from scripts.setting_checks import check_names
 
 from .failures import check_image
 
@@ -28,12 +29,16 @@ class Segmenter:
         config_files: like those of the command; inference.json of this bundle with the settings of models/model.json
             by default.
         overrides: config ids and their values, such as ``ckpt_path``, ``device``, ``threshold`` or ``flip_axes``.
+
+    Raises:
+        UnknownIdError: when an override is no id of the config.
     """
 
     def __init__(self, config_files: Sequence[str | Path] | None = None, **overrides: Any) -> None:
         files = config_files or [BUNDLE / "configs" / "inference.json", BUNDLE / "models" / "model.json"]
         parser = ConfigParser()
         parser.read_config([str(path) for path in files])
+        check_names(overrides, parser.get(), [str(path) for path in files])
         parser.update({"bundle_root": str(BUNDLE), **overrides})
         for part in ("preprocessing", "postprocessing"):
             for transform in parser[part]["transforms"]:

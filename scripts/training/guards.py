@@ -42,7 +42,7 @@ class FiniteLoss:
     """Prevents a step with a non-finite loss or gradient from changing the weights.
 
     Checked after the backward pass and before the optimiser's step: the loss and the norm of the gradient, left in
-    ``engine.state.gradient_norm``. A gradient scaler (``amp`` on a GPU) drops steps whose gradient is not finite by
+    ``engine.state.gradient_norm``. A gradient scaler (``amp`` in float16) drops steps whose gradient is not finite by
     itself, as a part of finding its scale: there the gradient counts only after 40 in succession. A skipped step
     changes neither weights nor optimiser nor the running averages of BatchNorm, and counts as an iteration.
 

@@ -43,7 +43,8 @@ def start_from(network: nn.Module, path: str | Path | None, checkpoints: str | P
             f"none of the {len(given)} tensors of initial_weights {path} fits one of the {len(own)} of the "
             f"{type(network).__name__}: give those of the same network and base_filters, or leave initial_weights out."
         )
-    logger.info("initial weights: %d of %d tensors are from %s: %s", len(taken), len(own), path, ", ".join(taken))
+    named = "" if len(taken) == len(own) else f": {', '.join(taken)}"
+    logger.info("initial weights: %d of %d tensors are from %s%s", len(taken), len(own), path, named)
     for name in kept:
         why = f"it is {tuple(given[name].shape)} in the file" if name in given else "the file has none of that name"
         logger.info("initial weights: %s %s stays as it was made: %s", name, tuple(own[name]), why)
