@@ -27,8 +27,8 @@ ckpt_path | path or list of paths | free | weights; a list makes an ensemble ([i
 
 # Data
 num_labeled | integer | fixed | number of labeled training cases, the first of the list; all others are unlabeled
-labeled_draw | integer | fixed | 0: the first cases are the labeled ones; any other number: a random draw of the cases
-    that have a label
+labeled_draw | integer | fixed | 0: the first cases are the labeled ones; any other number: a random selection of the
+    cases that have a label
 splits | map of ranges or null | fixed | splits a data set that has only the list `training`:
     `{'training':[0,56],'test':[64,80]}`
 in_channels | integer | fixed | channels (modalities) of an image
@@ -36,15 +36,15 @@ modalities | list of texts or null | named | endings of the file names of a case
     ([inference.md](inference.md)); null: 0000, 0001 and so on
 num_classes | integer | fixed | number of foreground classes; label values are 0 (background) to `num_classes`
 class_names | list of texts or null | free | names of the classes in the tables; null: numbers
-label_values | list of integers or null | free | values of the classes in masks, if the labels were renumbered for the
-    training: `[1, 3]`
+label_values | list of integers or null | free | original values of the classes, for the masks, if the labels were
+    renumbered for the training: `[1, 3]`
 regions | list of lists of integers or null | fixed | for overlapping classes, the label values of each; null: every
     voxel has one class
 ignore_value | integer or null | fixed | label value, 1 to 32767, of unannotated voxels ([partial
     labels](how_to/partial_labels.md))
 spacing | 3 numbers or null | fixed | voxel size in mm to which volumes are resampled; null: no resampling
 intensity_window | 2 numbers or null | fixed | range to clip intensities to before the z-score; in HU for CT
-normalize_nonzero | boolean | fixed | leaves voxels that are exactly 0 out of the z-score (skull-stripped MR)
+normalize_nonzero | boolean | fixed | true: the z-score ignores voxels that are exactly 0 (skull-stripped MR)
 patch_size | 3 integers | fixed | size in voxels of a crop and of a window; multiples of 16 along every axis
 crop_margin | number | fixed | factor by which crops are larger than the patch before `spatial_augmentation`
 crop_size | object | fixed | size in voxels of a crop before it is augmented and cut to the patch
@@ -56,8 +56,8 @@ augmentation | list | fixed | random quarter turns and flips of labeled and unla
 spatial_augmentation | list | fixed | random rotation, scaling, deformation of crops
     (`configs/augmentations/spatial.json`); none in the papers
 num_workers | integer | free | processes that prepare crops, for each of the two streams; 0: the training process
-cache_rate | number | named | share of the training's volumes that lie in memory; the others are read, crop by crop,
-    from files in `output_dir`
+cache_rate | number | named | share of the training volumes kept in memory; the others are read, crop by crop, from
+    files in `output_dir`
 cache_device | text | free | where volumes are cached, cropped and augmented: `cpu`, or `cuda` if they fit, with
     `num_workers` 0
 label_coding | object | fixed | converts between label values and channels of the network
@@ -71,8 +71,8 @@ dropout | number | fixed | share of channels dropped in training, at the bottlen
     few `base_filters` ([methods/dbisl.md](methods/dbisl.md#dropout))
 network_def | object | fixed | the network; a method or network overlay replaces it
 network | object | named | `network_def` on `device`, with `initial_weights` if given
-model_settings | map | named | settings that training writes to `model.json`, and that evaluation and inference compare
-    with it
+model_settings | map | named | settings that training writes to `model.json`; evaluation and inference compare
+    theirs with them
 
 # Training
 seed | integer | fixed | seed of weights, crops, dropout and noise
@@ -109,7 +109,7 @@ epoch_length | object | fixed | iterations per epoch: the largest divisor of `ma
 num_epochs | expression | fixed | number of epochs, from `max_iterations` and `epoch_length`
 log_interval | integer | free | iterations between rows of `training_log.csv`
 picture_interval | integer | free | iterations between pictures of the crops ([training.md](training.md)); 0: none
-non_finite_loss | text | named | what to do when the loss is not finite: `stop`, or `skip` the batch
+non_finite_loss | text | named | what to do if the loss is not finite: `stop` the run, or `skip` the batch
     ([training.md](training.md))
 worker_timeout | integer | free | seconds to wait for a data worker before the run stops with an error
 gradient_norm_interval | integer | free | iterations between measurements of each term's gradient norm; 0: never
@@ -166,8 +166,8 @@ evaluation | list | free | `run evaluation`, with `configs/evaluate.json` last: 
     `evaluation_list`
 inference | list | free | `run inference`, with `configs/inference.json`
 preflight | list | free | `run preflight`, with `configs/preflight.json`: only the checks
-run | list | free | the same under the name that MONAI's clients call; in train.json without preflight and resuming
-initialize | list | free | runs before `run` and `training`: sets seeds
+run | list | free | the same under the name that MONAI's clients call; in train.json without preflight or resuming
+initialize | list | free | runs before `run` and `training`; sets the seeds
 preflight_checks | object | free | the checks and their arguments, such as `preflight_checks#workers`
 train | map | named | parts of the training (see below)
 validate | map | named | parts of the validation; `configs/evaluate.json` turns them into those of the evaluation
