@@ -23,10 +23,13 @@ SIDES = [
     for pair in (
         "left/right links/rechts linke/rechte gauche/droite gauche/droit sinistra/destra sinistro/destro "
         "sinister/dexter sinistra/dextra izquierda/derecha izquierdo/derecho esquerda/direita esquerdo/direito "
-        "левый/правый левая/правая левое/правое 左/右 l/r lt/rt lh/rh lft/rgt sin/dex sin/dx sn/dx"
+        "vänster/höger venstre/højre venstre/høyre lewy/prawy lewa/prawa левый/правый левая/правая левое/правое 左/右 "
+        "l/r lt/rt lh/rh lft/rgt li/re izq/der sin/dex sin/dx sn/dx sx/dx"
     ).split()
 ]
 SHORT = 3
+# lkid and rkid, LAG and RAG: regular expressions, which mean a side only in two names that are otherwise alike.
+FIRST_LETTERS = (r"\bl(?=[a-z]{2,3}\b)", r"\br(?=[a-z]{2,3}\b)")
 # A label with more classes than this is looked at only by its names.
 MOST_CLASSES = 256
 # Moments are taken of about this many voxels along each axis.
@@ -91,7 +94,7 @@ def paired_by_name(names: Sequence[str] | None) -> list[tuple[int, int]]:
     """
     names = [] if names is None or isinstance(names, str) else [str(name) for name in names]
     pairs: dict[tuple[int, int], None] = {}
-    for left, right in SIDES:
+    for left, right in (*SIDES, FIRST_LETTERS):
         without_right = {bare: n for n, name in enumerate(names) if (bare := _without(name, right)) is not None}
         for n, name in enumerate(names):
             bare = _without(name, left)
@@ -102,8 +105,8 @@ def paired_by_name(names: Sequence[str] | None) -> list[tuple[int, int]]:
 
 def _without(name: str, side: str) -> str | None:
     """The words of ``name`` without ``side``, sorted; None if ``side`` is not among them."""
-    # kidneyL and LeftKidney have words of their own, too.
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    # kidneyL, LKidney and LeftKidney have words of their own, too.
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=\b[LR])(?=[A-Z][a-z])", " ", name)
     words = re.sub(r"[\W_]+", " ", words).strip().lower()
     pattern = rf"\b{side}\b" if side.isascii() and len(side) <= SHORT else side
     bare, count = re.subn(pattern, " ", words)
