@@ -104,8 +104,7 @@ def paired_by_name(names: Sequence[str] | None) -> list[tuple[int, int]]:
 
 
 def _without(name: str, side: str) -> str | None:
-    """The words of ``name`` without ``side``, sorted; None if ``side`` is not among them."""
-    # kidneyL, LKidney and LeftKidney have words of their own, too.
+    """The words of ``name`` (kidneyL, LKidney have two) without ``side``, sorted; None if it is not among them."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=\b[LR])(?=[A-Z][a-z])", " ", name)
     words = re.sub(r"[\W_]+", " ", words).strip().lower()
     pattern = rf"\b{side}\b" if side.isascii() and len(side) <= SHORT else side
@@ -175,9 +174,7 @@ def alone_on_one_side(names: Sequence[str] | None, cases: Sequence[Mapping[int, 
 def told_by_side(names: Sequence[str] | None, cases: Sequence[Mapping[int, Moments]]) -> str | None:
     """Which classes only their side tells from each other, or from the background, in words; None if there are none.
 
-    Args:
-        names: of the label values 1, 2, ...; None if there are none.
-        cases: of each labeled case, what :func:`moments_of` returns.
+    ``names`` are those of the label values 1, 2, ..., or None; ``cases`` as in :func:`paired_by_place`.
     """
     if names and (pairs := paired_by_name(names)):
         return f"{names[pairs[0][0]]!r} and {names[pairs[0][1]]!r} differ by their side only"
