@@ -139,6 +139,24 @@ def test_segments_on_another_grid_go_to_the_nearest_voxel_and_outside_is_refused
         merged(tmp_path / "a.seg.nrrd", {"liver": 1, "tumour": 2}, SHAPE, affine)
 
 
+@pytest.mark.parametrize("angle", [0, 7, 33])
+def test_a_mask_cropped_to_its_structure_keeps_its_outer_slices(angle):
+    """Tilted grids meet in coordinates like -1e-15, and up to half a voxel outside is still the outer voxel."""
+    affine = las(SPACING)
+    turn = np.eye(4)
+    turn[1:3, 1:3] = [
+        [np.cos(np.radians(angle)), -np.sin(np.radians(angle))],
+        [np.sin(np.radians(angle)), np.cos(np.radians(angle))],
+    ]
+    affine = turn @ affine
+    expected = np.zeros(SHAPE, bool)
+    expected[2:9, 2:8, 1:7] = True
+    for part in (0.0, 1e-9, -1e-9, 0.3, -0.3):
+        own = affine.copy()
+        own[:3, 3] += affine[:3, :3] @ (np.array([2, 2, 1]) + part)
+        assert np.array_equal(onto_grid(np.ones((7, 6, 6), bool), own, SHAPE, affine), expected)
+
+
 @pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
 def test_dicom_seg_lies_on_its_series_also_where_empty_frames_are_left_out(tmp_path, kind):
     affine = write_dicom(tmp_path / "series", np.zeros(SHAPE, int), tags=PATIENT)

@@ -23,10 +23,13 @@ SIDES = [
     for pair in (
         "left/right links/rechts linke/rechte gauche/droite gauche/droit sinistra/destra sinistro/destro "
         "sinister/dexter sinistra/dextra izquierda/derecha izquierdo/derecho esquerda/direita esquerdo/direito "
-        "левый/правый левая/правая левое/правое 左/右 l/r lt/rt lh/rh lft/rgt sin/dex sin/dx sn/dx"
+        "vänster/höger venstre/højre venstre/høyre lewy/prawy lewa/prawa левый/правый левая/правая левое/правое 左/右 "
+        "l/r lt/rt lh/rh lft/rgt li/re izq/der sin/dex sin/dx sn/dx sx/dx"
     ).split()
 ]
 SHORT = 3
+# lkid and rkid, LAG and RAG: regular expressions, which mean a side only in two names that are otherwise alike.
+FIRST_LETTERS = (r"\bl(?=[a-z]{2,3}\b)", r"\br(?=[a-z]{2,3}\b)")
 # A label with more classes than this is looked at only by its names.
 MOST_CLASSES = 256
 # Moments are taken of about this many voxels along each axis.
@@ -91,7 +94,7 @@ def paired_by_name(names: Sequence[str] | None) -> list[tuple[int, int]]:
     """
     names = [] if names is None or isinstance(names, str) else [str(name) for name in names]
     pairs: dict[tuple[int, int], None] = {}
-    for left, right in SIDES:
+    for left, right in (*SIDES, FIRST_LETTERS):
         without_right = {bare: n for n, name in enumerate(names) if (bare := _without(name, right)) is not None}
         for n, name in enumerate(names):
             bare = _without(name, left)
@@ -101,9 +104,8 @@ def paired_by_name(names: Sequence[str] | None) -> list[tuple[int, int]]:
 
 
 def _without(name: str, side: str) -> str | None:
-    """The words of ``name`` without ``side``, sorted; None if ``side`` is not among them."""
-    # kidneyL and LeftKidney have words of their own, too.
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    """The words of ``name`` (kidneyL, LKidney have two) without ``side``, sorted; None if it is not among them."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=\b[LR])(?=[A-Z][a-z])", " ", name)
     words = re.sub(r"[\W_]+", " ", words).strip().lower()
     pattern = rf"\b{side}\b" if side.isascii() and len(side) <= SHORT else side
     bare, count = re.subn(pattern, " ", words)
@@ -172,9 +174,7 @@ def alone_on_one_side(names: Sequence[str] | None, cases: Sequence[Mapping[int, 
 def told_by_side(names: Sequence[str] | None, cases: Sequence[Mapping[int, Moments]]) -> str | None:
     """Which classes only their side tells from each other, or from the background, in words; None if there are none.
 
-    Args:
-        names: of the label values 1, 2, ...; None if there are none.
-        cases: of each labeled case, what :func:`moments_of` returns.
+    ``names`` are those of the label values 1, 2, ..., or None; ``cases`` as in :func:`paired_by_place`.
     """
     if names and (pairs := paired_by_name(names)):
         return f"{names[pairs[0][0]]!r} and {names[pairs[0][1]]!r} differ by their side only"

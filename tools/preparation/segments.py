@@ -156,7 +156,7 @@ def onto_grid(mask: np.ndarray, affine: np.ndarray, shape: Sequence[int], target
     if tuple(mask.shape) == tuple(shape) and np.abs(change - np.eye(4)).max() < GRID_TOLERANCE / max(shape):
         return mask
     moved = ndimage.affine_transform(
-        mask.astype(np.uint8), change[:3, :3], change[:3, 3], output_shape=tuple(shape), order=0, mode="constant"
+        mask.astype(np.uint8), change[:3, :3], change[:3, 3], output_shape=tuple(shape), order=0, mode="grid-constant"
     )
     return moved > 0
 
