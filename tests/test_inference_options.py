@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from scripts.data import DataError, LabelCoding
 from scripts.inference import Predictor, SavePreviewd, Segmenter
+from scripts.inference.predictor import HeadsError
 from scripts.networks import DualTaskVNet
 from scripts.setting_checks import UnknownIdError
 
@@ -199,6 +200,14 @@ def test_a_call_with_an_option_that_no_id_has_is_refused(folder):
     for options in ({"treshold": 0.4}, {"overrides": {"threshold": 0.4}}, {"inferer#overlapp": 0.5}):
         with pytest.raises(UnknownIdError, match=next(iter(options))):
             segmenter(folder, **options)
+
+
+def test_heads_that_the_network_lacks_end_the_run_and_blame_no_case(infer, tmp_path):
+    weights = tmp_path / "single.pt"
+    torch.save(DualTaskVNet(base_filters=2, tasks=["segmentation"], normalization="group").state_dict(), weights)
+    with pytest.raises(HeadsError, match="heads is 'all'"):
+        infer(ckpt_path=str(weights), heads="all", **{"network_def#tasks": ["segmentation"]})
+    assert not list(tmp_path.rglob("failures.csv"))
 
 
 def test_uncertainty_is_one_where_the_four_heads_do_not_agree(infer, folder):

@@ -28,6 +28,7 @@ from scripts.precision import Evaluator
 
 from .outcomes import Outcomes
 from .outputs import facts_of
+from .predictor import HeadsError
 from .shares import place_of_process, totals
 
 FAILURE = "failure"
@@ -239,7 +240,7 @@ class TolerantEvaluator(Evaluator):
             return self._failed(batchdata["image"], batchdata[FAILURE])
         try:
             return super()._iteration(engine, batchdata)
-        except (torch.cuda.OutOfMemoryError, MemoryError):
+        except (torch.cuda.OutOfMemoryError, MemoryError, HeadsError):
             raise
         except Exception as error:  # an unreadable or unwritable case must not cost the others
             return self._failed(batchdata["image"].meta["filename_or_obj"][0], innermost(error))

@@ -20,6 +20,10 @@ MAPS = ("distance", "uncertainty")
 HEADS = ("segmentation", "distance", "all")
 
 
+class HeadsError(UserError):
+    """The network lacks the heads that a setting needs, which no other case changes."""
+
+
 class Predictor(nn.Module):
     """Averages a prediction over networks and mirrored inputs; with the defaults a plain call of the network.
 
@@ -41,8 +45,8 @@ class Predictor(nn.Module):
         flip_axes: spatial axes to mirror, 0 to 2, in the orientation of the preprocessing (right, anterior, superior).
 
     Raises:
-        UserError: when ``decoders``, ``heads``, ``maps`` or ``flip_axes`` is none of these; on the first call, when a
-            network lacks the heads that they need.
+        UserError: when ``decoders``, ``heads``, ``maps`` or ``flip_axes`` is none of these.
+        HeadsError: on the first call, when a network lacks the heads that they need.
     """
 
     def __init__(
@@ -93,11 +97,11 @@ class Predictor(nn.Module):
             # What the network itself takes for its probability: the mean of its heads, or one of them.
             probability = network.probability_of(heads) if hasattr(network, "probability_of") else network(x)
         elif not logits:
-            raise UserError(
+            raise HeadsError(
                 f"decoders is {self.decoders!r} and the network has only {sorted(heads)}: set it to 'both'."
             )
         elif self.heads != "segmentation" and not distance:
-            raise UserError(
+            raise HeadsError(
                 f"heads is {self.heads!r} and the network has only {sorted(heads)}: set it to 'segmentation'."
             )
         else:
@@ -108,13 +112,13 @@ class Predictor(nn.Module):
         for name in self.maps:
             if name == "distance":
                 if not distance:
-                    raise UserError(f"save_distance needs a distance head and the network has only {sorted(heads)}.")
+                    raise HeadsError(f"save_distance needs a distance head and the network has only {sorted(heads)}.")
                 outputs.append(torch.stack(distance).mean(0))
                 continue
             votes = [foreground_probability(head, probability.shape[1]) > 0.5 for head in logits]
             votes += [head < 0 for head in distance]
             if len(votes) < 2:
-                raise UserError("save_uncertainty needs two heads that vote, and the network has only one.")
+                raise HeadsError("save_uncertainty needs two heads that vote, and the network has only one.")
             stacked = torch.stack(votes)
             outputs.append((stacked.any(0) & ~stacked.all(0)).float())
         return torch.cat(outputs, dim=1)
@@ -124,7 +128,7 @@ class Predictor(nn.Module):
         if self.decoders != "both" and hasattr(network, "forward_decoder"):
             return network.forward_decoder(x, self.decoders, bool(self.maps) or self.heads != "segmentation")
         if not hasattr(network, "forward_heads"):
-            raise UserError(
+            raise HeadsError(
                 f"maps, single decoders and distance heads need the heads, which a {type(network).__name__} lacks: use "
                 "model.pt or TorchScript, or leave save_distance, save_uncertainty, decoders and heads as they are."
             )
