@@ -43,10 +43,8 @@ def dice_loss(
     axes = (0, *range(2, probability.dim()))
     counted = target if known is None else target * known
     intersection = (probability * counted).sum(axes)
-    if squares:
-        predicted, counted = probability * probability, target * counted
-    else:
-        predicted = probability
+    predicted = probability * probability if squares else probability
+    counted = target * counted if squares else counted
     size = (predicted if known is None else predicted * known).sum(axes) + counted.sum(axes)
     if known is None:
         intersection, size = sum_over_ranks(intersection, size)
