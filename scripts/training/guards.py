@@ -164,10 +164,7 @@ class CollapseWarning:
         if not fractions or rank():
             return
         pred, label = (torch.stack(values) for values in zip(*fractions))  # (cases, C)
-        found = {
-            "empty": (pred == 0).all(0) & (label > 0).any(0),
-            "full": (pred == 1).all(0) & (label < 1).any(0),
-        }
+        found = {"empty": (pred == 0).all(0) & (label > 0).any(0), "full": (pred == 1).all(0) & (label < 1).any(0)}
         for channel in range(pred.shape[1]):
             name = self.class_names[channel] if self.class_names else f"class {channel + 1}"
             for state, collapsed in found.items():

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from ignite.engine import Events
 
-from scripts.files import replacing
+from scripts.files import write_text
 
 from .handlers import rows_until
 
@@ -102,5 +102,4 @@ class RunRecord:
             "peak_gpu_memory_mb": gpu and round(gpu, 1),
             **self.environment,
         }
-        with replacing(self.path) as temporary:
-            temporary.write_text(json.dumps(record, indent=4) + "\n", encoding="utf-8")
+        write_text(self.path, json.dumps(record, indent=4) + "\n")
