@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -16,17 +15,8 @@ from tools.tables import read_csv
 from .plan import Run
 
 RECORD_COLUMNS = (
-    "iterations",
-    "parameters",
-    "training_seconds",
-    "peak_memory_mb",
-    "peak_gpu_memory_mb",
-    "threads",
-    "device",
-    "python",
-    "torch",
-    "monai",
-    "git_commit",
+    *("iterations", "parameters", "training_seconds", "peak_memory_mb", "peak_gpu_memory_mb"),
+    *("threads", "device", "python", "torch", "monai", "git_commit"),
 )
 COLUMNS = (
     *("method", "num_labeled", "labeled_draw", "seed", "class"),
@@ -86,13 +76,9 @@ def case_values(run: Run) -> CaseValues:
         classes = list(values.values())
         values[ALL_CLASSES] = {
             metric: {
-                case: _mean([c[metric][case] for c in classes if math.isfinite(c["dice"][case])])
+                case: fmean([c[metric][case] for c in classes if math.isfinite(c["dice"][case])] or [math.nan])
                 for case in classes[0][metric]
             }
             for metric in METRIC_NAMES
         }
     return values
-
-
-def _mean(values: Sequence[float]) -> float:
-    return fmean(values) if values else math.nan

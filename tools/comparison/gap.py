@@ -25,9 +25,8 @@ def gap_closed(method: Values, baseline: Values, ceiling: Values) -> dict[str, f
     wide than too narrow.
 
     Args:
-        method: (draw, seed) -> case -> value.
-        baseline: the same of the supervised baseline.
-        ceiling: the same of all labels, of any draw.
+        method, baseline: of the method and of the supervised baseline.
+        ceiling: of all labels, of any draw.
 
     Returns:
         ``room``, ceiling minus baseline; ``room_error``, half the width of its 95 % interval; ``gap_closed`` with

@@ -23,14 +23,6 @@ STAMP = "demo.json"
 VERSION = 1  # raise it whenever the pictures change, so that no older data set passes for a current one
 
 
-def check_arguments(arguments: dict[str, int]) -> None:
-    """Raises UserError unless every count and the seed is a whole number in its range."""
-    for name, value in arguments.items():
-        least, most = int(name == "num_labeled"), MOST.get(name, 10_000)
-        if type(value) is not int or not least <= value <= most:
-            raise UserError(f"{name} is {value!r}; it must be a whole number from {least} to {most}.")
-
-
 def write_cases(
     root: Path, *, role: str, count: int, seed: int, first: int = 0, images: str = "imagesTr", labels: str | None = None
 ) -> list[dict[str, str]]:
@@ -105,7 +97,10 @@ def make_dataset(
         "seed": seed,
         "version": VERSION,
     }
-    check_arguments(arguments)
+    for name, value in arguments.items():
+        least, most = int(name == "num_labeled"), MOST.get(name, 10_000)
+        if type(value) is not int or not least <= value <= most:
+            raise UserError(f"{name} is {value!r}; it must be a whole number from {least} to {most}.")
     root = Path(str(output_dir))  # the command line hands over a folder called 2024 as a number
     datalist = root / "dataset.json"
     if is_finished(root, arguments):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scripts.command import ROOT
 from scripts.errors import UserError
 from scripts.files import sha256
 from tools.command_line import run_command
@@ -17,7 +18,6 @@ from tools.format_configs import formatted
 
 # The folder in the zip: by this name monai.bundle.load finds the bundle.
 NAME = "dbisl_semi_supervised_segmentation"
-ROOT = Path(__file__).resolve().parents[2]
 REQUIRED = (
     "LICENSE",
     "configs/inference.json",
