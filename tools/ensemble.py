@@ -1,7 +1,5 @@
 """Ensemble: what trained runs say of the cases of a data set, together and each by itself."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, combinations

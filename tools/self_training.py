@@ -3,8 +3,6 @@
 python -m tools.self_training --runs "['outputs/a','outputs/b']" --dataset_dir /data/mine --output_dir outputs/pseudo
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Cascaded distance transform: distances by repeated convolution with an exponential kernel (DBiSL Eq. 2)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -1,7 +1,5 @@
 """Case metrics: an ignite handler that writes the metrics of every case and class, and their summary, as CSV files."""
 
-from __future__ import annotations
-
 import csv
 import logging
 import os

@@ -3,8 +3,6 @@
 L = L_seg + w(t) L_adv
 """
 
-from __future__ import annotations
-
 import torch
 
 from scripts.networks.heads import foreground_probability

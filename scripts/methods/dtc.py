@@ -6,8 +6,6 @@ What the paper calls level set function (LSF) is the signed distance map here. E
 and the authors' program differ, the default follows the program, whose results the tables report.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 
 from scripts.networks.heads import foreground_probability

@@ -6,8 +6,6 @@ Both minimisations are one weighted sum here: the two networks share no paramete
 that it depends on, and one SGD over both makes the steps that one for each would.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 
 from scripts.networks.heads import foreground_probability

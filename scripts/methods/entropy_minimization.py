@@ -1,7 +1,5 @@
 """Entropy minimisation: labels, and confident predictions everywhere (Grandvalet and Bengio; Vu et al., Advent)."""
 
-from __future__ import annotations
-
 from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions, normalized_entropy

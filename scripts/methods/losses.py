@@ -8,8 +8,6 @@ partial_labels.md); None means everywhere. What is not known enters neither nume
 float, it is how much a voxel counts: 1 for a true label, less for a pseudo-label, 0 for what is not known.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable
 

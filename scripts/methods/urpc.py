@@ -1,7 +1,5 @@
 """URPC: predictions at several scales agree with their mean, less where they disagree anyway (Luo et al.)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Crops: one slice of training crops or of a volume with every head of the network, the unanimity, the pseudo-label."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

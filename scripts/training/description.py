@@ -1,7 +1,5 @@
 """Description: records the settings and environment of a run, and warns about changes when it continues."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

@@ -1,7 +1,5 @@
 """Guards: detect a non-finite loss and a collapsed segmentation, explain them, and stop the training or warn."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from itertools import chain

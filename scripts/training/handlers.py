@@ -1,7 +1,5 @@
 """Handlers: the progress bar, the log of every loss term, its gradient norm."""
 
-from __future__ import annotations
-
 import csv
 import logging
 import os

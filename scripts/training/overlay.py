@@ -1,7 +1,5 @@
 """Overlay: the settings of the training of some weights, as an overlay of the inference config."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Page: ``run.html``, which shows how a training goes while it goes, and ``README.txt``, which explains its folder."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math

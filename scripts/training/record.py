@@ -1,7 +1,5 @@
 """Run record: a handler that records time, memory and environment of a run when it is complete."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -1,7 +1,5 @@
 """Trainer: each step joins a batch of labeled and one of unlabeled crops and minimises an objective over both."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterable, Iterator
 from functools import partial

@@ -3,8 +3,6 @@
 python -m tools.active.accept --proposals_dir outputs/proposals --output_dir outputs/twenty
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shlex

@@ -3,8 +3,6 @@
 python -m tools.active.gain --runs "[outputs/two,outputs/four,outputs/eight]" --further 10
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 python -m tools.active.propose --ranking_dir outputs/ranking --output_dir outputs/proposals --count 10
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

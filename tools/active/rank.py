@@ -3,8 +3,6 @@
 python -m tools.active.rank --runs outputs/run --dataset_dir DIR --output_dir outputs/ranking --strategy combined
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

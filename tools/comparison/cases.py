@@ -1,7 +1,5 @@
 """Cases: says which cases failed, and where the runs of a comparison were trained or evaluated on different ones."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Collect: the results of finished runs, as one table for all and as figures per case for the statistics."""
 
-from __future__ import annotations
-
 import json
 import math
 from statistics import fmean

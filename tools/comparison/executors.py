@@ -1,7 +1,5 @@
 """Executors: the runs of a comparison as commands for any scheduler, and as an array of jobs on a Slurm cluster."""
 
-from __future__ import annotations
-
 import shlex
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """Gap: the share of the way from the supervised baseline to all labels that a method goes, with its interval."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Headline: the share of the gap to all labels that each method closes, and what draws and seeds do to the figures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

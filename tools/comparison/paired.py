@@ -1,7 +1,5 @@
 """Paired: means with their deviations over cases and runs, and the paired test of a method against the baseline."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Planned run: one training and its evaluation, what its commands are given, and how far its folder says it is."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Each function writes a PNG file from the rows of comparison.csv or from the values that they summarise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

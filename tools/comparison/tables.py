@@ -1,7 +1,5 @@
 """Tables: results.csv, comparison.csv, comparison.md and the plots of the runs of a plan that are finished."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

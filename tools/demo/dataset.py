@@ -6,8 +6,6 @@ indices (``FIRST_INDEX``), so more labeled or more unlabeled scans never change 
     python -m tools.demo.dataset --output_dir demo_data
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

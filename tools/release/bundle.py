@@ -1,7 +1,5 @@
 """Bundle: packs what a user of the bundle needs into a zip that is the same byte for byte wherever it is made."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Model card: the parts of docs/README.md that are made from a run's files: how it was trained and how good it is."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

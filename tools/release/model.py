@@ -3,8 +3,6 @@
 python -m tools.release.model --run_dir outputs/la --dataset_dir /data/left_atrium
 """
 
-from __future__ import annotations
-
 import io
 import json
 import math

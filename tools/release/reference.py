@@ -3,8 +3,6 @@
 python -m tools.release.reference
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Cases: slices with contours and rendered surfaces of chosen cases, reference and prediction."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Literal
 

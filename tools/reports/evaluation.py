@@ -1,7 +1,5 @@
 """Evaluation: the part of a run's page with the tables and pictures of its finished evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from html import escape
 

@@ -1,7 +1,5 @@
 """Heads: every head of a trained network on one image, to draw it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

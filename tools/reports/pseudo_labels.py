@@ -3,8 +3,6 @@
 python -m tools.reports.pseudo_labels --run_dir outputs/left_atrium --dataset_dir /data/left_atrium
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import math

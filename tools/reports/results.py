@@ -1,7 +1,5 @@
 """Results: reads back what a finished evaluation wrote, with the images and references that it was about."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

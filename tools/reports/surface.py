@@ -1,7 +1,5 @@
 """Surface: renders masks as shaded surfaces, seen from the front, with numpy and scipy."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 
