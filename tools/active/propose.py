@@ -68,10 +68,8 @@ def propose(
     if ensemble.coding.regions is not None:
         names = [f"value {value}" for value in ensemble.coding.values[1:]]
     entries, failed = {}, []
-    save = {
-        name: label_writer(folder / name, "", kind)
-        for name, kind in (("proposals", "int16"), ("uncertainty", "float32"))
-    }
+    kinds = {"proposals": "int16", "uncertainty": "float32"}
+    save = {name: label_writer(folder / name, "", kind) for name, kind in kinds.items()}
     for case in ensemble.predict([wanted[name] for name in chosen]):
         if not case.predictions:
             failed.append(f"{case.name}: {case.reason}")

@@ -24,12 +24,7 @@ from tools.tables import write_csv
 
 COLUMNS = ("rank", "case", "image", "score", "reason", *KINDS, "distance", "nearest", "picture")
 TABLE, SETTINGS = "ranking.csv", "ranking.json"
-WORDS = {
-    "members": "members",
-    "decoders": "decoders",
-    "mask_distance": "mask and distance map",
-    "mirrored": "mirroring",
-}
+WORDS = dict(zip(KINDS, ("members", "decoders", "mask and distance map", "mirroring")))
 
 
 def rank(
