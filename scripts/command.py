@@ -3,8 +3,6 @@
 Nothing heavy is imported before it is known that there is something to run, so that help comes at once.
 """
 
-from __future__ import annotations
-
 import ast
 import difflib
 import json

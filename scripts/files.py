@@ -44,6 +44,12 @@ def replacing(path: str | Path, *, ending: str = "") -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file in UTF-8, completely or not at all, see :func:`replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def check_writable(name: str, folder: str | Path) -> None:
     """Tries to write into ``folder``, or where it will be created, so that a run does not fail at its end.
 

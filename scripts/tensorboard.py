@@ -1,7 +1,5 @@
 """TensorBoard: writes what a run's folder holds for TensorBoard, while the training goes on."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 from typing import Any

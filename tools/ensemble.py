@@ -1,7 +1,5 @@
 """Ensemble: what trained runs say of the cases of a data set, together and each by itself."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, combinations
@@ -10,13 +8,13 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
-from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Invertd, RandAxisFlipd, RandFlipd
 from torch import nn
 from tqdm import tqdm
 
+from scripts.command import ROOT
 from scripts.data import DataError, Datalist, LabelCoding, case_name, check_cases, images_of
 from scripts.files import sha256
 from scripts.inference import WeightsCheckpointLoader
@@ -26,7 +24,6 @@ from scripts.networks import Network
 from scripts.networks.heads import foreground_probability, segmentation_heads
 from tools.reports.pseudo_labels import overlap_scores, read_run
 
-ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("members", "decoders", "mask_distance", "mirrored")
 
 
@@ -117,7 +114,7 @@ class Member:
         if device is not None:
             self.settings["device"] = f"$torch.device({device!r})"
         network = self.settings.get_parsed_content("network").eval()
-        WeightsCheckpointLoader(load_path=str(weights), load_dict={"model": network})(Engine(lambda *_: None))
+        WeightsCheckpointLoader(load_path=str(weights), load_dict={"model": network}).load()
         axes = (self._mirrored() if mirror else []) if isinstance(mirror, bool) else list(mirror)
         self.stacked = Stacked(network, self.settings["num_classes"], axes)
         self.origin = {"weights": str(weights.resolve()), "sha256": sha256(weights), "mirrored_axes": axes}

@@ -3,8 +3,6 @@
 python -m tools.self_training --runs "['outputs/a','outputs/b']" --dataset_dir /data/mine --output_dir outputs/pseudo
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,7 @@ from monai.transforms import SaveImage
 from scripts.data import DataError, LabelCoding, images_of
 from scripts.data.datalist import LISTS, PSEUDO
 from scripts.errors import print_briefly
-from scripts.files import replacing
+from scripts.files import write_text
 from scripts.inference import NiftiWriter, contained_name
 from scripts.methods.mixing import largest_components
 from scripts.overrides import typed
@@ -143,9 +141,8 @@ def main(
         )
     content = json.loads(datalist.path.read_text(encoding="utf-8"))
     content |= {key: [rebased(case, source, folder) for case in content[key]] for key in LISTS if key in content}
-    with replacing(folder / "dataset.json") as temporary:
-        text = json.dumps({**content, PSEUDO: kept}, indent=2, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    content[PSEUDO] = kept
+    write_text(folder / "dataset.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     print(
         f"{len(kept)} of {len(cases)} unlabeled cases have pseudo-labels, in {folder / 'dataset.json'}; {file.name} "
         "has the scores of all."

@@ -4,16 +4,9 @@ Segmentation -> distance (T_s2r, DBiSL Eq. 2-5) is :class:`SegmentationToDistanc
 transforms; distance -> segmentation (T_r2s, Eq. 1) is :class:`DistanceToSegmentation`.
 """
 
-from __future__ import annotations
-
 from .cascade import CascadedDistance
 from .exact import ExactDistance
 from .signed_distance import SegmentationToDistance
 from .steep_sigmoid import DistanceToSegmentation
 
-__all__ = [
-    "CascadedDistance",
-    "DistanceToSegmentation",
-    "ExactDistance",
-    "SegmentationToDistance",
-]
+__all__ = ["CascadedDistance", "DistanceToSegmentation", "ExactDistance", "SegmentationToDistance"]

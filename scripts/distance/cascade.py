@@ -1,7 +1,5 @@
 """Cascaded distance transform: distances by repeated convolution with an exponential kernel (DBiSL Eq. 2)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -64,24 +62,20 @@ class _Cascade(torch.autograd.Function):
     def backward(ctx, grad_distance: torch.Tensor):
         # Gradient norms are measured inside the trainer's autocast, where a convolution would come out in half.
         with torch.autocast(grad_distance.device.type, enabled=False):
-            return _Cascade._gradient(ctx, grad_distance), None, None
-
-    @staticmethod
-    def _gradient(ctx, grad_distance: torch.Tensor) -> torch.Tensor:
-        sums, step_of, kernel = ctx.saved_tensors
-        radius = kernel.shape[-1] // 2
-        sends = step_of != NEVER
-        flow = (grad_distance * sends).div_(sums).mul_(-ctx.h)
-        # Modulo three: what no step reaches counts as 3, so that its gradient comes from all three.
-        residue_of = torch.where(sends, step_of.remainder(3), 3).to(torch.uint8)
-        grad_seeds = torch.zeros_like(sums)
-        for residue in range(3):
-            # The kernel is symmetric, so the adjoint of its convolution is a convolution; then that of the padding.
-            padded = F.conv3d(F.pad(flow * (residue_of == residue), (2 * radius,) * 6), kernel)
-            received = torch.ops.aten.replication_pad3d_backward(padded, sums, (radius,) * 6)
-            # Of the senders' step and the next one, or never reached (a seed); else the sender is a step ahead.
-            grad_seeds += received.mul_(residue_of != (residue + 2) % 3)
-        return grad_seeds
+            sums, step_of, kernel = ctx.saved_tensors
+            radius = kernel.shape[-1] // 2
+            sends = step_of != NEVER
+            flow = (grad_distance * sends).div_(sums).mul_(-ctx.h)
+            # Modulo three: what no step reaches counts as 3, so that its gradient comes from all three.
+            residue_of = torch.where(sends, step_of.remainder(3), 3).to(torch.uint8)
+            grad_seeds = torch.zeros_like(sums)
+            for residue in range(3):
+                # The kernel is symmetric, so the adjoint of its convolution is a convolution; then that of the padding.
+                padded = F.conv3d(F.pad(flow * (residue_of == residue), (2 * radius,) * 6), kernel)
+                received = torch.ops.aten.replication_pad3d_backward(padded, sums, (radius,) * 6)
+                # Of the senders' step and the next one, or never reached (a seed); else the sender is a step ahead.
+                grad_seeds += received.mul_(residue_of != (residue + 2) % 3)
+            return grad_seeds, None, None
 
 
 class CascadedDistance(nn.Module):

@@ -1,7 +1,5 @@
 """Exact distance transform: the Euclidean distance to the nearest seed, with a gradient at that seed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -6,8 +6,6 @@ least integer is the least cost together with its source. A pass compares all pa
 since on a GPU every one of many small operations would cost a launch, and every look at a value a wait.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

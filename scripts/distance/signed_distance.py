@@ -1,7 +1,5 @@
 """Segmentation to signed distance: binarise, measure inside and outside, normalise, subtract (T_s2r, DBiSL Eq. 2-5)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

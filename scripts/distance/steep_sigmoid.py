@@ -1,7 +1,5 @@
 """Steep sigmoid: turns a signed distance map into a soft segmentation (T_r2s, DBiSL Eq. 1)."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

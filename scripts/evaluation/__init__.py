@@ -1,7 +1,5 @@
 """Evaluation: the papers' metrics, per case and per class."""
 
-from __future__ import annotations
-
 from .case_metrics import CaseMetrics
 from .metrics import METRIC_NAMES, segmentation_metrics
 from .summary import summarize

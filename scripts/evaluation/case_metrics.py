@@ -1,7 +1,5 @@
 """Case metrics: an ignite handler that writes the metrics of every case and class, and their summary, as CSV files."""
 
-from __future__ import annotations
-
 import csv
 import logging
 import os
@@ -125,7 +123,8 @@ class CaseMetrics:
     def _measure(self, item: Mapping) -> list[dict]:
         """The rows of one case, one per class."""
         pred, label = item["pred"], item["label"]
-        case = self._unused(_name_of(pred))
+        source = pred.meta.get("filename_or_obj") or "image"
+        case = self._unused(case_name(source[0] if isinstance(source, (list, tuple)) else source))
         maps = getattr(self.label_coding, "regions", None) is not None and len(pred) == len(self.class_names)
         if pred.shape[1:] != label.shape[1:] or len(label) != 1 or not (maps or len(pred) == 1):
             raise UserError(
@@ -169,8 +168,3 @@ class CaseMetrics:
             if not append:
                 writer.writeheader()
             writer.writerows(rows)
-
-
-def _name_of(pred: MetaTensor) -> str:
-    source = pred.meta.get("filename_or_obj") or "image"
-    return case_name(source[0] if isinstance(source, (list, tuple)) else source)

@@ -1,7 +1,5 @@
 """Segmentation metrics: overlap and surface distances of two binary masks, as the papers' tables define them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Summary: mean, standard deviation and bootstrap confidence interval of every metric over the cases of a test set."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Objectives: what each semi-supervised method minimises, as named and weighted terms."""
 
-from __future__ import annotations
-
 from .ad_mt import ADMTObjective
 from .bcp import BCPObjective
 from .cct import CCTObjective

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from scripts.networks.heads import segmentation_heads
 from .distributions import log_distributions, normalized_entropy
 from .losses import masked_mean, total
 from .mixing import paste, random_box
-from .objective import Objective, Weight
+from .objective import Objective, Tensors, Weights
 from .teacher import EMATeacher
 
 if TYPE_CHECKING:
@@ -40,10 +40,8 @@ class ADMTObjective(Objective):
     are updated by min(1 - 1/(t - 39), 0.99), here as every mean teacher of the project.
 
     Args:
-        label_coding: see :class:`~scripts.methods.Objective`.
         network: the student.
         augmentation: of the intensities, (B, channels, H, W, D) to the same.
-        weights: see :class:`~scripts.methods.Objective`.
         seed: of the turns, which every process of a run has to take alike.
         longest_turn: iterations; the paper's is half a pass over the unlabeled crops.
         confidence: smallest probability that teaches, in [0, 1).
@@ -58,7 +56,7 @@ class ADMTObjective(Objective):
         label_coding: LabelCoding,
         network: Network,
         augmentation: Callable[[torch.Tensor], torch.Tensor],
-        weights: Mapping[str, Weight] | None = None,
+        weights: Weights = None,
         *,
         seed: int = 0,
         longest_turn: int = 20,
@@ -92,9 +90,7 @@ class ADMTObjective(Objective):
         return self._turn[0]
 
     @torch.no_grad()
-    def views(
-        self, labeled: dict[str, torch.Tensor], unlabeled: dict[str, torch.Tensor], iteration: int
-    ) -> dict[str, torch.Tensor]:
+    def views(self, labeled: Tensors, unlabeled: Tensors, iteration: int) -> Tensors:
         image = unlabeled["image"]
         if len(image) == 0 or not self.active("pseudo"):
             return dict(labeled)
@@ -108,7 +104,7 @@ class ADMTObjective(Objective):
             taught = [paste(one, one.roll(1, 0), box[:, None]) for one in taught]
         return {**labeled, "taught": torch.stack(taught), "image": torch.cat([labeled["image"], view])}
 
-    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
         labeled, students = len(targets["label"]), segmentation_heads(heads)
         terms = self.supervision(heads, targets)
         if "taught" in targets:
@@ -140,7 +136,7 @@ class ADMTObjective(Objective):
     def after_step(self, iteration: int) -> None:
         self.teachers[self.active_teacher(iteration)].update(iteration)  # type: ignore[operator]
 
-    def _log_distributions(self, heads: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _log_distributions(self, heads: Tensors) -> torch.Tensor:
         """Logarithm of the heads' mean distribution, (U, G, M, H, W, D)."""
         classes = self.label_coding.num_classes
         distributions = [log_distributions(head.float(), classes) for head in segmentation_heads(heads).values()]

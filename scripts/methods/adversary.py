@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.optim import Optimizer
 
 from scripts.ranks import average
 
-from .objective import Heads, Objective, Weight
+from .objective import Heads, Objective, Tensors, Weights
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -35,11 +34,9 @@ class AdversarialObjective(Objective):
     with the term switched off, D is neither asked nor trained.
 
     Args:
-        label_coding: see :class:`~scripts.methods.Objective`.
         network: what is trained; it has ``forward_heads``.
         discriminator: D, see :class:`~scripts.networks.Discriminator`.
         discriminator_optimizer: over D's parameters.
-        weights: see :class:`~scripts.methods.Objective`.
         options: ``dice_background`` of :class:`~scripts.methods.Objective`.
     """
 
@@ -49,7 +46,7 @@ class AdversarialObjective(Objective):
         network: Network,
         discriminator: nn.Module,
         discriminator_optimizer: Optimizer,
-        weights: Mapping[str, Weight] | None = None,
+        weights: Weights = None,
         **options: bool,
     ) -> None:
         super().__init__(label_coding, weights, **options)
@@ -60,13 +57,11 @@ class AdversarialObjective(Objective):
         self._network = (network,)
         self._crops: tuple[torch.Tensor, int] | None = None
 
-    def judged_maps(self, heads: dict[str, torch.Tensor]) -> torch.Tensor:
+    def judged_maps(self, heads: Tensors) -> torch.Tensor:
         """What D sees of the network's heads, (B, C, H, W, D)."""
         raise NotImplementedError
 
-    def further_heads(
-        self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def further_heads(self, heads: Tensors, targets: Tensors) -> Tensors:
         self._crops = None
         image, labeled = targets["image"], len(targets["label"])
         if not self.active("adversarial") or len(image) == labeled:
@@ -76,7 +71,7 @@ class AdversarialObjective(Objective):
         self.discriminator.eval()
         return {"decision": self.discriminator(maps, image[labeled:])}
 
-    def adversarial_term(self, heads: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def adversarial_term(self, heads: Tensors) -> Tensors:
         """The term ``adversarial``, where D was asked: small if D takes the unlabeled crops for labeled ones."""
         if "decision" not in heads:
             return {}

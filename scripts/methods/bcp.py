@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +10,7 @@ from scripts.networks.heads import segmentation_heads
 
 from .losses import segmentation_loss, total
 from .mixing import CopyPaste
-from .objective import Objective, Weight
+from .objective import Objective, Tensors, Weights
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -33,34 +32,24 @@ class BCPObjective(Objective):
     :func:`~scripts.methods.losses.dice_loss`, as for every other method.
 
     Args:
-        label_coding: see :class:`~scripts.methods.Objective`.
         network: the student.
-        weights: see :class:`~scripts.methods.Objective`.
         options: of :class:`~scripts.methods.mixing.CopyPaste`.
     """
 
     TERMS = ("supervised_segmentation", "mixed_pseudo")
     MEASURES = ("pseudo_foreground",)
 
-    def __init__(
-        self,
-        label_coding: LabelCoding,
-        network: Network,
-        weights: Mapping[str, Weight] | None = None,
-        **options: Any,
-    ) -> None:
+    def __init__(self, label_coding: LabelCoding, network: Network, weights: Weights = None, **options: Any) -> None:
         super().__init__(label_coding, weights)
         self.copy_paste = CopyPaste(label_coding, network, **options)
 
-    def views(
-        self, labeled: dict[str, torch.Tensor], unlabeled: dict[str, torch.Tensor], iteration: int
-    ) -> dict[str, torch.Tensor]:
+    def views(self, labeled: Tensors, unlabeled: Tensors, iteration: int) -> Tensors:
         return self.copy_paste.views(labeled, unlabeled, iteration)
 
-    def pictured(self, targets: dict[str, torch.Tensor]) -> dict[str, tuple[int, torch.Tensor | None]]:
+    def pictured(self, targets: Tensors) -> dict[str, tuple[int, torch.Tensor | None]]:
         return self.copy_paste.pictured(targets)
 
-    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
         mask = targets["mixed_label"]
         self.measures["pseudo_foreground"] = (mask * targets["from_pseudo_label"]).mean()
         regions = {"supervised_segmentation": targets["from_label"], "mixed_pseudo": targets["from_pseudo_label"]}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
-
-import torch
 
 from scripts.errors import UserError
 from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions, squared_difference
 from .losses import total
-from .objective import Objective, Weight
+from .objective import Objective, Tensors, Weights
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -31,8 +28,6 @@ class CCTObjective(Objective):
     ======================= =================================================== =========
 
     Args:
-        label_coding: see :class:`~scripts.methods.Objective`.
-        weights: see :class:`~scripts.methods.Objective`.
         detach_main: whether the main decoder is a target only, so that the consistency trains the encoder and the
             auxiliary decoders and not the main one (Ouali et al., section 3). False lets the gradient through
             both sides, as the benchmark's 2D program does.
@@ -45,17 +40,12 @@ class CCTObjective(Objective):
     TERMS = ("supervised_segmentation", "consistency")
 
     def __init__(
-        self,
-        label_coding: LabelCoding,
-        weights: Mapping[str, Weight] | None = None,
-        *,
-        detach_main: bool = True,
-        **options: bool,
+        self, label_coding: LabelCoding, weights: Weights = None, *, detach_main: bool = True, **options: bool
     ) -> None:
         super().__init__(label_coding, weights, **options)
         self.detach_main = detach_main
 
-    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
         label, logits = targets["label"], segmentation_heads(heads)
         if MAIN not in logits or len(logits) < 2:
             raise UserError(

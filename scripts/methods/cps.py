@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +11,7 @@ from scripts.networks.heads import foreground_probability, segmentation_heads
 
 from .losses import segmentation_loss
 from .mixing import cut_mix_box, paste
-from .objective import Objective, Weight
+from .objective import Objective, Tensors, Weights
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -30,9 +29,7 @@ class CPSObjective(Objective):
     next one, with its masks, and is what the networks are trained on.
 
     Args:
-        label_coding: see :class:`~scripts.methods.Objective`.
         network: one with two segmentation heads that share nothing, see :class:`~scripts.networks.TwinVNet`.
-        weights: see :class:`~scripts.methods.Objective`.
         cut_mix: mix unlabeled crops.
         box_volume: smallest and largest share of the crop's volume in the box, uniform.
     """
@@ -43,7 +40,7 @@ class CPSObjective(Objective):
         self,
         label_coding: LabelCoding,
         network: Network,
-        weights: Mapping[str, Weight] | None = None,
+        weights: Weights = None,
         *,
         cut_mix: bool = True,
         box_volume: tuple[float, float] = (0.02, 0.4),
@@ -54,9 +51,7 @@ class CPSObjective(Objective):
         self.box_volume = box_volume
 
     @torch.no_grad()
-    def views(
-        self, labeled: dict[str, torch.Tensor], unlabeled: dict[str, torch.Tensor], iteration: int
-    ) -> dict[str, torch.Tensor]:
+    def views(self, labeled: Tensors, unlabeled: Tensors, iteration: int) -> Tensors:
         image = unlabeled["image"]
         if not self.cut_mix or len(image) == 0 or not self.active("cross_pseudo"):
             return super().views(labeled, unlabeled, iteration)
@@ -68,7 +63,7 @@ class CPSObjective(Objective):
         targets = {f"mask_of_{name}": paste(mask, mask.roll(1, 0), box) for name, mask in masks.items()}
         return {**labeled, **targets, "image": torch.cat([labeled["image"], mixed])}
 
-    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
         labeled, students = len(targets["label"]), segmentation_heads(heads)
         terms = self.supervision(heads, targets)
         unlabeled = {name: head[labeled:] for name, head in students.items()}
@@ -81,7 +76,7 @@ class CPSObjective(Objective):
             )
         return terms
 
-    def _masks(self, heads: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _masks(self, heads: Tensors) -> Tensors:
         """The mask of every segmentation head, (U, C, H, W, D), 0 or 1."""
         coding = self.label_coding
         return {

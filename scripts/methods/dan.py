@@ -3,13 +3,12 @@
 L = L_seg + w(t) L_adv
 """
 
-from __future__ import annotations
-
 import torch
 
 from scripts.networks.heads import foreground_probability
 
 from .adversary import AdversarialObjective
+from .objective import Tensors
 
 
 class DANObjective(AdversarialObjective):
@@ -31,8 +30,8 @@ class DANObjective(AdversarialObjective):
 
     TERMS = ("supervised_segmentation", "adversarial")
 
-    def judged_maps(self, heads: dict[str, torch.Tensor]) -> torch.Tensor:
+    def judged_maps(self, heads: Tensors) -> torch.Tensor:
         return foreground_probability(heads["logits"], self.label_coding.num_classes)
 
-    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
         return {**self.supervision(heads, targets), **self.adversarial_term(heads)}

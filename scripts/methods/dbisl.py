@@ -7,7 +7,7 @@ The nine terms below are the summands of the three losses; lambda and beta are t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -15,15 +15,17 @@ import torch.nn.functional as F
 
 from scripts.errors import UserError
 
-from .dual_task import DualTaskObjective, ReferenceMap
+from .dual_task import DualTaskObjective, ReferenceMap, reference_map
 from .losses import dice_loss, masked_mean, segmentation_loss, squared_error, total
-from .objective import Weight
+from .objective import Tensors, Weights
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
     from scripts.distance import DistanceToSegmentation, SegmentationToDistance
 
 DECODERS = ("phi", "psi")
+# (B, C, H, W, D) of each decoder.
+Maps = list[torch.Tensor]
 
 
 class Supervision(NamedTuple):
@@ -71,10 +73,8 @@ class DBiSLObjective(DualTaskObjective):
     prediction that is empty or full at the map's resolution is left out of the s2r terms.
 
     Args:
-        label_coding: see :class:`~scripts.methods.Objective`.
         segmentation_to_distance: T_s2r, see :class:`~scripts.methods.dual_task.DualTaskObjective`.
         distance_to_segmentation: T_r2s.
-        weights: see :class:`~scripts.methods.Objective`.
         r2s_cross_entropy: whether the loss of supervised_r2s is Dice and cross-entropy (the paper's L_seg) or Dice
             alone. Behind the steep sigmoid the cross-entropy's gradient is up to k on the voxels that are nearly
             right and zero on those that are confidently wrong.
@@ -106,7 +106,7 @@ class DBiSLObjective(DualTaskObjective):
         label_coding: LabelCoding,
         segmentation_to_distance: SegmentationToDistance,
         distance_to_segmentation: DistanceToSegmentation,
-        weights: Mapping[str, Weight] | None = None,
+        weights: Weights = None,
         *,
         r2s_cross_entropy: bool = True,
         hard_pseudo_labels: bool = False,
@@ -121,13 +121,13 @@ class DBiSLObjective(DualTaskObjective):
         self.pseudo_on_labeled = pseudo_on_labeled
         self.unanimity = unanimity
 
-    def supervisions(self, targets: dict[str, torch.Tensor]) -> list[Supervision]:
+    def supervisions(self, targets: Tensors) -> list[Supervision]:
         """The labels of the labeled crops."""
-        reference = self.reference_map(targets) if self.active("supervised_distance", "supervised_s2r") else None
+        needed = self.active("supervised_distance", "supervised_s2r")
+        reference = reference_map(targets, self.segmentation_to_distance) if needed else None
         return [Supervision(targets["label"], targets.get("known"), reference)]
 
-    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        # Below, logits, distance and probability are lists of one (B, C, H, W, D) for each decoder.
+    def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
         logits, distance = ([heads[f"{kind}_{decoder}"] for decoder in DECODERS] for kind in ("logits", "distance"))
         probability = [torch.sigmoid(head) for head in logits]
         labels = self.supervisions(targets)
@@ -147,11 +147,9 @@ class DBiSLObjective(DualTaskObjective):
             **self._pseudo_supervision(logits, probability, distance, labeled=len(targets["label"])),
         }
 
-    def _segmentation_to_distance_terms(
-        self, probability: list[torch.Tensor], distance: list[torch.Tensor], labels: Sequence[Supervision]
-    ) -> dict[str, torch.Tensor]:
+    def _segmentation_to_distance_terms(self, probability: Maps, distance: Maps, labels: list[Supervision]) -> Tensors:
         """First summands of Eq. 7 and 10: the segmentations seen as distance maps."""
-        terms: dict[str, torch.Tensor] = {}
+        terms: Tensors = {}
         if not self.active("supervised_s2r", "consistency_s2r"):
             return terms
         crops = slice(None) if self.active("consistency_s2r") else slice(max(len(one.label) for one in labels))
@@ -169,13 +167,7 @@ class DBiSLObjective(DualTaskObjective):
             terms["consistency_s2r"] = total(map(masked_mean, errors, valid))
         return terms
 
-    def _supervised_s2r(
-        self,
-        probability: list[torch.Tensor],
-        seen: list[torch.Tensor],
-        valid: list[torch.Tensor],
-        reference: ReferenceMap | None,
-    ) -> list[torch.Tensor]:
+    def _supervised_s2r(self, probability: Maps, seen: Maps, valid: Maps, reference: ReferenceMap | None) -> Maps:
         """First summand of Eq. 7; with partial labels where R is known, and on the scale that R has there."""
         assert reference is not None  # as long as the term is active
         labeled = len(reference.map)
@@ -186,11 +178,9 @@ class DBiSLObjective(DualTaskObjective):
         errors = [(map_[:labeled] - reference.map) ** 2 for map_ in seen]
         return list(map(masked_mean, errors, valid))
 
-    def _distance_to_segmentation_terms(
-        self, probability: list[torch.Tensor], distance: list[torch.Tensor], labels: Sequence[Supervision]
-    ) -> dict[str, torch.Tensor]:
+    def _distance_to_segmentation_terms(self, probability: Maps, distance: Maps, labels: list[Supervision]) -> Tensors:
         """Second summands of Eq. 7 and 10: the distance maps seen as segmentations."""
-        terms: dict[str, torch.Tensor] = {}
+        terms: Tensors = {}
         if not self.active("supervised_r2s", "consistency_r2s"):
             return terms
         seen = [self.distance_to_segmentation(head) for head in distance]
@@ -210,14 +200,7 @@ class DBiSLObjective(DualTaskObjective):
             return 0.5 * (dice + F.binary_cross_entropy(probability, label))
         return 0.5 * (dice + masked_mean(F.binary_cross_entropy(probability, label, reduction="none"), known))
 
-    def _pseudo_supervision(
-        self,
-        logits: list[torch.Tensor],
-        probability: list[torch.Tensor],
-        distance: list[torch.Tensor],
-        *,
-        labeled: int,
-    ) -> dict[str, torch.Tensor]:
+    def _pseudo_supervision(self, logits: Maps, probability: Maps, distance: Maps, *, labeled: int) -> Tensors:
         """Eq. 12-14."""
         if not self.active("pseudo"):
             return {}
@@ -246,12 +229,12 @@ class DBiSLObjective(DualTaskObjective):
         return pseudo_label, unanimity_mask(probability, distance if self.unanimity == "both" else None)
 
 
-def _supervised(labels: Sequence[Supervision], losses: Callable[[Supervision], Sequence[torch.Tensor]]) -> torch.Tensor:
+def _supervised(labels: list[Supervision], losses: Callable[[Supervision], Maps]) -> torch.Tensor:
     """The weighted sum, over the labels and over what ``losses`` returns for each of them."""
     return total(one.weight * total(losses(one)) for one in labels)
 
 
-def _distance_errors(distance: list[torch.Tensor], reference: ReferenceMap | None) -> list[torch.Tensor]:
+def _distance_errors(distance: Maps, reference: ReferenceMap | None) -> Maps:
     assert reference is not None  # as long as the term is active
     return [squared_error(head[: len(reference.map)], reference.map, reference.known) for head in distance]
 

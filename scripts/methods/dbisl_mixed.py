@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +12,7 @@ from scripts.errors import UserError
 from .dbisl import DBiSLObjective, Supervision, unanimity_mask
 from .dual_task import ReferenceMap
 from .mixing import CopyPaste
-from .objective import Loss, Weight
+from .objective import Loss, Tensors, Weight, Weights
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -36,7 +35,6 @@ class DBiSLMixedObjective(DBiSLObjective):
     the distances seen as segmentations by T_r2s ("all"), which asks for distance heads as good as the others.
 
     Args:
-        label_coding: see :class:`~scripts.methods.Objective`.
         network: the student.
         segmentation_to_distance: T_s2r.
         distance_to_segmentation: T_r2s.
@@ -61,7 +59,7 @@ class DBiSLMixedObjective(DBiSLObjective):
         network: Network,
         segmentation_to_distance: SegmentationToDistance,
         distance_to_segmentation: DistanceToSegmentation,
-        weights: Mapping[str, Weight] | None = None,
+        weights: Weights = None,
         *,
         pseudo_weight: Weight = 0.5,
         teaching_heads: str = "segmentation",
@@ -88,20 +86,18 @@ class DBiSLMixedObjective(DBiSLObjective):
         self.source = source
         self._pseudo_weight_now = 0.0
 
-    def views(
-        self, labeled: dict[str, torch.Tensor], unlabeled: dict[str, torch.Tensor], iteration: int
-    ) -> dict[str, torch.Tensor]:
+    def views(self, labeled: Tensors, unlabeled: Tensors, iteration: int) -> Tensors:
         return self.copy_paste.views(labeled, unlabeled, iteration, teach=self._teach)
 
-    def pictured(self, targets: dict[str, torch.Tensor]) -> dict[str, tuple[int, torch.Tensor | None]]:
+    def pictured(self, targets: Tensors) -> dict[str, tuple[int, torch.Tensor | None]]:
         return self.copy_paste.pictured(targets)
 
-    def forward(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor], iteration: int) -> Loss:
+    def forward(self, heads: Tensors, targets: Tensors, iteration: int) -> Loss:
         weight = self.pseudo_weight
         self._pseudo_weight_now = weight(iteration) if callable(weight) else weight
         return super().forward(heads, targets, iteration)
 
-    def supervisions(self, targets: dict[str, torch.Tensor]) -> list[Supervision]:
+    def supervisions(self, targets: Tensors) -> list[Supervision]:
         """The mixed masks, once over the voxels of true labels and once over those of pseudo-labels."""
         mask, regions = targets["mixed_label"], (targets["from_label"], targets["from_pseudo_label"])
         self.measures["pseudo_foreground"] = (mask * regions[1]).mean()
@@ -115,7 +111,7 @@ class DBiSLMixedObjective(DBiSLObjective):
     def after_step(self, iteration: int) -> None:
         self.copy_paste.teacher.update(iteration)
 
-    def _teach(self, heads: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _teach(self, heads: Tensors) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Pseudo-label (U, C, H, W, D), 0 or 1, and where the heads agree."""
         logits, distance = (
             torch.stack([head.float() for name, head in heads.items() if name.startswith(kind)])

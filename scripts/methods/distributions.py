@@ -5,8 +5,6 @@ class. Written as (B, G, M, H, W, D), G distributions of M outcomes, both go thr
 methods that are published for softmax also take overlapping regions.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

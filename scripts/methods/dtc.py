@@ -6,15 +6,13 @@ What the paper calls level set function (LSF) is the signed distance map here. E
 and the authors' program differ, the default follows the program, whose results the tables report.
 """
 
-from __future__ import annotations
-
-import torch
 import torch.nn.functional as F
 
 from scripts.networks.heads import foreground_probability
 
 from .dual_task import DualTaskObjective, distance_loss
 from .losses import dice_loss
+from .objective import Tensors
 
 
 class DTCObjective(DualTaskObjective):
@@ -41,7 +39,7 @@ class DTCObjective(DualTaskObjective):
 
     TERMS = ("supervised_segmentation", "supervised_distance", "consistency")
 
-    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
         label = targets["label"]
         labeled, num_classes = label.shape[:2]
         terms = {}

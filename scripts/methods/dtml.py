@@ -6,15 +6,13 @@ Both minimisations are one weighted sum here: the two networks share no paramete
 that it depends on, and one SGD over both makes the steps that one for each would.
 """
 
-from __future__ import annotations
-
-import torch
 import torch.nn.functional as F
 
 from scripts.networks.heads import foreground_probability
 
 from .dual_task import DualTaskObjective, distance_loss
 from .losses import dice_loss
+from .objective import Tensors
 
 
 class DTMLObjective(DualTaskObjective):
@@ -47,7 +45,7 @@ class DTMLObjective(DualTaskObjective):
 
     TERMS = ("supervised_segmentation", "supervised_mask", "supervised_distance", "consistency")
 
-    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
         label, known = targets["label"], targets.get("known")
         labeled, num_classes = label.shape[:2]
         terms = self.supervision(heads, targets)

@@ -6,7 +6,6 @@ program, which back-propagates neither `pseudo` nor `contrastive`; the abstract 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from scripts.errors import UserError
 from scripts.networks.heads import foreground_probability
 
 from .losses import cross_entropy, dice_loss, masked_mean, total
-from .objective import Objective, Weight
+from .objective import Objective, Tensors, Weights
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -55,7 +54,6 @@ class DualNetworksObjective(Objective):
     between them alone, so that reliable features are not drawn to the uncertain ones.
 
     Args:
-        label_coding: see :class:`~scripts.methods.Objective`.
         weights: see :class:`~scripts.methods.Objective`; the program's are 1, with 0.5 for `mistake` and a ramp to
             0.1 for `contrastive`.
         confidence: probability from which a stream is confident of a class, in `mistake`.
@@ -68,12 +66,7 @@ class DualNetworksObjective(Objective):
     TERMS = ("supervised", "mistake", "uncertainty", "cosine", "pseudo", "contrastive")
 
     def __init__(
-        self,
-        label_coding: LabelCoding,
-        weights: Mapping[str, Weight] | None = None,
-        *,
-        confidence: float = 0.6,
-        percentile: float = 20.0,
+        self, label_coding: LabelCoding, weights: Weights = None, *, confidence: float = 0.6, percentile: float = 20.0
     ) -> None:
         super().__init__(label_coding, weights)
         if not 0.5 <= confidence < 1:
@@ -83,7 +76,7 @@ class DualNetworksObjective(Objective):
         self.confidence = confidence
         self.percentile = percentile
 
-    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
         label, known = targets["label"], targets.get("known")
         logits = [heads[f"logits_{stream}"] for stream in STREAMS]
         labeled = [head[: len(label)] for head in logits]
@@ -93,9 +86,7 @@ class DualNetworksObjective(Objective):
             **self._unlabeled_terms(heads, labeled, label, known),
         }
 
-    def _supervision(
-        self, logits: list[torch.Tensor], label: torch.Tensor, known: torch.Tensor | None
-    ) -> dict[str, torch.Tensor]:
+    def _supervision(self, logits: list[torch.Tensor], label: torch.Tensor, known: torch.Tensor | None) -> Tensors:
         terms = {}
         probability = [foreground_probability(head, label.shape[1]) for head in logits]
         if self.active("supervised"):
@@ -108,7 +99,7 @@ class DualNetworksObjective(Objective):
             terms["mistake"] = total(masked_mean((p - label) ** 2, differ) for p in probability)
         return terms
 
-    def _agreement(self, v: torch.Tensor, r: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _agreement(self, v: torch.Tensor, r: torch.Tensor) -> Tensors:
         terms = {}
         if self.active("uncertainty"):
             log_v, log_r = torch.log_softmax(v.detach(), 1), torch.log_softmax(r, 1)
@@ -120,12 +111,8 @@ class DualNetworksObjective(Objective):
         return terms
 
     def _unlabeled_terms(
-        self,
-        heads: dict[str, torch.Tensor],
-        labeled: list[torch.Tensor],
-        label: torch.Tensor,
-        known: torch.Tensor | None,
-    ) -> dict[str, torch.Tensor]:
+        self, heads: Tensors, labeled: list[torch.Tensor], label: torch.Tensor, known: torch.Tensor | None
+    ) -> Tensors:
         """The two terms of the unlabeled crops, which share the division into reliable and uncertain voxels."""
         logits = [heads[f"logits_{stream}"][len(label) :] for stream in STREAMS]
         if not self.active("pseudo", "contrastive") or len(logits[0]) == 0:
@@ -135,7 +122,7 @@ class DualNetworksObjective(Objective):
             pseudo_label = joint_label(*probability)
             above = [above_percentile(entropy(p), self.percentile) for p in probability]
             uncertain = above[0] & above[1]
-        terms: dict[str, torch.Tensor] = {}
+        terms: Tensors = {}
         if self.active("pseudo"):
             errors = [F.cross_entropy(head, pseudo_label, reduction="none") for head in logits]
             terms["pseudo"] = total(masked_mean(error, ~uncertain) for error in errors)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from .losses import squared_error
-from .objective import Objective, Weight
+from .objective import Objective, Tensors, Weights
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -30,7 +29,7 @@ class ReferenceMap(NamedTuple):
 
 
 @torch.no_grad()
-def reference_map(targets: dict[str, torch.Tensor], segmentation_to_distance: SegmentationToDistance) -> ReferenceMap:
+def reference_map(targets: Tensors, segmentation_to_distance: SegmentationToDistance) -> ReferenceMap:
     """The map that the data bring (of the whole volume, made before cropping), or else that of the label crop.
 
     Args:
@@ -49,7 +48,7 @@ def reference_map(targets: dict[str, torch.Tensor], segmentation_to_distance: Se
 
 
 def distance_loss(
-    distance: torch.Tensor, targets: dict[str, torch.Tensor], segmentation_to_distance: SegmentationToDistance
+    distance: torch.Tensor, targets: Tensors, segmentation_to_distance: SegmentationToDistance
 ) -> torch.Tensor:
     """Mean squared error of the labeled crops' ``distance`` (B, C, H, W, D) against :func:`reference_map`."""
     expected = reference_map(targets, segmentation_to_distance)
@@ -60,7 +59,6 @@ class DualTaskObjective(Objective):
     """An objective with the transforms between the two tasks.
 
     Args:
-        label_coding: see :class:`~scripts.methods.Objective`.
         segmentation_to_distance: T_s2r; it also makes the reference maps R of the labels unless the data bring a
             "distance".
         distance_to_segmentation: T_r2s, the steep sigmoid.
@@ -73,12 +71,8 @@ class DualTaskObjective(Objective):
         label_coding: LabelCoding,
         segmentation_to_distance: SegmentationToDistance,
         distance_to_segmentation: DistanceToSegmentation,
-        weights: Mapping[str, Weight] | None = None,
+        weights: Weights = None,
     ) -> None:
         super().__init__(label_coding, weights)
         self.segmentation_to_distance = segmentation_to_distance
         self.distance_to_segmentation = distance_to_segmentation
-
-    def reference_map(self, targets: dict[str, torch.Tensor]) -> ReferenceMap:
-        """R of the labeled crops, (L, C, H, W, D), see :func:`reference_map`."""
-        return reference_map(targets, self.segmentation_to_distance)

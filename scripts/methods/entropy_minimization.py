@@ -1,14 +1,10 @@
 """Entropy minimisation: labels, and confident predictions everywhere (Grandvalet and Bengio; Vu et al., Advent)."""
 
-from __future__ import annotations
-
-import torch
-
 from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions, normalized_entropy
 from .losses import total
-from .objective import Objective
+from .objective import Objective, Tensors
 
 
 class EntropyMinimizationObjective(Objective):
@@ -28,7 +24,7 @@ class EntropyMinimizationObjective(Objective):
 
     TERMS = ("supervised_segmentation", "entropy")
 
-    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
         terms = self.supervision(heads, targets)
         if self.active("entropy"):
             logits, classes = segmentation_heads(heads).values(), targets["label"].shape[1]

@@ -8,8 +8,6 @@ partial_labels.md); None means everywhere. What is not known enters neither nume
 float, it is how much a voxel counts: 1 for a true label, less for a pseudo-label, 0 for what is not known.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable
 
@@ -43,10 +41,8 @@ def dice_loss(
     axes = (0, *range(2, probability.dim()))
     counted = target if known is None else target * known
     intersection = (probability * counted).sum(axes)
-    if squares:
-        predicted, counted = probability * probability, target * counted
-    else:
-        predicted = probability
+    predicted = probability * probability if squares else probability
+    counted = target * counted if squares else counted
     size = (predicted if known is None else predicted * known).sum(axes) + counted.sum(axes)
     if known is None:
         intersection, size = sum_over_ranks(intersection, size)

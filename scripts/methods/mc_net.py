@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import permutations
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from scripts.errors import UserError
 from scripts.networks.heads import segmentation_heads
 
 from .losses import dice_loss, total
-from .objective import Objective, Weight
+from .objective import Objective, Tensors, Weights
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -34,8 +33,6 @@ class MCNetObjective(Objective):
     where p is near 1/2.
 
     Args:
-        label_coding: see :class:`~scripts.methods.Objective`.
-        weights: see :class:`~scripts.methods.Objective`.
         temperature: T; the smaller, the nearer the target is to a hard label.
         dice_squares: squares in the denominator of the Dice, as for every other method; the authors' program has none,
             see :func:`~scripts.methods.losses.dice_loss`.
@@ -48,12 +45,7 @@ class MCNetObjective(Objective):
     TERMS = ("supervised_dice", "mutual_consistency")
 
     def __init__(
-        self,
-        label_coding: LabelCoding,
-        weights: Mapping[str, Weight] | None = None,
-        *,
-        temperature: float = 0.1,
-        dice_squares: bool = True,
+        self, label_coding: LabelCoding, weights: Weights = None, *, temperature: float = 0.1, dice_squares: bool = True
     ) -> None:
         super().__init__(label_coding, weights)
         if temperature <= 0:
@@ -61,7 +53,7 @@ class MCNetObjective(Objective):
         self.temperature = temperature
         self.dice_squares = dice_squares
 
-    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
         label, logits = targets["label"], segmentation_heads(heads)
         self._check(logits, label.shape[1])
         terms = {}
@@ -77,7 +69,7 @@ class MCNetObjective(Objective):
         return terms
 
     @staticmethod
-    def _check(logits: dict[str, torch.Tensor], num_classes: int) -> None:
+    def _check(logits: Tensors, num_classes: int) -> None:
         shapes = {name: head.shape[1] for name, head in logits.items()}
         if len(shapes) < 2 or set(shapes.values()) != {num_classes}:
             raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +11,7 @@ from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions, squared_difference
 from .losses import total
-from .objective import Objective, Weight
+from .objective import Objective, Tensors, Weights
 from .teacher import copy_of, follow
 
 if TYPE_CHECKING:
@@ -42,9 +41,7 @@ class MeanTeacherObjective(Objective):
     teacher that predicts in evaluation mode.) ``state_dict`` holds the teacher and not the student.
 
     Args:
-        label_coding: see :class:`~scripts.methods.Objective`.
         network: the student.
-        weights: see :class:`~scripts.methods.Objective`.
         ema_decay: the largest share that the teacher keeps of itself in a step, in [0, 1).
         noise: standard deviation of the Gaussian noise on the teacher's input, in the unit of the normalised image;
             clipped at twice that.
@@ -60,7 +57,7 @@ class MeanTeacherObjective(Objective):
         self,
         label_coding: LabelCoding,
         network: Network,
-        weights: Mapping[str, Weight] | None = None,
+        weights: Weights = None,
         *,
         ema_decay: float = 0.99,
         noise: float = 0.1,
@@ -76,7 +73,7 @@ class MeanTeacherObjective(Objective):
         self.noise = noise
 
     @torch.no_grad()
-    def teach(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    def teach(self, image: torch.Tensor) -> Tensors:
         """The teacher's heads on ``image`` (B, channels, H, W, D) with fresh noise on it and fresh dropout."""
         self.teacher.train()
         noise = (torch.randn_like(image) * self.noise).clamp(-NOISE_LIMIT * self.noise, NOISE_LIMIT * self.noise)
@@ -85,16 +82,14 @@ class MeanTeacherObjective(Objective):
     def after_step(self, iteration: int) -> None:
         follow(self.teacher, *self._student, iteration + 1, self.ema_decay)
 
-    def further_heads(
-        self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def further_heads(self, heads: Tensors, targets: Tensors) -> Tensors:
         unlabeled = targets["image"][len(targets["label"]) :]
         if not self.active("consistency") or len(unlabeled) == 0:
             return {}
         taught = segmentation_heads(self.teach(unlabeled))
         return {f"teacher_{name}": head for name, head in taught.items()}
 
-    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
         labeled, terms = len(targets["label"]), self.supervision(heads, targets)
         if any(name.startswith("teacher_") for name in heads):
             terms["consistency"] = total(
@@ -102,11 +97,11 @@ class MeanTeacherObjective(Objective):
             )
         return terms
 
-    def _consistency(self, name: str, student: torch.Tensor, heads: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _consistency(self, name: str, student: torch.Tensor, heads: Tensors) -> torch.Tensor:
         """The term for one head of the student on the unlabeled crops, (U, maps, H, W, D)."""
         return self._errors(name, student, heads).mean()
 
-    def _errors(self, name: str, student: torch.Tensor, heads: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _errors(self, name: str, student: torch.Tensor, heads: Tensors) -> torch.Tensor:
         """Squared differences to the teacher's probabilities, (U, G, M, H, W, D)."""
         classes = self.label_coding.num_classes
         taught = log_distributions(heads[f"teacher_{name}"], classes)

@@ -13,6 +13,7 @@ from scripts.errors import UserError
 from scripts.inference.decoding import smaller_components
 from scripts.networks.heads import foreground_probability, segmentation_heads
 
+from .objective import Tensors
 from .teacher import EMATeacher
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def paste(outside: torch.Tensor, inside: torch.Tensor, box: torch.Tensor) -> tor
     return torch.where(box, inside, outside)
 
 
-def pasted_labeled(labeled: dict[str, torch.Tensor], box: torch.Tensor) -> dict[str, torch.Tensor]:
+def pasted_labeled(labeled: Tensors, box: torch.Tensor) -> Tensors:
     """Every labeled crop with the box of the next one pasted into it: copy-paste between labeled crops.
 
     Marked labels are mixed as they are, so that what is unknown stays so. A distance map of the whole volume no longer
@@ -117,13 +118,13 @@ class CopyPaste(nn.Module):
 
     def views(
         self,
-        labeled: dict[str, torch.Tensor],
-        unlabeled: dict[str, torch.Tensor],
+        labeled: Tensors,
+        unlabeled: Tensors,
         iteration: int,
         *,
-        teach: Callable[[dict[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor | None]] | None = None,
+        teach: Callable[[Tensors], tuple[torch.Tensor, torch.Tensor | None]] | None = None,
         strong: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> dict[str, torch.Tensor]:
+    ) -> Tensors:
         """The views of :meth:`Objective.views`, see there for the arguments.
 
         Args:
@@ -159,7 +160,7 @@ class CopyPaste(nn.Module):
             views["image"] = strong(views["image"])
         return {**views, "label": labeled["label"]}
 
-    def pseudo_label(self, heads: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def pseudo_label(self, heads: Tensors) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The mean of the segmentation heads, thresholded; believed everywhere."""
         return self.mask(mean_probability(heads, self.label_coding.num_classes)), None
 
@@ -168,7 +169,7 @@ class CopyPaste(nn.Module):
         mask = self.label_coding.harden(probability)
         return largest_components(mask) if self.largest_component else mask
 
-    def pictured(self, targets: dict[str, torch.Tensor]) -> dict[str, tuple[int, torch.Tensor | None]]:
+    def pictured(self, targets: Tensors) -> dict[str, tuple[int, torch.Tensor | None]]:
         """See :meth:`Objective.pictured`: the first crop of either direction."""
         number = len(targets["mixed_label"])
         shown = {"labeled outside": 0, "unlabeled outside": number // 2}
@@ -176,14 +177,14 @@ class CopyPaste(nn.Module):
             shown = {"labeled, mixed": 0}
         return {title: (index, targets["mixed_label"][index]) for title, index in shown.items()}
 
-    def _true(self, labeled: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _true(self, labeled: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Foreground channels (L, C, H, W, D) of marked labels, and where they are known, bool or weights."""
         channels, known = self.label_coding.encode(labeled["label"]), self.label_coding.known(labeled["label"])
         known = torch.ones_like(channels, dtype=torch.bool) if known is None else known
         return channels, known * labeled.get("label_weight", True)
 
 
-def mean_probability(heads: dict[str, torch.Tensor], num_classes: int) -> torch.Tensor:
+def mean_probability(heads: Tensors, num_classes: int) -> torch.Tensor:
     """Mean of the segmentation heads' foreground probabilities, (B, C, H, W, D), float32."""
     probabilities = [foreground_probability(head.float(), num_classes) for head in segmentation_heads(heads).values()]
     return torch.stack(probabilities).mean(0)

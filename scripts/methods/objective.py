@@ -22,15 +22,19 @@ if TYPE_CHECKING:
     from scripts.data import LabelCoding
 
 Weight = float | Callable[[int], float]
+# Of the terms, by name.
+Weights = Mapping[str, Weight] | None
+# By name: heads, targets, terms.
+Tensors = dict[str, torch.Tensor]
 
 
 class Loss(NamedTuple):
     """What an objective returns: the weighted sum, the terms before weighting, their weights, and what it measured."""
 
     total: torch.Tensor
-    terms: dict[str, torch.Tensor]
+    terms: Tensors
     weights: dict[str, float]
-    measures: dict[str, torch.Tensor]
+    measures: Tensors
 
 
 class Heads(dict[str, torch.Tensor]):
@@ -48,7 +52,8 @@ class Objective(nn.Module):
 
     The trainer calls, in every iteration, :meth:`views`, :meth:`predict`, the objective itself and, after the
     optimiser's step, :meth:`after_step`. Parameters of the objective that require a gradient are optimised with those
-    of the network.
+    of the network. ``label_coding`` and ``weights`` mean the same for every method, whose docstring lists the
+    arguments that it adds.
 
     Args:
         label_coding: turns label values into foreground channels, see :class:`~scripts.data.LabelCoding`.
@@ -66,13 +71,7 @@ class Objective(nn.Module):
     # What `terms` may put into `self.measures` (name -> scalar tensor), to be logged beside the terms.
     MEASURES: tuple[str, ...] = ()
 
-    def __init__(
-        self,
-        label_coding: LabelCoding,
-        weights: Mapping[str, Weight] | None = None,
-        *,
-        dice_background: bool = False,
-    ) -> None:
+    def __init__(self, label_coding: LabelCoding, weights: Weights = None, *, dice_background: bool = False) -> None:
         super().__init__()
         weights = dict(weights or {})
         unknown = sorted(set(weights) - set(self.TERMS))
@@ -80,7 +79,7 @@ class Objective(nn.Module):
             raise UserError(f"weights names {unknown}; the terms of {type(self).__name__} are {list(self.TERMS)}.")
         self.label_coding = label_coding
         self.dice_background = dice_background
-        self.measures: dict[str, torch.Tensor] = {}
+        self.measures: Tensors = {}
         self.weights = {name: weights.get(name, 1.0) for name in self.TERMS}
 
     def active(self, *names: str) -> bool:
@@ -88,9 +87,7 @@ class Objective(nn.Module):
         return any(callable(self.weights[name]) or self.weights[name] != 0 for name in names)
 
     @torch.no_grad()
-    def views(
-        self, labeled: dict[str, torch.Tensor], unlabeled: dict[str, torch.Tensor], iteration: int
-    ) -> dict[str, torch.Tensor]:
+    def views(self, labeled: Tensors, unlabeled: Tensors, iteration: int) -> Tensors:
         """What the network sees in this iteration, and what the terms need beside its heads.
 
         Here: the labeled crops, then the unlabeled ones. A method that mixes crops, or shows several views of each,
@@ -110,14 +107,14 @@ class Objective(nn.Module):
         further = {f"unlabeled_{key}": value for key, value in unlabeled.items() if key != "image"}
         return {**further, **labeled, "image": torch.cat([labeled["image"], unlabeled["image"]])}
 
-    def predict(self, network: nn.Module, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    def predict(self, network: nn.Module, image: torch.Tensor) -> Tensors:
         """The network's heads for the views ``image`` (N, channels, H, W, D), with gradient; one pass by default.
 
         A method that perturbs features calls ``network.encode`` and ``network.decode`` instead.
         """
         return network(image)
 
-    def pictured(self, targets: dict[str, torch.Tensor]) -> dict[str, tuple[int, torch.Tensor | None]]:
+    def pictured(self, targets: Tensors) -> dict[str, tuple[int, torch.Tensor | None]]:
         """The views that a picture of the training shows: title -> position in the batch, and what it should become.
 
         Args:
@@ -132,9 +129,7 @@ class Objective(nn.Module):
             first["unlabeled"] = (len(labels), None)
         return first
 
-    def further_heads(
-        self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def further_heads(self, heads: Tensors, targets: Tensors) -> Tensors:
         """Outputs of further networks of the method, such as a teacher, under the caller's autocast; none by default.
 
         Args:
@@ -146,7 +141,7 @@ class Objective(nn.Module):
         """
         return {}
 
-    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
         """The value of every active term, scalar tensors.
 
         Args:
@@ -158,9 +153,7 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
-    def supervision(
-        self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor], *, mean: bool = False
-    ) -> dict[str, torch.Tensor]:
+    def supervision(self, heads: Tensors, targets: Tensors, *, mean: bool = False) -> Tensors:
         """The term ``supervised_segmentation``, where it is active: L_seg of the labeled crops over all heads.
 
         Args:
@@ -185,7 +178,7 @@ class Objective(nn.Module):
             iteration: the one that has just been done, counted from 0.
         """
 
-    def forward(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor], iteration: int) -> Loss:
+    def forward(self, heads: Tensors, targets: Tensors, iteration: int) -> Loss:
         """The loss of one batch, in float32 whatever autocast does.
 
         Args:
@@ -215,7 +208,7 @@ class Objective(nn.Module):
             loss = sum((weights[name] * value for name, value in terms.items()), start=label.new_zeros(()).float())
         return Loss(loss, terms, weights, self.measures)
 
-    def _refuse_softmax_of_regions(self, heads: dict[str, torch.Tensor]) -> None:
+    def _refuse_softmax_of_regions(self, heads: Tensors) -> None:
         if self.label_coding.regions is None:
             return
         for name, head in segmentation_heads(heads).items():

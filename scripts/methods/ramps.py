@@ -1,7 +1,5 @@
 """Ramps: weights that change over the iterations of a run."""
 
-from __future__ import annotations
-
 import math
 
 from scripts.errors import UserError

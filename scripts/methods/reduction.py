@@ -15,8 +15,6 @@ both kinds may be averaged together, which :class:`~scripts.methods.Objective` d
 Without a process group both functions return their arguments.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,7 +5,6 @@ L = L_seg + alpha L_sdm + beta(t) L_adv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +16,7 @@ from scripts.networks.heads import foreground_probability
 from .adversary import AdversarialObjective
 from .dual_task import distance_loss
 from .losses import dice_loss
-from .objective import Weight
+from .objective import Tensors, Weights
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -41,12 +40,10 @@ class SASSNetObjective(AdversarialObjective):
     decision is one logit (see :class:`~scripts.networks.Discriminator`).
 
     Args:
-        label_coding: see :class:`~scripts.methods.Objective`.
         network: see :class:`~scripts.methods.adversary.AdversarialObjective`.
         discriminator: D, over the distance maps and the image.
         discriminator_optimizer: over D's parameters.
         segmentation_to_distance: makes the reference maps R unless the data bring a "distance".
-        weights: see :class:`~scripts.methods.Objective`.
     """
 
     TERMS = ("supervised_segmentation", "supervised_distance", "adversarial")
@@ -58,15 +55,15 @@ class SASSNetObjective(AdversarialObjective):
         discriminator: nn.Module,
         discriminator_optimizer: Optimizer,
         segmentation_to_distance: SegmentationToDistance,
-        weights: Mapping[str, Weight] | None = None,
+        weights: Weights = None,
     ) -> None:
         super().__init__(label_coding, network, discriminator, discriminator_optimizer, weights)
         self.segmentation_to_distance = segmentation_to_distance
 
-    def judged_maps(self, heads: dict[str, torch.Tensor]) -> torch.Tensor:
+    def judged_maps(self, heads: Tensors) -> torch.Tensor:
         return heads["distance"]
 
-    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
         label = targets["label"]
         terms = self.adversarial_term(heads)
         if self.active("supervised_segmentation"):

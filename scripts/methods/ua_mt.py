@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +13,7 @@ from scripts.networks.heads import segmentation_heads
 from .distributions import log_distributions, normalized_entropy
 from .losses import masked_mean
 from .mean_teacher import MeanTeacherObjective
-from .objective import Loss, Weight
+from .objective import Loss, Tensors, Weights
 from .ramps import GaussianRampUp
 
 if TYPE_CHECKING:
@@ -37,10 +36,8 @@ class UAMTObjective(MeanTeacherObjective):
     possible entropy at the end of the run.
 
     Args:
-        label_coding: see :class:`~scripts.methods.Objective`.
         network: the student.
         max_iterations: T.
-        weights: see :class:`~scripts.methods.Objective`.
         passes: stochastic predictions behind the entropy; they are made one after another, which costs time and not
             memory.
         options: those of :class:`~scripts.methods.MeanTeacherObjective`.
@@ -54,7 +51,7 @@ class UAMTObjective(MeanTeacherObjective):
         label_coding: LabelCoding,
         network: Network,
         max_iterations: int,
-        weights: Mapping[str, Weight] | None = None,
+        weights: Weights = None,
         *,
         passes: int = 8,
         **options: Any,
@@ -66,14 +63,12 @@ class UAMTObjective(MeanTeacherObjective):
         self.threshold_ramp = GaussianRampUp(max_iterations, peak=1 - FIRST_THRESHOLD)
         self.threshold = FIRST_THRESHOLD
 
-    def forward(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor], iteration: int) -> Loss:
+    def forward(self, heads: Tensors, targets: Tensors, iteration: int) -> Loss:
         # The threshold is all that depends on the iteration besides the weights; `terms` is not told it.
         self.threshold = FIRST_THRESHOLD + self.threshold_ramp(iteration)
         return super().forward(heads, targets, iteration)
 
-    def further_heads(
-        self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def further_heads(self, heads: Tensors, targets: Tensors) -> Tensors:
         further = super().further_heads(heads, targets)
         if not further:
             return {}
@@ -86,6 +81,6 @@ class UAMTObjective(MeanTeacherObjective):
                 further[name] = torch.logaddexp(further[name], log_probability) if name in further else log_probability
         return further
 
-    def _consistency(self, name: str, student: torch.Tensor, heads: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _consistency(self, name: str, student: torch.Tensor, heads: Tensors) -> torch.Tensor:
         certain = normalized_entropy(heads[f"log_mean_{name}"]) < self.threshold
         return masked_mean(self._errors(name, student, heads), certain)

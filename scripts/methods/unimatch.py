@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,12 +11,12 @@ from monai.networks import eval_mode
 from torch import nn
 
 from scripts.errors import UserError
-from scripts.networks.heads import segmentation_heads
+from scripts.networks.heads import foreground_probability, segmentation_heads
 
 from .distributions import log_distributions
 from .losses import dice_loss, total
 from .mixing import cut_mix_box, mean_probability, paste
-from .objective import Objective, Weight
+from .objective import Objective, Tensors, Weights
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -46,11 +46,9 @@ class UniMatchObjective(Objective):
     r(t)) ln 2, here a number; its masks come from training mode, here from evaluation mode.
 
     Args:
-        label_coding: see :class:`~scripts.methods.Objective`.
         network: what is trained; it has ``encode`` and ``decode`` unless ``features`` is off.
         augmentation: of the strong views, (B, channels, H, W, D) to the same,
             see :class:`~scripts.data.RandomIntensity`.
-        weights: see :class:`~scripts.methods.Objective`.
         confidence: smallest probability of the predicted outcome, in [0, 1).
         box_volume: smallest and largest share of the crop's volume in the box, uniform.
         feature_dropout: probability of dropping a channel of the features.
@@ -64,7 +62,7 @@ class UniMatchObjective(Objective):
         label_coding: LabelCoding,
         network: Network,
         augmentation: Callable[[torch.Tensor], torch.Tensor],
-        weights: Mapping[str, Weight] | None = None,
+        weights: Weights = None,
         *,
         confidence: float = 0.8,
         box_volume: tuple[float, float] = (0.02, 0.4),
@@ -81,9 +79,7 @@ class UniMatchObjective(Objective):
         self._perturbed: slice | None = None
 
     @torch.no_grad()
-    def views(
-        self, labeled: dict[str, torch.Tensor], unlabeled: dict[str, torch.Tensor], iteration: int
-    ) -> dict[str, torch.Tensor]:
+    def views(self, labeled: Tensors, unlabeled: Tensors, iteration: int) -> Tensors:
         image, first = labeled["image"], len(labeled["image"])
         half = (len(unlabeled["image"]) + 1) // 2
         weak, further = unlabeled["image"][:half], unlabeled["image"][half:]
@@ -109,7 +105,7 @@ class UniMatchObjective(Objective):
             targets |= {f"strong_mask_{number}": target, f"strong_confident_{number}": believed}
         return {**labeled, **targets, "image": torch.cat(views)}
 
-    def predict(self, network: nn.Module, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    def predict(self, network: nn.Module, image: torch.Tensor) -> Tensors:
         if self._perturbed is None:
             return network(image)
         encoded = network.encode(image)  # type: ignore[operator]
@@ -122,7 +118,7 @@ class UniMatchObjective(Objective):
         dropped = F.dropout3d(features[first:last], self.feature_dropout)
         return torch.cat([features[:first], dropped, features[last:]])
 
-    def label(self, heads: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def label(self, heads: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """The mask of the heads' mean, (U, C, H, W, D), 0 or 1, and where it is confident, bool."""
         classes = self.label_coding.num_classes
         mask = self.label_coding.harden(mean_probability(heads, classes))
@@ -130,16 +126,17 @@ class UniMatchObjective(Objective):
         certainty = torch.stack(outcomes).mean(0).amax(2)  # (U, C or 1, H, W, D)
         return mask, (certainty >= self.confidence).expand_as(mask)
 
-    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
         position, students = len(targets["label"]), segmentation_heads(heads)
         terms = self.supervision(heads, targets)
         if "mask" not in targets:
             return terms
-        number = len(targets["mask"])
+        number, classes = len(targets["mask"]), self.label_coding.num_classes
         self.measures["confident_share"] = targets["confident"].float().mean()
 
         def loss(start: int, mask: torch.Tensor, confident: torch.Tensor) -> torch.Tensor:
-            return total(self._dice(head[start : start + number], mask, confident) for head in students.values())
+            crops = [head[start : start + number] for head in students.values()]
+            return total(dice_loss(foreground_probability(head, classes), mask, confident) for head in crops)
 
         if self._perturbed is not None:
             terms["features"] = loss(position, targets["mask"], targets["confident"])
@@ -150,6 +147,3 @@ class UniMatchObjective(Objective):
                 for i in range(STRONG_VIEWS)
             )
         return terms
-
-    def _dice(self, logits: torch.Tensor, mask: torch.Tensor, confident: torch.Tensor) -> torch.Tensor:
-        return dice_loss(mean_probability({"logits": logits}, self.label_coding.num_classes), mask, confident)

@@ -1,7 +1,5 @@
 """URPC: predictions at several scales agree with their mean, less where they disagree anyway (Luo et al.)."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -10,7 +8,7 @@ from scripts.errors import UserError
 from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions, squared_difference
-from .objective import Objective
+from .objective import Objective, Tensors
 from .reduction import mean_over_ranks
 
 
@@ -37,7 +35,7 @@ class URPCObjective(Objective):
 
     TERMS = ("supervised_segmentation", "consistency", "uncertainty")
 
-    def terms(self, heads: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
         label, logits = targets["label"], list(segmentation_heads(heads).values())
         if len(logits) < 2 or "logits" not in heads:
             raise UserError(
@@ -50,7 +48,7 @@ class URPCObjective(Objective):
             terms.update(self._pyramid_consistency(scales))
         return terms
 
-    def _pyramid_consistency(self, scales: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _pyramid_consistency(self, scales: torch.Tensor) -> Tensors:
         """Consistency and uncertainty from the log-probabilities (S, U, G, M, H, W, D) of S scales."""
         mean = torch.logsumexp(scales, dim=0) - math.log(len(scales))
         divergence = (mean.exp() * (mean - scales)).sum(3, keepdim=True)

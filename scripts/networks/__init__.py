@@ -1,7 +1,5 @@
 """Networks: what the methods train, from the V-Net of the benchmarks to two decoders over MONAI's networks."""
 
-from __future__ import annotations
-
 from .cross_consistency_vnet import CrossConsistencyVNet
 from .discriminator import Discriminator
 from .dual_networks import DualNetworks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .blocks import Decoder, check_input
+from .blocks import Decoder
 from .heads import segmentation_maps
 from .layers import PointwiseConv3d
 from .normalization import set_normalization
@@ -23,14 +23,7 @@ class CrossConsistencyVNet(VNet):
     15,653,800 without those of the BatchNorms, which is what the papers' 15.65 M counts. In evaluation mode it is the
     V-Net of the main decoder.
 
-    Args:
-        in_channels: channels of the image (modalities).
-        num_classes: foreground classes C.
-        base_filters: channels at full resolution; the papers use 16.
-        activation: of the segmentation heads, "sigmoid" or "softmax", see :class:`VNet`.
-        normalization: see :class:`~scripts.networks.VNet`.
-        dropout: probability of dropping a whole channel, at the bottleneck and before the heads; 0 switches it off (and
-            not the perturbations).
+    Args: see :class:`~scripts.networks.VNet`; a ``dropout`` of 0 does not switch the perturbations off.
 
     Raises:
         UserError: when ``activation`` is unknown.
@@ -66,9 +59,8 @@ class CrossConsistencyVNet(VNet):
         These are called ``logits_noise``, ``logits_dropout`` and ``logits_feature_drop``, see :class:`Network`; extents
         are multiples of 16.
         """
-        check_input(x, self.in_channels)
         assert self.segmentation_head is not None  # which a V-Net may lack and this one does not
-        features = self.encoder(x)
+        features = self.encode(x)
         noisy = [self.noise(f) for f in features]
         thinned = [self.channel_dropout(f) for f in features]
         dropped = [self.feature_drop(f) for f in features]

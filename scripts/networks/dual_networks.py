@@ -83,12 +83,8 @@ class DualNetworks(Network):
     Where the sources do not say it: ResNet's convolutions have no bias, as usual; the features are taken before the
     dropout, so that two crops' features differ by what they show and not by the channels that happened to be dropped.
 
-    Args:
-        in_channels: channels of the image (modalities).
-        num_classes: foreground classes C, which exclude each other.
-        base_filters: channels of both streams at full resolution; the paper uses 16.
-        normalization: see :class:`~scripts.networks.VNet`.
-        dropout: probability of dropping a whole channel: of the V-Net's bottleneck and before both heads.
+    Args: see :class:`~scripts.networks.VNet`; the classes exclude each other. The ResNet's bottleneck has no
+    dropout.
 
     Example:
         >>> network = DualNetworks(base_filters=2).eval()

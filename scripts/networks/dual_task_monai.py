@@ -114,15 +114,12 @@ class DualTaskDynUNet(DualTaskNetwork):
     in both decoders (48,355,940); by default the decoders differ, as they do in the V-Net, and five levels take every
     patch that the V-Net takes but 16x16x16.
 
-    Args:
-        in_channels: channels of the image (modalities).
-        num_classes: foreground classes C; every head has one output map per class.
+    Args: see :class:`~scripts.networks.VNet`. Every head has one output map per class. Others:
         base_filters: channels at full resolution; nnU-Net uses 32. They double up to ten times that.
         levels: resolutions, at least 3; the extents of the image are multiples of 2**(levels - 1).
         upsampling_psi: "trilinear" or "transposed".
         normalization: "instance", as in nnU-Net, "batch" or "group".
-        dropout: probability of dropping a whole channel, at the bottleneck and before the heads, as in the V-Net;
-            nnU-Net has none.
+        dropout: as in the V-Net; nnU-Net has none.
 
     Raises:
         UserError: when ``levels`` is below 3, or ``upsampling_psi`` or ``normalization`` is unknown.
@@ -182,13 +179,9 @@ class DualTaskSegResNet(DualTaskNetwork):
     Both decoders put a 1x1x1 convolution before the upsampling: phi's is a transposed convolution, psi's trilinear
     interpolation. Four levels: every extent is a multiple of 8.
 
-    Args:
-        in_channels: channels of the image (modalities).
-        num_classes: foreground classes C; every head has one output map per class.
-        base_filters: channels at full resolution.
+    Args: see :class:`~scripts.networks.VNet`. Every head has one output map per class. Other:
         normalization: "group", as in MONAI's, "batch" or "instance"; the groups are as many as 8 and the first channels
             have in common.
-        dropout: probability of dropping a whole channel, at the bottleneck and before the heads, as in the V-Net.
 
     Raises:
         UserError: when ``normalization`` is unknown.

@@ -18,13 +18,8 @@ class DualTaskVNet(DualTaskNetwork):
     them; this pair gives its 12.35 million parameters (12,347,716 with the default arguments). Without the distance
     heads it is the network of MC-Net (12,347,682 parameters).
 
-    Args:
-        in_channels: channels of the image (modalities).
-        num_classes: foreground classes C; every head has one output map per class.
-        base_filters: channels at full resolution; the papers use 16. Cost and parameters grow with its square.
+    Args: see :class:`~scripts.networks.VNet`. Every head has one output map per class. Others:
         tasks: the heads on each decoder, "segmentation" and, unless it is left out, "distance".
-        normalization: see :class:`~scripts.networks.VNet`.
-        dropout: probability of dropping a whole channel, at the bottleneck and before the heads; 0 switches it off.
         align_corners: of decoder psi's interpolation, as in the programs of MC-Net; False is torch's default.
 
     Raises:

@@ -1,7 +1,7 @@
 """Layers: group normalisation and pointwise convolution whose CPU cost in channels_last_3d is that of their memory.
 
-Values, names of the weights and random numbers are those of torch's layers, from which they derive. What differs is the
-way of computing where torch has a slow one: float32 and bfloat16 on a CPU in channels_last_3d (docs/performance.md has the times).
+Values, names of the weights and random numbers are those of torch's layers, from which they derive. They compute
+differently where torch is slow: float32 and bfloat16 on a CPU in channels_last_3d (docs/performance.md has the times).
 """
 
 from __future__ import annotations

@@ -42,7 +42,9 @@ def set_normalization(network: nn.Module, kind: str) -> None:
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.BatchNorm3d):
-                setattr(parent, name, _normalization(kind, child.num_features))
+                n = child.num_features
+                layer = nn.InstanceNorm3d(n, affine=True) if kind == "instance" else GroupNorm(math.gcd(GROUPS, n), n)
+                setattr(parent, name, layer)
 
 
 def monai_normalization(kind: str, channels: int) -> str | tuple[str, dict[str, Any]]:
@@ -168,9 +170,3 @@ class ReestimatedStatistics:
 def _check(kind: str) -> None:
     if kind not in NORMALIZATIONS:
         raise UserError(f"normalization is {kind!r}; it is one of {', '.join(NORMALIZATIONS)}.")
-
-
-def _normalization(kind: str, channels: int) -> nn.Module:
-    if kind == "instance":
-        return nn.InstanceNorm3d(channels, affine=True)
-    return GroupNorm(math.gcd(GROUPS, channels), channels)

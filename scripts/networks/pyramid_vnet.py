@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .blocks import check_input
 from .heads import segmentation_maps
 from .layers import PointwiseConv3d
 from .vnet import VNet
@@ -18,13 +17,7 @@ class PyramidVNet(VNet):
     interpolated trilinearly to the full one. With one channel and two output maps it has 9,449,320 parameters: the
     V-Net's 9,448,866 and 454 for the three heads more. In evaluation mode it is the V-Net.
 
-    Args:
-        in_channels: channels of the image (modalities).
-        num_classes: foreground classes C.
-        base_filters: channels at full resolution; the papers use 16.
-        activation: of the segmentation heads, "sigmoid" or "softmax", see :class:`VNet`.
-        normalization: see :class:`~scripts.networks.VNet`.
-        dropout: probability of dropping a whole channel, at the bottleneck and before every head; 0 switches it off.
+    Args: see :class:`~scripts.networks.VNet`; ``activation`` and ``dropout`` are those of every head.
 
     Raises:
         UserError: when ``activation`` is unknown.
@@ -41,12 +34,7 @@ class PyramidVNet(VNet):
         dropout: float = 0.5,
     ) -> None:
         super().__init__(
-            in_channels,
-            num_classes,
-            base_filters,
-            activation=activation,
-            normalization=normalization,
-            dropout=dropout,
+            in_channels, num_classes, base_filters, activation=activation, normalization=normalization, dropout=dropout
         )
         maps = segmentation_maps(num_classes, activation)
         self.segmentation_head_2 = PointwiseConv3d(2 * base_filters, maps)
@@ -59,9 +47,8 @@ class PyramidVNet(VNet):
 
         All have the full resolution's extents, which are multiples of 16; see :class:`Network`.
         """
-        check_input(x, self.in_channels)
         assert self.segmentation_head is not None  # which a V-Net may lack and this one does not
-        levels = [self.decoder.dropout(level) for level in self.decoder.every_level(self.encoder(x))]
+        levels = [self.decoder.dropout(level) for level in self.decoder.every_level(self.encode(x))]
         return {
             "logits": self.segmentation_head(levels[3]),
             "logits_2": enlarged(self.segmentation_head_2(levels[2]), 2.0),

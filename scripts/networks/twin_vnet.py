@@ -14,13 +14,7 @@ class TwinVNet(Network):
 
     A prediction is their mean (the paper takes the first).
 
-    Args:
-        in_channels: channels of the image (modalities).
-        num_classes: foreground classes C.
-        base_filters: channels at full resolution of each network; the papers use 16.
-        activation: of the segmentation heads, "sigmoid" or "softmax", see :class:`~scripts.networks.VNet`.
-        normalization: see :class:`~scripts.networks.VNet`.
-        dropout: probability of dropping a whole channel, at the bottlenecks and before the heads; 0 switches it off.
+    Args: see :class:`~scripts.networks.VNet`; they are those of each network.
     """
 
     def __init__(
@@ -55,12 +49,7 @@ class PairedVNet(Network):
     Twice the V-Net: 18,897,698 parameters with the default arguments. Only M_s, 9,448,849 of them, is run in evaluation
     mode.
 
-    Args:
-        in_channels: channels of the image (modalities).
-        num_classes: foreground classes C; every head has one output map per class.
-        base_filters: channels at full resolution of each network; the papers use 16.
-        normalization: see :class:`~scripts.networks.VNet`.
-        dropout: probability of dropping a whole channel, at the bottlenecks and before the heads; 0 switches it off.
+    Args: see :class:`~scripts.networks.VNet`; they are those of each network. Every head has one map per class.
     """
 
     def __init__(

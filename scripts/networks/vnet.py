@@ -90,8 +90,7 @@ class VNet(Network):
         Not the steep sigmoid of training: where several classes are inside it is 1 for all of them, and a mask takes
         the class whose voxel lies deepest.
         """
-        check_input(x, self.in_channels)
-        features = self.decoder(self.encoder(x))
+        features = self.decoder(self.encode(x))
         if self.segmentation_head is not None:
             return foreground_probability(self.segmentation_head(features), self.num_classes)
         assert self.distance_head is not None  # a network has at least one of the two

@@ -1,7 +1,5 @@
 """Crops: one slice of training crops or of a volume with every head of the network, the unanimity, the pseudo-label."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,16 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from .panels import (
-    PANEL_WIDTH,
-    REFERENCE,
-    check_volumes,
-    draw_contour,
-    draw_image,
-    grey_window,
-    new_figure,
-    slice_to_show,
-)
+from . import panels
 
 PREDICTION = {"colour": "#56B4E9", "style": "dashed", "words": "segmentation at 1/2: light blue, dashed"}
 ZERO = {"colour": "#000000", "style": "solid", "words": "zero level of the distance: black, solid"}
@@ -64,12 +53,12 @@ def crops_figure(crops: Sequence[Crop], *, title: str) -> Figure:
     """
     count = 1 + len(crops[0].probabilities) + len(crops[0].distances) + 2 * (crops[0].unanimous is not None)
     height, width, _ = crops[0].image.shape
-    row_height = PANEL_WIDTH * crops[0].aspect * width / height + 0.4
-    figure = new_figure(count * PANEL_WIDTH + 0.7, len(crops) * row_height + 0.8)
+    row_height = panels.PANEL_WIDTH * crops[0].aspect * width / height + 0.4
+    figure = panels.new_figure(count * panels.PANEL_WIDTH + 0.7, len(crops) * row_height + 0.8)
     figure.suptitle(title, fontsize=11)
     for crop, row in zip(crops, figure.subplots(len(crops), count, squeeze=False)):
         _draw_crop(figure, row, crop)
-    words = [REFERENCE["words"], PREDICTION["words"]] + [ZERO["words"]] * bool(crops[0].distances)
+    words = [panels.REFERENCE["words"], PREDICTION["words"]] + [ZERO["words"]] * bool(crops[0].distances)
     if crops[0].unanimous is not None:
         words += [DISAGREEMENT["words"], "pseudo-label: black 0, white 1, grey not used"]
     figure.supxlabel("; ".join(words), fontsize=8)
@@ -78,27 +67,27 @@ def crops_figure(crops: Sequence[Crop], *, title: str) -> Figure:
 
 def _draw_crop(figure: Figure, row: Sequence[Axes], crop: Crop) -> None:
     volumes = {"image": crop.image, "reference": crop.reference, **crop.probabilities, **crop.distances}
-    check_volumes({**volumes, "unanimous": crop.unanimous, "pseudo_label": crop.pseudo_label})
+    panels.check_volumes({**volumes, "unanimous": crop.unanimous, "pseudo_label": crop.pseudo_label})
     probability = np.mean(list(crop.probabilities.values()), axis=0)
-    index = slice_to_show(probability > 0.5 if crop.reference is None else crop.reference)
+    index = panels.slice_to_show(probability > 0.5 if crop.reference is None else crop.reference)
     image = crop.image[:, :, index]
-    window = grey_window(image)
-    panels = iter(row)
+    window = panels.grey_window(image)
+    places = iter(row)
 
     def next_image(title: str) -> Axes:
-        axes = next(panels)
-        draw_image(axes, image, aspect=crop.aspect, window=window, title=title)
+        axes = next(places)
+        panels.draw_image(axes, image, aspect=crop.aspect, window=window, title=title)
         return axes
 
     axes = next_image(f"{crop.title}, slice {index}")
     for name, head in [("", None), *crop.probabilities.items()]:
         axes = next_image(name) if name else axes
         if crop.reference is not None:
-            draw_contour(axes, crop.reference[:, :, index], level=0.5, line=REFERENCE)
+            panels.draw_contour(axes, crop.reference[:, :, index], level=0.5, line=panels.REFERENCE)
         if head is not None:
-            draw_contour(axes, head[:, :, index], level=0.5, line=PREDICTION)
+            panels.draw_contour(axes, head[:, :, index], level=0.5, line=PREDICTION)
     for name, distance in crop.distances.items():
-        axes = next(panels)
+        axes = next(places)
         draw_distance(figure, axes, distance[:, :, index], aspect=crop.aspect, title=name)
     if crop.unanimous is None or crop.pseudo_label is None:
         return
@@ -107,7 +96,7 @@ def _draw_crop(figure: Figure, row: Sequence[Axes], crop: Crop) -> None:
     disagreement[~unanimous.T] = to_rgba(DISAGREEMENT["colour"], alpha=0.75)
     share = crop.unanimous.mean()
     next_image(f"unanimous: {100 * share:.1f} % of the crop").imshow(disagreement, origin="lower", aspect=crop.aspect)
-    axes = next(panels)
+    axes = next(places)
     axes.set_facecolor(UNBELIEVED)
     believed = np.ma.masked_array(crop.pseudo_label[:, :, index], ~unanimous)
     axes.imshow(believed.T, cmap="gray", origin="lower", aspect=crop.aspect, vmin=0, vmax=1)
@@ -119,7 +108,7 @@ def _draw_crop(figure: Figure, row: Sequence[Axes], crop: Crop) -> None:
 def draw_distance(figure: Figure, axes: Axes, distance: np.ndarray, *, aspect: float, title: str) -> None:
     """Shows a slice of the signed ``distance`` (H, W), white at its zero level, with a colour bar from -1 to 1."""
     picture = axes.imshow(distance.T, cmap="PuOr", origin="lower", aspect=aspect, vmin=-1, vmax=1)
-    draw_contour(axes, distance, level=0.0, line=ZERO)
+    panels.draw_contour(axes, distance, level=0.0, line=ZERO)
     axes.set_title(title, fontsize=9)
     axes.set_axis_off()
     bar = figure.colorbar(picture, ax=axes, fraction=0.046, pad=0.03, ticks=[-1, 0, 1])

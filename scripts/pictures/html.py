@@ -1,7 +1,5 @@
 """HTML: pages that open without a server and need no other file: tables, pictures and curves inside them."""
 
-from __future__ import annotations
-
 import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence

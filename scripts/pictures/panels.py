@@ -1,7 +1,5 @@
 """Panels: the pieces that the figures share: colours, contours, the choice of a slice, and writing without pyplot."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

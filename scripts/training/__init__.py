@@ -1,7 +1,5 @@
 """Training: the semi-supervised trainer, its handlers and schedules, and runs that continue where they stopped."""
 
-from __future__ import annotations
-
 from .checkpoints import BestWeights, FinalWeights
 from .description import RunDescription
 from .graphs import GraphedForward

@@ -1,7 +1,5 @@
 """Checkpoints: writes weights, completely or not at all, at the end of a run and at its best validation."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

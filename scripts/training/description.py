@@ -1,7 +1,5 @@
 """Description: records the settings and environment of a run, and warns about changes when it continues."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re
@@ -15,7 +13,7 @@ from typing import Any
 import torch
 
 from scripts.data.digest import data_digest
-from scripts.files import replacing
+from scripts.files import write_text
 from scripts.ranks import rank
 from scripts.settings import flat, on_resume, with_texts
 
@@ -76,9 +74,10 @@ class RunDescription:
         former = described(self.path.parent) if continued else {}
         self.digest = former.get("digest", self.digest)
         starts = [*former.get("starts", []), self.start]
-        _write(self.path, {"digest": self.digest, "starts": starts, "config": self.config})
+        content = {"digest": self.digest, "starts": starts, "config": self.config}
+        write_text(self.path, json.dumps(content, indent=4) + "\n")
         if self.config is not None:
-            _write(self.path.with_name("config.json"), self.config)
+            write_text(self.path.with_name("config.json"), json.dumps(self.config, indent=4) + "\n")
 
     def warn_of_changes(self) -> None:
         """Names the settings, data and versions of a run that continues that are not those of its last start.
@@ -115,11 +114,6 @@ def _compared(start: dict[str, Any], config: dict[str, Any] | None) -> dict[str,
     environment_and_data = {name: value for name, value in start.items() if name not in ("time", "command")}
     settings = {name: value for name, value in (config or {}).items() if on_resume(name) != "free"}
     return {"environment": environment_and_data, **settings}
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
 def _short(value: Any) -> str:

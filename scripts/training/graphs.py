@@ -1,7 +1,5 @@
 """Graphs: records the network's forward and backward pass once as CUDA graphs and replays them in every step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Guards: detect a non-finite loss and a collapsed segmentation, explain them, and stop the training or warn."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from itertools import chain
@@ -164,10 +162,7 @@ class CollapseWarning:
         if not fractions or rank():
             return
         pred, label = (torch.stack(values) for values in zip(*fractions))  # (cases, C)
-        found = {
-            "empty": (pred == 0).all(0) & (label > 0).any(0),
-            "full": (pred == 1).all(0) & (label < 1).any(0),
-        }
+        found = {"empty": (pred == 0).all(0) & (label > 0).any(0), "full": (pred == 1).all(0) & (label < 1).any(0)}
         for channel in range(pred.shape[1]):
             name = self.class_names[channel] if self.class_names else f"class {channel + 1}"
             for state, collapsed in found.items():

@@ -1,7 +1,5 @@
 """Handlers: the progress bar, the log of every loss term, its gradient norm."""
 
-from __future__ import annotations
-
 import csv
 import logging
 import os
@@ -164,12 +162,9 @@ class TermsLog:
         }
         if hasattr(engine.state, "gradient_norm"):
             row["gradient_norm"] = engine.state.gradient_norm.item()
-        for term, value in loss.terms.items():
-            row[term] = value.item()
-            row[f"{term}_weight"] = loss.weights[term]
-        row.update({name: value.item() for name, value in loss.measures.items()})
-        for term, norm in getattr(engine.state, "gradient_norms", {}).items():
-            row[f"{term}_gradient_norm"] = norm
+        row |= {name: value.item() for name, value in (loss.terms | loss.measures).items()}
+        row |= {f"{term}_weight": weight for term, weight in loss.weights.items()}
+        row |= {f"{term}_gradient_norm": norm for term, norm in getattr(engine.state, "gradient_norms", {}).items()}
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 

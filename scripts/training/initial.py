@@ -1,7 +1,5 @@
 """Initial weights: a network starts from the weights of another run, as far as they fit."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from pathlib import Path

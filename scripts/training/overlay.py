@@ -1,7 +1,5 @@
 """Overlay: the settings of the training of some weights, as an overlay of the inference config."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping
@@ -10,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from scripts.files import replacing
+from scripts.files import write_text
 from scripts.networks import Network
 
 from .description import RunDescription
@@ -40,8 +38,7 @@ class InferenceOverlay:
     def write(self, path: Path) -> None:
         """Writes ``path``, a JSON file, completely or not at all."""
         run = {} if self.description is None else {"run_digest": self.description.digest}
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps({**self.settings, **run}, indent=4) + "\n", encoding="utf-8")
+        write_text(path, json.dumps({**self.settings, **run}, indent=4) + "\n")
 
 
 def definition(network: Network, settings: Mapping[str, Any]) -> dict[str, Any]:

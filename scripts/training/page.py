@@ -1,7 +1,5 @@
 """Page: ``run.html``, which shows how a training goes while it goes, and ``README.txt``, which explains its folder."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -14,7 +12,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from scripts.files import replacing
+from scripts.files import write_text
 from scripts.pictures.html import chart, page, picture, table
 
 from .handlers import rows_of
@@ -90,8 +88,7 @@ class RunPage:
         engine.add_event_handler(RunEvents.ENDED, self._end)
 
     def _explain(self, engine: Engine) -> None:
-        with replacing(self.output_dir / "README.txt") as temporary:
-            temporary.write_text(README, encoding="utf-8")
+        write_text(self.output_dir / "README.txt", README)
 
     def _renew(self, engine: Any) -> None:
         if time.monotonic() - self.written >= SECONDS:
@@ -115,8 +112,7 @@ def write_page(
     """Writes ``run.html`` into ``folder``, whose name is the default ``title``, and returns its path."""
     path = Path(folder) / "run.html"
     title = title or path.resolve().parent.name
-    with replacing(path) as temporary:
-        temporary.write_text(page(title, [f"<h1>{escape(title)}</h1>", *parts], refresh=refresh), encoding="utf-8")
+    write_text(path, page(title, [f"<h1>{escape(title)}</h1>", *parts], refresh=refresh))
     return path
 
 

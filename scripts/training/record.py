@@ -1,7 +1,5 @@
 """Run record: a handler that records time, memory and environment of a run when it is complete."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -15,7 +13,7 @@ from typing import Any
 import torch
 from ignite.engine import Events
 
-from scripts.files import replacing
+from scripts.files import write_text
 
 from .handlers import rows_until
 
@@ -102,5 +100,4 @@ class RunRecord:
             "peak_gpu_memory_mb": gpu and round(gpu, 1),
             **self.environment,
         }
-        with replacing(self.path) as temporary:
-            temporary.write_text(json.dumps(record, indent=4) + "\n", encoding="utf-8")
+        write_text(self.path, json.dumps(record, indent=4) + "\n")

@@ -1,7 +1,5 @@
 """Resources: adds advice to the error when memory or disk run out, or another process dies or hangs."""
 
-from __future__ import annotations
-
 import errno
 import re
 from typing import Any

@@ -4,8 +4,6 @@ What is random in an iteration depends on the seed and the iteration alone (crop
 noise: :class:`SeededIterations`), so no random state has to be saved.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import re

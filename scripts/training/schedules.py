@@ -1,7 +1,5 @@
 """Schedules: division of a run's iterations into epochs, and decay of the learning rate."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from scripts.errors import UserError

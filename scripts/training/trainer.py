@@ -1,7 +1,5 @@
 """Trainer: each step joins a batch of labeled and one of unlabeled crops and minimises an objective over both."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -200,8 +198,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         """
 
         def moved(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-            tensors = {str(key): _plain(value) for key, value in batch.items() if isinstance(value, torch.Tensor)}
-            return {key: value.to(device=device, non_blocking=non_blocking) for key, value in tensors.items()}
+            tensors = {str(key): value for key, value in batch.items() if isinstance(value, torch.Tensor)}
+            # A MONAI tensor without its metadata, which every operation would otherwise maintain.
+            plain = {key: value.as_subclass(torch.Tensor) for key, value in tensors.items()}
+            return {key: value.to(device=device, non_blocking=non_blocking) for key, value in plain.items()}
 
         drawn = {"labeled": batchdata}
         last = self.state.max_epochs * self.state.epoch_length - self.true_label_iterations
@@ -263,8 +263,3 @@ def trainable_parameters(network: torch.nn.Module, objective: Objective) -> list
     """The parameters to optimise: those of network and objective that require a gradient, each once."""
     found = {id(weight): weight for module in (network, objective) for weight in module.parameters()}
     return [weight for weight in found.values() if weight.requires_grad]
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """A MONAI tensor without its metadata, which every operation would otherwise maintain."""
-    return tensor.as_subclass(torch.Tensor)

@@ -1,7 +1,5 @@
 """Validation log: writes the metrics of every validation of a run."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,9 +3,6 @@
 python -m tools.active.accept --proposals_dir outputs/proposals --output_dir outputs/twenty
 """
 
-from __future__ import annotations
-
-import csv
 import json
 import math
 import shlex
@@ -19,12 +16,13 @@ import torch
 
 from scripts.data import DataError, Datalist
 from scripts.data.datalist import LISTS, PSEUDO
-from scripts.files import replacing
+from scripts.files import replacing, write_text
 from tools.active.propose import RECORD
 from tools.command_line import run_command
 from tools.preparation.segments import merged
 from tools.reports.pseudo_labels import overlap_scores
 from tools.self_training import rebased
+from tools.tables import write_csv
 
 COLUMNS = ("case", "class", "source", "dice", "voxels_before", "voxels_after", "added", "removed", "accepted", "reason")
 UNCHANGED = ("skip", "accept")
@@ -77,10 +75,8 @@ def accept(proposals_dir: str, output_dir: str, unchanged: str = "skip") -> str:
             accepted[name] = folder / "labels" / Path(entry["proposals"]).name
             with replacing(accepted[name], ending=".nii.gz") as temporary:
                 nibabel.save(nibabel.Nifti1Image(after.astype(np.int16), None, header), temporary)
-    with replacing(folder / "corrections.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    with replacing(folder / "corrections.csv") as temporary:
+        write_csv(temporary, COLUMNS, rows)
     wrong = {row["case"]: row["reason"] for row in rows if "class" not in row}
     if not accepted:
         raise DataError(
@@ -182,8 +178,7 @@ def write_list(datalist: Datalist, record: dict[str, Any], accepted: dict[str, P
     content["numTraining"] = len(labeled) + len(new)
     if former[PSEUDO]:  # a case with a true label gives way by itself
         content[PSEUDO] = [rebased(case, datalist.folder, folder) for case in former[PSEUDO]]
-    with replacing(folder / "dataset.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(folder / "dataset.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return len(labeled) + len(new)
 
 

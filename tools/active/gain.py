@@ -3,9 +3,6 @@
 python -m tools.active.gain --runs "[outputs/two,outputs/four,outputs/eight]" --further 10
 """
 
-from __future__ import annotations
-
-import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +14,7 @@ from scipy.optimize import curve_fit
 from scripts.data import DataError
 from tools.command_line import run_command
 from tools.reports.pseudo_labels import read_run
+from tools.tables import read_csv
 
 FEWEST = 3  # different numbers of labels, as many as the curve has parameters
 FARTHEST = 2  # times the most labels of a run, beyond which nothing is said
@@ -113,10 +111,9 @@ def read_runs(folders: Sequence[str]) -> dict[int, list[dict[str, float]]]:
         if not path.is_file():
             raise DataError(f"{path} does not exist: evaluate the run (python -m scripts evaluate --run {folder}).")
         values: dict[str, list[float]] = defaultdict(list)
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if row["dice"] not in ("", "nan"):
-                    values[row["case"]].append(float(row["dice"]))
+        for row in read_csv(path):
+            if row["dice"] not in ("", "nan"):
+                values[row["case"]].append(float(row["dice"]))
         found[count].append({case: float(np.mean(of_case)) for case, of_case in values.items()})
     return found
 

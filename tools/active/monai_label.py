@@ -4,8 +4,6 @@ It stands beside the app's own main.py, renamed bundle_app.py (docs/clients.md).
 own, since the server unloads the package ``scripts`` for that of its bundle.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import logging

@@ -3,9 +3,6 @@
 python -m tools.active.propose --ranking_dir outputs/ranking --output_dir outputs/proposals --count 10
 """
 
-from __future__ import annotations
-
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,22 +14,19 @@ from monai.data import MetaTensor
 
 from scripts.data import DataError, case_name, images_of
 from scripts.data.colours import class_colours
-from scripts.files import replacing
+from scripts.files import replacing, write_text
 from tools.active.rank import SETTINGS, TABLE
 from tools.command_line import run_command
 from tools.ensemble import Ensemble, proposed_label, uncertainty
 from tools.preparation.packages import need_package
 from tools.self_training import label_writer
+from tools.tables import read_csv
 
 RECORD = "proposals.json"
 
 
 def propose(
-    ranking_dir: str,
-    output_dir: str,
-    count: int = 10,
-    cases: Sequence[str] | None = None,
-    device: str | None = None,
+    ranking_dir: str, output_dir: str, count: int = 10, cases: Sequence[str] | None = None, device: str | None = None
 ) -> str:
     """Writes proposals for the first cases of a ranking.
 
@@ -58,8 +52,7 @@ def propose(
         raise DataError(f"{folder} holds proposals, which may have been corrected: choose another folder.")
     need_package("nrrd", "pynrrd", folder)
     settings = json.loads((ranking / SETTINGS).read_text(encoding="utf-8"))
-    with (ranking / TABLE).open(newline="", encoding="utf-8") as file:
-        listed = {row["case"]: row for row in csv.DictReader(file) if row["rank"]}
+    listed = {row["case"]: row for row in read_csv(ranking / TABLE) if row["rank"]}
     chosen = list(cases or list(listed)[:count])
     if unknown := [name for name in chosen if name not in listed]:
         raise DataError(f"{ranking / TABLE} does not rank {unknown[0]}: give names of its column case.")
@@ -75,10 +68,8 @@ def propose(
     if ensemble.coding.regions is not None:
         names = [f"value {value}" for value in ensemble.coding.values[1:]]
     entries, failed = {}, []
-    save = {
-        name: label_writer(folder / name, "", kind)
-        for name, kind in (("proposals", "int16"), ("uncertainty", "float32"))
-    }
+    kinds = {"proposals": "int16", "uncertainty": "float32"}
+    save = {name: label_writer(folder / name, "", kind) for name, kind in kinds.items()}
     for case in ensemble.predict([wanted[name] for name in chosen]):
         if not case.predictions:
             failed.append(f"{case.name}: {case.reason}")
@@ -104,8 +95,7 @@ def propose(
         "cases": entries,
     }
     if entries:
-        with replacing(folder / RECORD) as temporary:
-            temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
+        write_text(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False))
     if failed:
         raise DataError(f"{len(failed)} of {len(chosen)} cases failed ({failed[0]}); the others are in {folder}.")
     return (

@@ -3,9 +3,6 @@
 python -m tools.active.rank --runs outputs/run --dataset_dir DIR --output_dir outputs/ranking --strategy combined
 """
 
-from __future__ import annotations
-
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,19 +16,15 @@ from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation
 
 from scripts.data import DataError, NiftiReader, images_of
 from scripts.data.colours import class_colours
-from scripts.files import replacing
+from scripts.files import replacing, write_text
 from tools.active.strategies import STRATEGIES, order
 from tools.command_line import run_command
 from tools.ensemble import KINDS, Case, Ensemble, agreements, uncertainty
+from tools.tables import write_csv
 
 COLUMNS = ("rank", "case", "image", "score", "reason", *KINDS, "distance", "nearest", "picture")
 TABLE, SETTINGS = "ranking.csv", "ranking.json"
-WORDS = {
-    "members": "members",
-    "decoders": "decoders",
-    "mask_distance": "mask and distance map",
-    "mirrored": "mirroring",
-}
+WORDS = dict(zip(KINDS, ("members", "decoders", "mask and distance map", "mirroring")))
 
 
 def rank(
@@ -72,10 +65,8 @@ def rank(
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     rows = ranked(ensemble, strategy, seed=seed, pictures=folder / "pictures" if pictures else None)
-    with replacing(folder / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    with replacing(folder / TABLE) as temporary:
+        write_csv(temporary, COLUMNS, rows)
     settings = {
         "runs": [str(Path(run).resolve()) for run in ([runs] if isinstance(runs, str) else runs)],
         "dataset_dir": str(Path(dataset_dir).resolve()),
@@ -85,8 +76,7 @@ def rank(
         "labeled_draw": ensemble.setting("labeled_draw", labeled_draw, 0),
         "splits": ensemble.setting("splits", splits),
     }
-    with replacing(folder / SETTINGS) as temporary:
-        temporary.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    write_text(folder / SETTINGS, json.dumps(settings, indent=2))
     failed = [row["case"] for row in rows if row["rank"] == ""]
     if failed:
         raise DataError(f"{len(failed)} of {len(rows)} cases failed; the others are in {folder / TABLE}, with reasons.")
@@ -98,7 +88,6 @@ def ranked(ensemble: Ensemble, strategy: str, *, seed: int = 0, pictures: Path |
     """The rows of ranking.csv, in the order in which to label the cases; those that failed are last, without a rank.
 
     Args:
-        ensemble: with the data set.
         strategy, seed: see :func:`~tools.active.strategies.order`.
         pictures: folder for them; None for none.
 

@@ -1,7 +1,5 @@
 """Strategies: the order in which to label cases, from how doubtful each is and how different from the others."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

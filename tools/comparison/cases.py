@@ -1,7 +1,5 @@
 """Cases: says which cases failed, and where the runs of a comparison were trained or evaluated on different ones."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,11 +11,6 @@ from .plan import Run
 
 # Names that a line lists before it counts the rest.
 MOST_NAMED = 8
-
-
-def tried_cases(run: Run) -> frozenset[str]:
-    """The cases of a finished run's list, those that failed included."""
-    return frozenset([*(row["case"] for row in read_csv(run.folder / "metrics.csv")), *failed_cases(run)])
 
 
 def failure_lines(runs: Sequence[Run]) -> list[str]:
@@ -43,13 +36,15 @@ def data_lines(runs: Sequence[Run]) -> list[str]:
         for name in ("labeled", "unlabeled"):
             groups = _grouped((run.name, _trained_on(run, name)) for run in of_draw)
             if len(groups) > 1:
-                parts = [f"{_described(data)} in {named(of)}" for data, of in groups.items()]
+                words = [[f"{cases} cases of digest {digest}" for cases, digest in data] for data in groups]
+                parts = [f"{', then '.join(data)} in {named(of)}" for data, of in zip(words, groups.values())]
                 lines += [
                     f"**Trained on different data** ({labels} labels, {name} cases): {'; '.join(parts)}. The "
                     "difference between such runs is not that of their methods alone.",
                     "",
                 ]
-    tried = _grouped((run.name, tried_cases(run)) for run in runs)
+    evaluated = {run.name: {row["case"] for row in read_csv(run.folder / "metrics.csv")} for run in runs}
+    tried = _grouped((run.name, frozenset(evaluated[run.name] | failed_cases(run).keys())) for run in runs)
     if len(tried) > 1:
         every = frozenset().union(*tried)
         parts = []
@@ -80,10 +75,6 @@ def _trained_on(run: Run, name: str) -> tuple[tuple[int, str], ...] | None:
     starts: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.is_file() else []
     data = [start["data"][name] for start in starts if name in start.get("data", {})]
     return tuple(dict.fromkeys((entry["cases"], entry["digest"]) for entry in data if entry["cases"])) or None
-
-
-def _described(data: Sequence[tuple[int, str]]) -> str:
-    return ", then ".join(f"{cases} cases of digest {digest}" for cases, digest in data)
 
 
 def _grouped(of_runs: Iterable[tuple[str, Any]]) -> dict[Any, list[str]]:

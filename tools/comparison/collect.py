@@ -1,10 +1,7 @@
 """Collect: the results of finished runs, as one table for all and as figures per case for the statistics."""
 
-from __future__ import annotations
-
 import json
 import math
-from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -16,17 +13,8 @@ from tools.tables import read_csv
 from .plan import Run
 
 RECORD_COLUMNS = (
-    "iterations",
-    "parameters",
-    "training_seconds",
-    "peak_memory_mb",
-    "peak_gpu_memory_mb",
-    "threads",
-    "device",
-    "python",
-    "torch",
-    "monai",
-    "git_commit",
+    *("iterations", "parameters", "training_seconds", "peak_memory_mb", "peak_gpu_memory_mb"),
+    *("threads", "device", "python", "torch", "monai", "git_commit"),
 )
 COLUMNS = (
     *("method", "num_labeled", "labeled_draw", "seed", "class"),
@@ -86,13 +74,9 @@ def case_values(run: Run) -> CaseValues:
         classes = list(values.values())
         values[ALL_CLASSES] = {
             metric: {
-                case: _mean([c[metric][case] for c in classes if math.isfinite(c["dice"][case])])
+                case: fmean([c[metric][case] for c in classes if math.isfinite(c["dice"][case])] or [math.nan])
                 for case in classes[0][metric]
             }
             for metric in METRIC_NAMES
         }
     return values
-
-
-def _mean(values: Sequence[float]) -> float:
-    return fmean(values) if values else math.nan

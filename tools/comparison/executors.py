@@ -1,7 +1,5 @@
 """Executors: the runs of a comparison as commands for any scheduler, and as an array of jobs on a Slurm cluster."""
 
-from __future__ import annotations
-
 import shlex
 import shutil
 import sys
@@ -47,10 +45,7 @@ def submit(
         runs: at least one.
         options: of the comparison, for the commands.
         folder: receives the jobs' logs and submitit's files; the cluster's machines must see it.
-        partition: Slurm's.
-        gpus: of a job.
-        hours: time limit of a job, at whose end it is queued again; None leaves it to 24.
-        memory: of a job, GB.
+        partition, gpus, hours, memory: see :func:`tools.comparison.run.main`.
         cluster: an executor of submitit; "local" starts the jobs on this machine.
 
     Returns:

@@ -1,7 +1,5 @@
 """Gap: the share of the way from the supervised baseline to all labels that a method goes, with its interval."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,9 +23,8 @@ def gap_closed(method: Values, baseline: Values, ceiling: Values) -> dict[str, f
     wide than too narrow.
 
     Args:
-        method: (draw, seed) -> case -> value.
-        baseline: the same of the supervised baseline.
-        ceiling: the same of all labels, of any draw.
+        method, baseline: of the method and of the supervised baseline.
+        ceiling: of all labels, of any draw.
 
     Returns:
         ``room``, ceiling minus baseline; ``room_error``, half the width of its 95 % interval; ``gap_closed`` with

@@ -1,7 +1,5 @@
 """Headline: the share of the gap to all labels that each method closes, and what draws and seeds do to the figures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,23 +28,16 @@ def dice_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def gap_lines(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The table of shares of comparison.md: a row per method, a column per number of labels.
+    """The table of shares of comparison.md, from the rows of comparison.csv: methods by numbers of labels.
 
     Where the room is not larger than its error no share is given, and a warning says so.
-
-    Args:
-        plan: names baseline and ceiling.
-        rows: of comparison.csv.
     """
     if plan.ceiling is None:
         return ["No share of the gap to all labels is known: the plan names no `ceiling`.", ""]
     found = {(row["method"], row["num_labeled"]): row for row in dice_rows(rows) if row.get("room") is not None}
     starts = {labels: row for (method, labels), row in found.items() if method == plan.baseline}
     if not starts:
-        return [
-            f"No share of the gap to all labels is known yet: it takes {plan.baseline} and {plan.ceiling}.",
-            "",
-        ]
+        return [f"No share of the gap to all labels is known yet: it takes {plan.baseline} and {plan.ceiling}.", ""]
     columns = [f"{n} labels (draws: {row['draws']}, runs: {row['runs']})" for n, row in starts.items()]
     lines = [
         f"**Share of the gap in Dice** between {plan.baseline} (0 %) and {plan.ceiling} (100 %) that is closed, with "

@@ -1,7 +1,5 @@
 """Job: a command as submitit runs it on a cluster's machine, which has no need of torch and MONAI for that."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess

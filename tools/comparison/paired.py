@@ -1,7 +1,5 @@
 """Paired: means with their deviations over cases and runs, and the paired test of a method against the baseline."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,10 +59,7 @@ def components(means: Mapping[tuple[int, int], float]) -> tuple[float | None, fl
 
 
 def summary(values: Values) -> dict[str, Any]:
-    """Mean and deviations of one method.
-
-    Args:
-        values: (draw, seed) -> case -> value. NaN values are left out.
+    """Mean and deviations of one method; NaN values are left out.
 
     Returns:
         ``mean`` over the cases, each of them averaged over the runs; ``std_cases``, sample standard deviation of these
@@ -108,11 +103,6 @@ def paired_test(method: Values, baseline: Values, *, higher_is_better: bool) -> 
     The p-value is that of the two-sided Wilcoxon signed-rank test (scipy; exact for up to 50 cases without ties), and 1
     where all differences are zero. It speaks of these cases: it is not corrected for the number of methods, and the
     deviation between runs has to be read beside it.
-
-    Args:
-        method: (draw, seed) -> case -> value.
-        baseline: the same for the baseline.
-        higher_is_better: for ``better``.
 
     Returns:
         ``difference``, the mean; ``standard_error``, its sample standard deviation over the square root of the number

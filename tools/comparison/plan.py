@@ -1,7 +1,5 @@
 """Plan: which runs a comparison consists of, read from a JSON file and checked before any of them starts."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Planned run: one training and its evaluation, what its commands are given, and how far its folder says it is."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,9 +96,7 @@ class Run:
     def check_settings(self, dataset_dir: str | Path, *, evaluate_again: bool = False) -> None:
         """Refuses a folder in which something else was trained or evaluated, which would be taken for this run's.
 
-        Args:
-            dataset_dir: of the data set.
-            evaluate_again: evaluations with other settings will be replaced.
+        With ``evaluate_again`` evaluations with other settings will be replaced.
 
         Raises:
             PlanError: naming the settings that differ.

@@ -1,6 +1,7 @@
-"""Plots: share of the gap and Dice by number of labeled cases, and the differences to the baseline case by case."""
+"""Plots: share of the gap and Dice by number of labeled cases, and the differences to the baseline case by case.
 
-from __future__ import annotations
+Each function writes a PNG file from the rows of comparison.csv or from the values that they summarise.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,12 +31,7 @@ def style(index: int) -> dict[str, Any]:
 def plot_gap(rows: Sequence[dict[str, Any]], plan: Plan, path: Path) -> None:
     """Draws the share of the gap that each method closes, by number of labels; only numbers that leave room.
 
-    Nothing is written where no share is known.
-
-    Args:
-        rows: of comparison.csv. Bars are the 95 % intervals.
-        plan: names baseline and ceiling.
-        path: PNG file to write.
+    Bars are the 95 % intervals. Nothing is written where no share is known.
     """
     rows = [row for row in dice_rows(rows) if row.get("gap_closed") is not None and row["method"] != plan.baseline]
     if not rows:
@@ -47,9 +43,8 @@ def plot_gap(rows: Sequence[dict[str, Any]], plan: Plan, path: Path) -> None:
         # An interval without bounds has no bar.
         points.append((row, 100 * share, [0, 0] if low is None else [100 * (share - low), 100 * (high - share)]))
     figure, axes = _by_labels(points)
-    for level, name in ((0, plan.baseline), (100, plan.ceiling)):
-        axes.axhline(level, color="black", linewidth=0.8, linestyle="--")
-        axes.annotate(f" {name}", (axes.get_xlim()[0], level), fontsize=8, va="bottom")
+    _line(axes, 0, plan.baseline)
+    _line(axes, 100, plan.ceiling)
     # A wide interval of one method must not flatten all others.
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -100), min(high, 200))
@@ -60,20 +55,21 @@ def plot_gap(rows: Sequence[dict[str, Any]], plan: Plan, path: Path) -> None:
 def plot_dice(rows: Sequence[dict[str, Any]], plan: Plan, path: Path) -> None:
     """Draws mean Dice by number of labels, with the ceiling as a line.
 
-    Args:
-        rows: of comparison.csv. Bars are the standard deviation between the runs' means, where there are several.
-        plan: names the ceiling.
-        path: PNG file to write.
+    Bars are the standard deviation between the runs' means, where there are several.
     """
     rows = dice_rows(rows)
     below = [row for row in rows if row["method"] != plan.ceiling]
     figure, axes = _by_labels([(row, row["mean"], [row["std_runs"] or 0] * 2) for row in below or rows])
     for row in rows if below else []:
         if row["method"] == plan.ceiling:
-            axes.axhline(row["mean"], color="black", linewidth=0.8, linestyle="--")
-            axes.annotate(f" {plan.ceiling}", (axes.get_xlim()[0], row["mean"]), fontsize=8, va="bottom")
+            _line(axes, row["mean"], plan.ceiling)
     axes.set_ylabel("Dice" + (", mean over the classes" if rows[0]["class"] == ALL_CLASSES else ""))
     write_png(figure, path)
+
+
+def _line(axes: Axes, level: float, name: str | None) -> None:
+    axes.axhline(level, color="black", linewidth=0.8, linestyle="--")
+    axes.annotate(f" {name}", (axes.get_xlim()[0], level), fontsize=8, va="bottom")
 
 
 def _by_labels(points: Sequence[tuple[dict[str, Any], float, Sequence[float]]]) -> tuple[Figure, Axes]:
@@ -104,7 +100,7 @@ def plot_differences(collected: Mapping[tuple[str, int], Mapping[Any, Any]], bas
     Args:
         collected: (method, num_labeled) -> (draw, seed) -> class -> metric -> case -> value.
         baseline: name of the method.
-        path: PNG file to write.
+        path: of the file.
     """
     columns: dict[str, list[float]] = {}
     for (method, labels), runs in collected.items():

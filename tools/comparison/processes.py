@@ -1,7 +1,5 @@
 """Processes: carries out the runs of a comparison, each as the commands that a user would type, one per device."""
 
-from __future__ import annotations
-
 import json
 import os
 import queue

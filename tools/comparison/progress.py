@@ -1,7 +1,5 @@
 """Progress: who carries out a run, how far it is, and how long it and the rest of a comparison will take."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

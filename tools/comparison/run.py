@@ -7,8 +7,6 @@ with what is missing; called twice at once, the two share the runs. A case that 
 out.
 """
 
-from __future__ import annotations
-
 import signal
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Tables: results.csv, comparison.csv, comparison.md and the plots of the runs of a plan that are finished."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -77,12 +75,8 @@ def all_cases(collected: Collected, failed: set[str]) -> dict[str, int]:
 def comparison_rows(plan: Plan, collected: Collected, total: Mapping[str, int]) -> list[dict[str, Any]]:
     """The rows of comparison.csv, in the plan's order; a baseline's test columns are blank.
 
-    The share of the gap is that of Dice; the baseline's own row has it, too, 0, where there is room.
-
-    Args:
-        plan: names methods, baseline and ceiling.
-        collected: values of all cases.
-        total: see :func:`all_cases`.
+    The share of the gap is that of Dice; the baseline's own row has it, too, 0, where there is room. ``total`` is from
+    :func:`all_cases`.
     """
     rows = []
     top = next((runs for (method, _), runs in collected.items() if method == plan.ceiling), {})
@@ -108,8 +102,7 @@ def markdown(
     """The tables of comparison.md, one per class, the mean over the classes first.
 
     Args:
-        plan: names baseline and settings.
-        rows: of comparison.csv.
+        plan, rows: of comparison.csv.
         missing: names of the runs that are not finished.
         notes: lines above the tables.
         lists: those of dataset.json whose cases were evaluated.

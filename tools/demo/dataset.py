@@ -6,8 +6,6 @@ indices (``FIRST_INDEX``), so more labeled or more unlabeled scans never change 
     python -m tools.demo.dataset --output_dir demo_data
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -21,14 +19,6 @@ FIRST_INDEX = {"training": 0, "validation": 10_000, "test": 20_000, "new": 30_00
 MOST = {"num_labeled": 5_000, "num_unlabeled": 5_000, "seed": 2**32 - 1}  # the first two share "training"
 STAMP = "demo.json"
 VERSION = 1  # raise it whenever the pictures change, so that no older data set passes for a current one
-
-
-def check_arguments(arguments: dict[str, int]) -> None:
-    """Raises UserError unless every count and the seed is a whole number in its range."""
-    for name, value in arguments.items():
-        least, most = int(name == "num_labeled"), MOST.get(name, 10_000)
-        if type(value) is not int or not least <= value <= most:
-            raise UserError(f"{name} is {value!r}; it must be a whole number from {least} to {most}.")
 
 
 def write_cases(
@@ -105,7 +95,10 @@ def make_dataset(
         "seed": seed,
         "version": VERSION,
     }
-    check_arguments(arguments)
+    for name, value in arguments.items():
+        least, most = int(name == "num_labeled"), MOST.get(name, 10_000)
+        if type(value) is not int or not least <= value <= most:
+            raise UserError(f"{name} is {value!r}; it must be a whole number from {least} to {most}.")
     root = Path(str(output_dir))  # the command line hands over a folder called 2024 as a number
     datalist = root / "dataset.json"
     if is_finished(root, arguments):

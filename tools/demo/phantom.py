@@ -5,8 +5,6 @@ three to five tapering pulmonary veins and an appendage. The other chambers and 
 and have no label, so intensity alone does not find the object: position and shape do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

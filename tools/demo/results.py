@@ -1,7 +1,5 @@
 """Demo results: the table of the demo's methods, the picture of a new volume, and where everything was written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tools.command_line import run_command

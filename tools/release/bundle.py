@@ -1,7 +1,5 @@
 """Bundle: packs what a user of the bundle needs into a zip that is the same byte for byte wherever it is made."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -10,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scripts.command import ROOT
 from scripts.errors import UserError
 from scripts.files import sha256
 from tools.command_line import run_command
@@ -17,7 +16,6 @@ from tools.format_configs import formatted
 
 # The folder in the zip: by this name monai.bundle.load finds the bundle.
 NAME = "dbisl_semi_supervised_segmentation"
-ROOT = Path(__file__).resolve().parents[2]
 REQUIRED = (
     "LICENSE",
     "configs/inference.json",

@@ -1,7 +1,5 @@
 """Model card: the parts of docs/README.md that are made from a run's files: how it was trained and how good it is."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -48,13 +46,11 @@ def training_rows(settings: Mapping[str, Any], record: Mapping[str, Any], starts
     """What was trained, on what, how long and where.
 
     Args:
-        settings: of the run: the ids of train.json that the card names, evaluated, and ``cases``, the number of cases
-            by list.
+        settings: see :func:`tools.release.model.settings_of_run`.
         record: content of record.json.
         starts: of run.json.
     """
-    cases = settings["cases"]
-    spacing = settings["spacing"]
+    cases, spacing = settings["cases"], settings["spacing"]
     minutes = record["training_seconds"] / 60
     memory = record["peak_gpu_memory_mb"] or record["peak_memory_mb"]
     rows = [

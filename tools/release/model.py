@@ -3,8 +3,6 @@
 python -m tools.release.model --run_dir outputs/la --dataset_dir /data/left_atrium
 """
 
-from __future__ import annotations
-
 import io
 import json
 import math
@@ -20,7 +18,7 @@ from monai.bundle import ConfigParser
 
 from scripts.data import DataError
 from scripts.errors import UserError
-from scripts.files import replacing, sha256
+from scripts.files import replacing, sha256, write_text
 from scripts.pictures.panels import png
 from scripts.workflow import run_workflow
 from tools.command_line import run_command
@@ -65,26 +63,15 @@ def read_json(path: Path, remedy: str) -> Any:
 
 
 def settings_of_run(config: dict[str, Any], dataset_dir: str | Path) -> dict[str, Any]:
-    """What the card says about a training, from the config in its run.json, and how many cases its lists have.
+    """What the card says about a training, and how many cases its lists have.
 
-    Args:
-        config: of run.json; merged, unevaluated.
-        dataset_dir: where the data set lies now.
+    These are the ids of train.json that the card names, evaluated, and ``cases``, the number of cases by list. They are
+    from ``config``, that of run.json, merged and unevaluated; the data set now lies in ``dataset_dir``.
     """
     parser = ConfigParser({**config, "dataset_dir": str(dataset_dir)})
-    names = (
-        "seed",
-        "num_labeled",
-        "spacing",
-        "patch_size",
-        "base_filters",
-        "normalization",
-        "dropout",
-        "learning_rate",
-    )
-    settings = {
-        name: parser.get_parsed_content(name) for name in (*names, "labeled_batch_size", "unlabeled_batch_size")
-    }
+    names = ("seed", "num_labeled", "spacing", "patch_size", "base_filters", "normalization", "dropout")
+    of_training = ("learning_rate", "labeled_batch_size", "unlabeled_batch_size")
+    settings = {name: parser.get_parsed_content(name) for name in (*names, *of_training)}
     for name, key in {"objective": "objective", "network": "network_def", "optimizer": "optimizer"}.items():
         settings[name] = config[key]["_target_"].rpartition(".")[-1]
     datalist = parser.get_parsed_content("datalist")
@@ -253,8 +240,7 @@ def release_model(
         with replacing(root / name) as temporary:
             temporary.write_bytes(content)
     present = [name for name in WEIGHTS if (root / name).is_file()]
-    with replacing(root / LARGE_FILES) as temporary:
-        temporary.write_text(large_files(root, present, None), encoding="utf-8")
+    write_text(root / LARGE_FILES, large_files(root, present, None))
     return [root / name for name in (*files, LARGE_FILES)]
 
 

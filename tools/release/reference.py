@@ -3,16 +3,14 @@
 python -m tools.release.reference
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
 
+from scripts.command import ROOT
 from scripts.settings import IDS, PARTS, on_resume
 from tools.command_line import run_command
 
-ROOT = Path(__file__).resolve().parents[2]
 FILES = ("train", "evaluate", "inference", "preflight")
 MERGE = "+"  # MONAI's prefix of an id that is merged into an earlier file's
 HEAD = """# Config ids

@@ -1,7 +1,5 @@
 """Cases: slices with contours and rendered surfaces of chosen cases, reference and prediction."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -13,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from scripts.data.colours import class_colours
-from scripts.pictures.panels import PANEL_WIDTH, REFERENCE, draw_contour, draw_image, grey_window, new_figure
+from scripts.pictures import panels
 
 from .results import CaseVolumes
 from .surface import bounding_box, render_surfaces
@@ -42,31 +40,27 @@ def slices_figure(volumes: CaseVolumes, class_names: Sequence[str], *, title: st
     margin = [int(np.ceil(MARGIN / step)) for step in volumes.spacing]
     part = tuple(slice(max(0, a - m), b + m + 1) for a, b, m in zip(low, high, margin))
     image, spacing = volumes.image[part], volumes.spacing
-    masks = {
-        "reference": volumes.reference[(slice(None), *part)],
-        "prediction": volumes.prediction[(slice(None), *part)],
-    }
-    deciding = masks["reference"] if masks["reference"].any() else masks["prediction"]
+    reference, prediction = (mask[(slice(None), *part)] for mask in (volumes.reference, volumes.prediction))
+    deciding = np.asarray((reference if reference.any() else prediction).any(axis=0))
 
-    figure = new_figure(3 * PANEL_WIDTH + 0.5, PANEL_WIDTH + 1.0)
+    figure = panels.new_figure(3 * panels.PANEL_WIDTH + 0.5, panels.PANEL_WIDTH + 1.0)
     figure.suptitle(title, fontsize=11)
     for axes, (name, (across, up, cut)) in zip(figure.subplots(1, 3), PLANES.items()):
-        areas = deciding.any(axis=0).sum(axis=(across, up))
-        index = int(areas.argmax()) if areas.any() else image.shape[cut] // 2
+        index = panels.slice_to_show(np.moveaxis(deciding, cut, -1))
         plane = image.take(index, axis=cut)  # the two axes that are left are in the order (across, up)
         aspect = spacing[up] / spacing[across]
-        position = part[cut].start + index
-        draw_image(axes, plane, aspect=aspect, window=grey_window(plane), title=f"{name}, slice {position}")
+        where = f"{name}, slice {part[cut].start + index}"
+        panels.draw_image(axes, plane, aspect=aspect, window=panels.grey_window(plane), title=where)
         for c, colour in enumerate(class_colours(len(class_names))):
             line = {"colour": colour, "style": PREDICTION_STYLE}
-            draw_contour(axes, masks["reference"][c].take(index, axis=cut), level=0.5, line=REFERENCE)
-            draw_contour(axes, masks["prediction"][c].take(index, axis=cut), level=0.5, line=line)
+            panels.draw_contour(axes, reference[c].take(index, axis=cut), level=0.5, line=panels.REFERENCE)
+            panels.draw_contour(axes, prediction[c].take(index, axis=cut), level=0.5, line=line)
         if volumes.known is not None:
             unknown = ~volumes.known[(slice(None), *part)].all(axis=0).take(index, axis=cut)
             area = np.zeros((*unknown.T.shape, 4))  # RGBA
             area[unknown.T] = to_rgba(UNKNOWN["colour"], alpha=0.4)
             axes.imshow(area, origin="lower", aspect=aspect)
-    handles: list[Artist] = [Line2D([], [], color=REFERENCE["colour"], linewidth=2, label="reference")]
+    handles: list[Artist] = [Line2D([], [], color=panels.REFERENCE["colour"], linewidth=2, label="reference")]
     for name, colour in zip(class_names, class_colours(len(class_names))):
         handles.append(
             Line2D([], [], color=colour, linestyle=PREDICTION_STYLE, linewidth=2, label=f"prediction: {name}")
@@ -88,9 +82,9 @@ def surfaces_figure(cases: Mapping[str, CaseVolumes], class_names: Sequence[str]
         cases: headings and volumes, in the order of the rows.
         class_names: C names, in the order of the channels.
     """
-    figure = new_figure(2 * PANEL_WIDTH + 0.4, len(cases) * (PANEL_WIDTH + 0.25) + 0.5)
-    panels = figure.subplots(len(cases), 2, squeeze=False)
-    for row, (title, volumes) in zip(panels, cases.items()):
+    figure = panels.new_figure(2 * panels.PANEL_WIDTH + 0.4, len(cases) * (panels.PANEL_WIDTH + 0.25) + 0.5)
+    grid = figure.subplots(len(cases), 2, squeeze=False)
+    for row, (title, volumes) in zip(grid, cases.items()):
         box = bounding_box(volumes.reference | volumes.prediction)
         for axes, name in zip(row, ("reference", "prediction")):
             masks = getattr(volumes, name)

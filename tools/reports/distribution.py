@@ -1,7 +1,5 @@
 """Distribution: every case's value of every metric as a point, over a box of the quartiles."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

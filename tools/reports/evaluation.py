@@ -1,7 +1,5 @@
 """Evaluation: the part of a run's page with the tables and pictures of its finished evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from html import escape
 
@@ -49,21 +47,15 @@ def failures(results: EvaluationResults) -> list[str]:
     ]
 
 
-def case_table(results: EvaluationResults) -> str:
-    """The table of metrics.csv, worst case first."""
-    order = results.ordered()
-    rows = [
-        [case, name, *(shown(results.value(case, name, metric)) for metric in results.metrics)]
-        for case in order
-        for name in results.classes
-    ]
-    return table(["case", "class", *results.metrics], rows)
-
-
 def evaluation_parts(results: EvaluationResults, figures: Mapping[str, bytes]) -> list[str]:
     """What the page says about an evaluation, as pieces of HTML, with the PNG files of ``draw_figures`` in it."""
     tolerances = sorted({row["surface_tolerance_mm"] for row in results.rows if row.get("surface_tolerance_mm")})
     tolerance = f" Surface Dice at a tolerance of {', '.join(tolerances)} mm." if tolerances else ""
+    rows = [
+        [case, name, *(shown(results.value(case, name, metric)) for metric in results.metrics)]
+        for case in results.ordered()
+        for name in results.classes
+    ]
     slices = "\n".join(picture(png, name) for name, png in figures.items() if name.startswith("slices_"))
     return [
         "<h2>Evaluation</h2>",
@@ -83,5 +75,5 @@ def evaluation_parts(results: EvaluationResults, figures: Mapping[str, bytes]) -
         picture(figures["surfaces"], "surfaces of reference and prediction"),
         "<h3>Cases</h3>",
         f'<p class="note">{escape(CASE_NOTE)}</p>',
-        case_table(results),
+        table(["case", "class", *results.metrics], rows),
     ]

@@ -3,8 +3,6 @@
 python -m tools.reports.figures --output_dir outputs/left_atrium --dataset_dir /data/left_atrium
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Heads: every head of a trained network on one image, to draw it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,13 @@ from monai.bundle import ConfigParser
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, ResampleToMatch
 
+from scripts.command import ROOT
 from scripts.data import DataError, NiftiReader
 from scripts.inference import load_weights
 from scripts.methods.dbisl import unanimity_mask
 from scripts.pictures.crops import Crop, crops_figure
 from scripts.pictures.panels import write_png
 from scripts.training.pictures import drawn_heads
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def predict_heads(model_dir: str | Path, image_path: str | Sequence[str]) -> tuple[Any, dict[str, torch.Tensor], int]:
@@ -57,18 +54,15 @@ def heads_figure(
     channel: int = 0,
     values: Sequence[int] = (1,),
 ) -> Path:
-    """Draws one class of a case as the network sees it: every head, where all agree, and their mean.
+    """Draws one class of a case as the network sees it: every head, where all agree, and their mean; returns ``path``.
 
     Args:
-        model_dir: see :func:`predict_heads`, as ``image_path``.
+        model_dir, image_path: see :func:`predict_heads`.
         label_path: of the reference, which is drawn on the grid of the network.
         title: heading.
         path: PNG file to write.
         channel: index of the class.
         values: of the label that make up the class.
-
-    Returns:
-        ``path``.
     """
     image, heads, classes = predict_heads(model_dir, image_path)
     found = [{name: head[channel] for name, head in kind.items()} for kind in drawn_heads(heads, classes)]

@@ -3,8 +3,6 @@
 python -m tools.reports.pseudo_labels --run_dir outputs/left_atrium --dataset_dir /data/left_atrium
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import math
@@ -81,38 +79,26 @@ def class_row(
     }
 
 
-class HeadStacks:
-    """What a sliding window calls: the heads of a network, stacked by their kind.
+def head_stacks(window: torch.Tensor, network: Network, num_classes: int) -> dict[str, torch.Tensor]:
+    """The heads of a network in evaluation mode on a window (B, channels, H, W, D), stacked by their kind.
 
-    Args:
-        network: trained, in evaluation mode.
-        num_classes: foreground classes C.
+    Returns:
+        ``probability`` (B, P * C, H, W, D) of P segmentation heads and ``distance`` of the distance heads.
     """
-
-    def __init__(self, network: Network, num_classes: int) -> None:
-        self.network = network
-        self.num_classes = num_classes
-
-    def __call__(self, window: torch.Tensor) -> dict[str, torch.Tensor]:
-        """``probability`` (B, P * C, H, W, D) of P segmentation heads and ``distance`` of the distance heads."""
-        heads = self.network.forward_heads(window)
-        probability = [foreground_probability(head, self.num_classes) for head in segmentation_heads(heads).values()]
-        distance = [head for name, head in heads.items() if name.startswith("distance")]
-        if not probability:
-            raise DataError(f"the run's network has no segmentation head to make pseudo-labels, only {sorted(heads)}.")
-        stacks = {"probability": probability, "distance": distance}
-        return {name: torch.cat(stack, dim=1).float() for name, stack in stacks.items() if stack}
+    heads = network.forward_heads(window)
+    probability = [foreground_probability(head, num_classes) for head in segmentation_heads(heads).values()]
+    distance = [head for name, head in heads.items() if name.startswith("distance")]
+    if not probability:
+        raise DataError(f"the run's network has no segmentation head to make pseudo-labels, only {sorted(heads)}.")
+    stacks = {"probability": probability, "distance": distance}
+    return {name: torch.cat(stack, dim=1).float() for name, stack in stacks.items() if stack}
 
 
 def pseudo_labels(objective: Objective, stacks: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Pseudo-label and mask, (B, C, H, W, D) each, as the run's objective makes them.
 
     DBiSL's are Eq. 12 and 13 with the settings of the run. Of any other method they are the mean of its segmentation
-    heads, and where these agree: everywhere if there is one.
-
-    Args:
-        objective: of the run.
-        stacks: from :class:`HeadStacks`.
+    heads, and where these agree: everywhere if there is one. ``stacks`` are from :func:`head_stacks`.
     """
     classes = objective.label_coding.num_classes
     heads = {name: stack.unflatten(1, (-1, classes)).transpose(0, 1) for name, stack in stacks.items()}
@@ -166,12 +152,7 @@ def measure(parser: ConfigParser, path: Path, cases: int | None = None) -> list[
 
     Everything lies on the network's grid, where training sees the pseudo-labels: labels are resampled as the labeled
     ones are. The windows are those of the run's validation, and probabilities and distances their means; training sees
-    one window, and dropout.
-
-    Args:
-        parser: of the run, see :func:`read_run`.
-        path: of the CSV file.
-        cases: the first so many alone.
+    one window, and dropout. ``cases`` takes the first so many alone; ``parser`` is from :func:`read_run`.
     """
     get = parser.get_parsed_content
     network, objective, device = get("network").eval(), get("objective"), get("device")
@@ -180,7 +161,6 @@ def measure(parser: ConfigParser, path: Path, cases: int | None = None) -> list[
     names = get("class_names") or [str(c + 1) for c in range(coding.num_classes)]
     listed = hidden_cases(get("datalist"), get("num_labeled"))[:cases]
     volumes = Dataset(listed, Compose(get("train#load_transforms")))
-    stacks = HeadStacks(network, coding.num_classes)
     rows: list[dict[str, Any]] = []
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -188,7 +168,9 @@ def measure(parser: ConfigParser, path: Path, cases: int | None = None) -> list[
         writer.writeheader()
         for number, case in enumerate(tqdm(listed, unit="case")):
             volume = volumes[number]
-            label, mask = pseudo_labels(objective, windows(volume["image"][None].to(device), stacks))
+            label, mask = pseudo_labels(
+                objective, windows(volume["image"][None].to(device), head_stacks, network, coding.num_classes)
+            )
             marked = volume["label"][None].cpu()  # cache_device may be another
             reference, known = coding.encode(marked)[0] > 0.5, coding.known(marked)
             for c, name in zip(range(coding.num_classes), names):

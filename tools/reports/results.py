@@ -1,7 +1,5 @@
 """Results: reads back what a finished evaluation wrote, with the images and references that it was about."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,11 +72,9 @@ class EvaluationResults:
         # "test" or "validation"; tables of older versions do not say it.
         self.case_list = self.rows[0].get("list")
         # The list that was evaluated comes last, so that of cases of the same name its own is taken.
-        lists = (
-            [datalist.test, datalist.validation]
-            if self.case_list == "validation"
-            else [datalist.validation, datalist.test]
-        )
+        lists = [datalist.validation, datalist.test]
+        if self.case_list == "validation":
+            lists.reverse()
         listed = [*datalist.training, *lists[0], *lists[1]]
         self.files = {case_name(images_of(case)[0]): case for case in listed if "label" in case}
         self.dataset_json = datalist.path

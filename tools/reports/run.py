@@ -1,7 +1,5 @@
 """Run: the one page of a run's folder, ``run.html``, about its training and, once it was evaluated, its evaluation."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,11 +1,10 @@
-"""Surface: renders masks as shaded surfaces, seen from the front, with numpy and scipy alone."""
-
-from __future__ import annotations
+"""Surface: renders masks as shaded surfaces, seen from the front, with numpy and scipy."""
 
 import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from scipy import ndimage
 
 from scripts.data import foreground_box
@@ -76,7 +75,7 @@ def render_surfaces(
     matrix = (axes.T * step) / steps[:, None]
     offset = centre / steps - matrix @ ((np.array(shape) - 1) / 2)
     nearest = np.full((pixels, pixels), np.inf)
-    for mask, colour in zip(masks, _colours(len(masks))):
+    for mask, colour in zip(masks, map(to_rgb, class_colours(len(masks)))):
         part = tuple(slice(max(0, a - 1), b + 2) for a, b in zip(*box))
         solid = np.pad(mask[part], 1).astype(np.float32)
         # Single voxels and thin walls, which the filter would take below 1/2, stay.
@@ -117,7 +116,3 @@ def _first_hit(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         axis=-1,
     )
     return depth, normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-9)
-
-
-def _colours(count: int) -> list[np.ndarray]:
-    return [np.array([int(name[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for name in class_colours(count)]
