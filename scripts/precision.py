@@ -27,7 +27,7 @@ def amp_options(amp: bool | str, device: torch.device | str) -> dict[str, Any]:
     if amp is not True and amp not in DTYPES:
         raise UserError(f"amp is {amp!r}; it is true, false, {' or '.join(DTYPES)}.")
     if torch.device(device).type != "cuda":
-        able = torch.cpu.get_capabilities()
+        able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # which former releases lack
         if amp == "float16" or not (able.get("amx_bf16") or able.get("avx512_bf16")):
             raise UserError(
                 f"amp is {amp!r} and the device is {device}: mixed precision needs a GPU, or bfloat16 and a processor "
@@ -42,14 +42,11 @@ class Evaluator(SupervisedEvaluator):
 
     Args:
         device: of the run.
-        inferer: calls the network, under autocast with ``amp``.
-        amp: whether to use mixed precision.
+        amp: whether the inferer calls the network in mixed precision.
         amp_kwargs: arguments of ``torch.autocast``, see :func:`amp_options`.
         kwargs: as in ``monai.engines.SupervisedEvaluator``.
     """
 
-    def __init__(
-        self, *, device: torch.device, inferer: Any, amp: bool = False, amp_kwargs: Any = None, **kwargs: Any
-    ) -> None:
-        super().__init__(device=device, inferer=inferer, **kwargs)
-        self.inferer = torch.autocast(torch.device(device).type, enabled=amp, **(amp_kwargs or {}))(inferer)
+    def __init__(self, *, device: torch.device, amp: bool = False, amp_kwargs: Any = None, **kwargs: Any) -> None:
+        super().__init__(device=device, **kwargs)
+        self.inferer = torch.autocast(torch.device(device).type, enabled=amp, **(amp_kwargs or {}))(self.inferer)
