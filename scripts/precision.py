@@ -27,7 +27,7 @@ def amp_options(amp: bool | str, device: torch.device | str) -> dict[str, Any]:
     if amp is not True and amp not in DTYPES:
         raise UserError(f"amp is {amp!r}; it is true, false, {' or '.join(DTYPES)}.")
     if torch.device(device).type != "cuda":
-        able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # which former releases lack
+        able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch lack it
         if amp == "float16" or not (able.get("amx_bf16") or able.get("avx512_bf16")):
             raise UserError(
                 f"amp is {amp!r} and the device is {device}: mixed precision needs a GPU, or bfloat16 and a processor "
@@ -38,7 +38,7 @@ def amp_options(amp: bool | str, device: torch.device | str) -> dict[str, Any]:
 
 
 class Evaluator(SupervisedEvaluator):
-    """MONAI's evaluator, whose mixed precision is for GPUs only, with that of any device.
+    """MONAI's evaluator with mixed precision on any device; MONAI's own uses it on GPUs only.
 
     Args:
         device: of the run.
