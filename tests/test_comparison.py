@@ -553,7 +553,7 @@ def test_comparison_of_real_trainings_survives_a_failing_method_and_case_and_ski
     common = {key: value for key, value in common.items() if key not in ("device", "num_labeled")}
     supervised = ["configs/methods/supervised.json"]
     methods = {
-        "broken": {"configs": supervised, "overrides": {"labeled_batch_size": 7}},
+        "broken": {"configs": supervised, "overrides": {"labeled_batch_size": 0}},
         "supervised": supervised,
     }
     settings = {"num_labeled": [3], "seeds": [0], "common": {**common, "spacing": None}}
@@ -568,7 +568,7 @@ def test_comparison_of_real_trainings_survives_a_failing_method_and_case_and_ski
     assert "Preflight" in log and not re.search("UserWarning|input summary|Not all config files", log)
     dice = float(rows(output / "supervised_3_0" / "validation_log.csv")[-1]["val_mean_dice"])
     assert f"supervised_3_0: validation Dice {dice:.3f}, " in printed.out
-    assert "error: num_labeled is 3 and a batch needs 7 labeled cases" in printed.out
+    assert "labeled_batch_size must be at least 1" in printed.out
     (row,) = rows(output / "results.csv")
     assert (row["method"], row["iterations"], row["threads"]) == ("supervised", "4", "1")
     assert int(row["parameters"]) > 0 and float(row["training_seconds"]) > 0 and float(row["peak_memory_mb"]) > 100

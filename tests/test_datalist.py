@@ -180,7 +180,7 @@ def test_images_in_refuses_other_modalities_than_channels(tmp_path, modalities):
 def test_first_training_cases_are_labeled_and_the_others_and_the_unlabeled_list_are_unlabeled(tmp_path):
     content = {**numbered(4), "unlabeled": [{"image": "u0.nii.gz"}, "u1.nii.gz"], "test": ["t.nii.gz"]}
     datalist = Datalist(write(tmp_path, content))
-    assert datalist.labeled(2, batch_size=2) == [
+    assert datalist.labeled(2) == [
         {"image": str(tmp_path / f"i{n}.nii.gz"), "label": str(tmp_path / f"l{n}.nii.gz")} for n in range(2)
     ]
     assert names(datalist.unlabeled(2)) == ["i2.nii.gz", "i3.nii.gz", "u0.nii.gz", "u1.nii.gz"]
@@ -297,17 +297,13 @@ def test_missing_training_list_is_an_error_that_names_file_and_list(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "num_labeled, batch_size, message",
-    [
-        (4, 1, r"num_labeled is 4 and .*dataset\.json lists 3 training cases: lower num_labeled or list more"),
-        (1, 2, r"num_labeled is 1 and a batch needs 2 .*: raise num_labeled or lower labeled_batch_size"),
-        (0, 1, r"num_labeled is 0 and a batch needs 1 .*: raise num_labeled or lower labeled_batch_size"),
-    ],
-    ids=["too-many", "fewer-than-a-batch", "none"],
+    "num_labeled, message",
+    [(4, r"num_labeled is 4 and .*dataset\.json lists 3 training cases"), (0, r"num_labeled is 0")],
+    ids=["too-many", "none"],
 )
-def test_num_labeled_out_of_range_names_both_numbers_and_the_setting(tmp_path, num_labeled, batch_size, message):
+def test_num_labeled_out_of_range_is_named(tmp_path, num_labeled, message):
     with pytest.raises(DataError, match=message):
-        Datalist(write(tmp_path, numbered(3))).labeled(num_labeled, batch_size=batch_size)
+        Datalist(write(tmp_path, numbered(3))).labeled(num_labeled)
 
 
 def test_labeled_case_without_a_label_is_named(tmp_path):

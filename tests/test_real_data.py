@@ -40,7 +40,7 @@ def test_overlay_splits_the_data_as_it_says(name, overlays, labeled, unlabeled, 
     settings = {key: value for overlay_name in overlays for key, value in overlay(overlay_name).items()}
     datalist = Datalist(folder, splits=settings["splits"])
     lists = [
-        names(datalist.labeled(settings["num_labeled"], batch_size=2)),
+        names(datalist.labeled(settings["num_labeled"])),
         names(datalist.unlabeled(settings["num_labeled"])),
         names(datalist.required("validation")),
         names(datalist.required("test")),

@@ -76,11 +76,11 @@ class Datalist:
         """Whether any case has only some label values annotated."""
         return any("annotated" in case for case in [*self.training, *self.validation, *self.test])
 
-    def labeled(self, num_labeled: int, *, batch_size: int = 1) -> list[Case]:
+    def labeled(self, num_labeled: int) -> list[Case]:
         """The first ``num_labeled`` training cases, image and label.
 
         Raises:
-            DataError: when there are fewer, or fewer than a batch of ``batch_size`` needs, or one has no label.
+            DataError: when ``num_labeled`` is below 1, when there are fewer cases, or when one has no label.
         """
         if self.missing:
             raise self._missing_file()
@@ -89,13 +89,8 @@ class Datalist:
                 f"num_labeled is {num_labeled} and {self.path} lists {len(self.training)} training cases: "
                 "lower num_labeled or list more."
             )
-        if batch_size < 1:
-            raise DataError(f"labeled_batch_size is {batch_size}; a batch needs at least one labeled crop.")
-        if num_labeled < batch_size:
-            raise DataError(
-                f"num_labeled is {num_labeled} and a batch needs {batch_size} labeled cases: "
-                "raise num_labeled or lower labeled_batch_size."
-            )
+        if num_labeled < 1:
+            raise DataError(f"num_labeled is {num_labeled}; a training needs at least one labeled case.")
         cases = self.training[:num_labeled]
         without = [case["image"] for case in cases if "label" not in case]
         if without:

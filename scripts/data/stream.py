@@ -110,7 +110,7 @@ def crop_stream(
     Returns:
         The loader, or None when there is nothing to draw: no case, or a batch size of 0.
     """
-    if batch_size == 0 or len(dataset) == 0:
+    if batch_size < 1 or len(dataset) == 0:
         return None
     draws = SeededDraws(dataset, seed=seed, stream=stream)
     return DataLoader(

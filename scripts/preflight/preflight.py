@@ -43,7 +43,6 @@ class Preflight:
         output_dir: gets preflight.json and preflight.txt.
         splits: see :class:`~scripts.data.Datalist`.
         num_labeled: the first cases of the training list that are labeled; None for all of them that have a label.
-        labeled_batch_size: labeled crops in a batch, for which there must be as many cases.
         unlabeled_batch_size: 0 leaves the unlabeled cases unread, as the training does.
         in_channels: channels that the network takes.
         label_coding: defines the label values that may occur.
@@ -64,7 +63,6 @@ class Preflight:
     output_dir: str | Path
     splits: Mapping[str, Sequence[int]] | None = None
     num_labeled: int | None = None
-    labeled_batch_size: int = 1
     unlabeled_batch_size: int = 1
     in_channels: int | None = None
     label_coding: LabelCoding | None = None
@@ -84,7 +82,7 @@ class Preflight:
             unlabeled = [{"image": case["image"]} for case in datalist.training if "label" not in case]
             unlabeled += datalist.unlabeled(len(datalist.training))
         else:
-            labeled = datalist.labeled(self.num_labeled, batch_size=self.labeled_batch_size)
+            labeled = datalist.labeled(self.num_labeled)
             unlabeled = datalist.unlabeled(self.num_labeled) if self.unlabeled_batch_size else []
         self.lists: dict[str, list[dict[str, Any]]] = {
             "labeled": labeled,

@@ -90,7 +90,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         kwargs: as in ``monai.engines.SupervisedTrainer``, except for ``loss_function`` and ``prepare_batch``.
 
     Raises:
-        UserError: when ``pseudo_weight`` or ``true_label_iterations`` is out of range, or ``compile`` no backend.
+        UserError: when there is no labeled crop, ``pseudo_weight`` or ``true_label_iterations`` is out of range, or ``compile`` no backend.
     """
 
     def __init__(
@@ -106,6 +106,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         amp_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if kwargs.get("train_data_loader") is None:
+            raise UserError("there is no labeled crop to train on: labeled_batch_size must be at least 1.")
         if not 0 < pseudo_weight <= 1:
             raise UserError(f"pseudo_weight is {pseudo_weight}; it is above 0 and at most 1, a true label's weight.")
         # The heads are a dictionary of whole-batch tensors, for which there is nothing to decollate.
