@@ -186,13 +186,8 @@ preprocessing | fixed | loads, crops and augments cases, and cuts the crops to t
 inferer | named | one forward pass
 handlers | named | validation, weights, `model.json`, logs, `run.html`, learning rate, checkpoints
 load_transforms | fixed | from file to normalised volume; cached
-crop_transforms | fixed | pads and crops labeled cases
+crop_transforms | fixed | pads and crops cases
 fit_transforms | fixed | cuts crops to the patch
-unlabeled_crop_transforms | fixed | pads and crops unlabeled cases; never sees a label
-unlabeled_preprocessing | fixed | like `preprocessing`, for unlabeled cases
-labeled_cases | named | the `num_labeled` labeled cases, checked
-unlabeled_cases | named | all other cases, images only, checked
-pseudo_cases | named | cases with pseudo-labels if `pseudo_batch_size` is not 0, checked
 pseudo_dataset | named | cached cases with pseudo-labels
 pseudo_dataloader | named | endless stream of crops with pseudo-labels
 unlabeled_dataset | named | preprocessed unlabeled cases

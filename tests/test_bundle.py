@@ -229,7 +229,7 @@ def test_image_is_preprocessed_alike_in_training_evaluation_and_inference():
     assert inference == image_steps(content(TRAIN)["train"]["load_transforms"])
 
 
-@pytest.mark.parametrize("key", ["network_def", "label_coding", "imports", "model_settings", "sw_batch_size"])
+@pytest.mark.parametrize("key", ["network_def", "label_coding", "model_settings", "sw_batch_size"])
 def test_inference_json_says_the_same_as_train_json(key):
     trained = content(TRAIN)[key]
     if key == "label_coding":  # inference has no labels, of which something could be unknown or misnamed

@@ -52,7 +52,7 @@ def test_other_thresholds_are_refused(threshold):
 @pytest.mark.parametrize("values, dtype", [([3, 1], torch.uint8), ([205, 420], torch.int32)])
 def test_masks_get_the_label_values_of_the_original_files(values, dtype):
     pred = torch.tensor([0, 1, 2, 1], dtype=torch.uint8).reshape(1, 4, 1, 1)
-    result = OriginalValuesd("pred", "mask", values, 2)({"pred": pred})
+    result = OriginalValuesd("pred", LabelCoding(2), values)({"pred": pred})
     assert result["mask"].dtype == dtype
     assert result["mask"].flatten().tolist() == [0, values[0], values[1], values[0]]
     assert result["pred"] is pred and pred.flatten().tolist() == [0, 1, 2, 1]  # clients go by the classes
@@ -60,18 +60,18 @@ def test_masks_get_the_label_values_of_the_original_files(values, dtype):
 
 def test_without_label_values_masks_stay_as_they_are():
     pred = torch.ones(1, 2, 2, 2, dtype=torch.uint8)
-    assert OriginalValuesd("pred", "mask", None, 1, regions=[[1]])({"pred": pred})["mask"] is pred
+    assert OriginalValuesd("pred", LabelCoding(1, [[1]]), None)({"pred": pred})["mask"] is pred
 
 
 @pytest.mark.parametrize("values", [[1], [1, 1], [0, 1], [1, 70000], [1, 2.0], [1, 2, 3]])
 def test_other_label_values_are_refused(values):
     with pytest.raises(DataError, match="label_values is .* 2 different whole numbers"):
-        OriginalValuesd("pred", "mask", values, 2)
+        OriginalValuesd("pred", LabelCoding(2), values)
 
 
 def test_label_values_of_overlapping_regions_are_refused():
     with pytest.raises(DataError, match="not for overlapping regions"):
-        OriginalValuesd("pred", "mask", [1, 2], 2, regions=[[1, 2], [2]])
+        OriginalValuesd("pred", LabelCoding(2, [[1, 2], [2]]), [1, 2])
 
 
 def test_colour_table_names_every_label_value_as_slicer_reads_it(tmp_path):

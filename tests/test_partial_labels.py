@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from conftest import ROOT, las, merged, save, small, write_dataset
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from scripts.data import DataError, Datalist, ForegroundCropd, KnownOnlyd, LabelCoding, MarkUnknownd, PreGeneratedMapd
+from scripts.data import DataError, Datalist, KnownOnlyd, LabelCoding, MarkUnknownd, PreGeneratedMapd, RandomCropd
 from scripts.data.label_coding import LARGEST_VALUE, MOST_PARTIAL_CLASSES
 from scripts.distance import CascadedDistance, ExactDistance, SegmentationToDistance
 from scripts.errors import users_error
@@ -138,8 +138,8 @@ def test_crops_are_never_centred_on_a_voxel_that_is_unknown():
     label = torch.zeros(1, 32, 32, 32)
     label[:, :, :, 16:] = -1
     label[0, 8, 8, 8] = 1
-    crop = ForegroundCropd(["label"], label_key="label", spatial_size=[5, 5, 5], pos=1, neg=0, num_samples=10)
-    assert all(part["label"][0, 2, 2, 2] == 1 for part in crop.set_random_state(0)({"label": label}))
+    crop = RandomCropd(["label"], [5, 5, 5], foreground=1).set_random_state(0)
+    assert all(crop({"label": label})["label"][0, 2, 2, 2] == 1 for _ in range(10))
 
 
 @pytest.mark.parametrize("annotated", [[], "1", [1.5], [0], [True], [-1]])

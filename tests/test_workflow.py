@@ -103,7 +103,7 @@ def test_override_misspelt_in_the_middle_of_its_id_is_refused(name):
         ({"learning_rate": -1}, "optimizer cannot be made of learning_rate -1", "Invalid learning rate"),
         (
             {"foreground_crops": 2},
-            "train#crop_transforms#3 cannot be made of foreground_crops 2, crop_size [16, 16, 16]",
+            "train#crop_transforms#2 cannot be made of crop_size [16, 16, 16], foreground_crops 2",
             "pos and neg must be nonnegative, got pos=2 neg=-1",
         ),
     ],

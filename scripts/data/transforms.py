@@ -6,9 +6,18 @@ import copy
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, RandCropByPosNegLabeld, RandRotate90d, Spacingd
+from monai.transforms import (
+    MapTransform,
+    RandCropByPosNegLabeld,
+    Randomizable,
+    RandRotate90d,
+    RandSpatialCropd,
+    ScaleIntensityRange,
+    Spacingd,
+)
 from torch import nn
 
 from scripts.errors import UserError
@@ -132,8 +141,50 @@ class SpacingOfKeysd(Spacingd):
         return {**data, **super().__call__(own, lazy=lazy)}
 
 
-class ForegroundCropd(RandCropByPosNegLabeld):
-    """MONAI's crop around foreground or background; unknown voxels do not count as foreground."""
+class IntensityWindowd(MapTransform):
+    """Clips intensities to ``window``, two ascending numbers, and maps it to 0 to 1; does nothing where it is None."""
+
+    def __init__(self, keys: KeysCollection, window: Sequence[float] | None) -> None:
+        super().__init__(keys)
+        self.scale = None if window is None else ScaleIntensityRange(*window, b_min=0, b_max=1, clip=True)
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, Any]:
+        return {**data, **{key: self.scale(data[key]) for key in self.key_iterator(data) if self.scale}}
+
+
+class RandomCropd(Randomizable, MapTransform):
+    """A random crop: of a case with a label, perhaps around its foreground or background; of another, anywhere.
+
+    Args:
+        keys: those of them that a case has are cropped alike.
+        spatial_size: of the crop, in voxels.
+        foreground: share, 0 to 1, of crops that are centred on foreground, by MONAI's RandCropByPosNegLabel, for which
+            unknown voxels are background; 0: all crops lie anywhere.
+    """
+
+    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int], foreground: float = 0) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.anywhere = RandSpatialCropd(keys, spatial_size, random_size=False, allow_missing_keys=True)
+        self.around: _ForegroundCropd | None = None
+        if foreground:
+            self.around = _ForegroundCropd(
+                keys, "label", spatial_size, pos=foreground, neg=1 - foreground, allow_missing_keys=True
+            )
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandomCropd:
+        self.anywhere.set_random_state(seed, state)
+        if self.around is not None:
+            self.around.set_random_state(seed, state)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, Any]:
+        if self.around is None or "label" not in data:
+            return dict(self.anywhere(data))
+        return dict(self.around(data)[0])
+
+
+class _ForegroundCropd(RandCropByPosNegLabeld):
+    """Unknown voxels do not count as foreground."""
 
     def randomize(self, label: torch.Tensor | None = None, *indices: Any) -> None:
         super().randomize(None if label is None else label.clamp(min=0), *indices)

@@ -19,9 +19,10 @@ from scripts.files import replacing
 from scripts.ranks import world_size
 
 from .problems import DataError
+from .transforms import RandomCropd
 
 # Random transforms that leave what they are given as it is, so that they may be given the cache itself.
-CROPS = (RandSpatialCropd, RandCropByPosNegLabeld)
+CROPS = (RandomCropd, RandSpatialCropd, RandCropByPosNegLabeld)
 
 
 class VolumeDataset(CacheDataset):

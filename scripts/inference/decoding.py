@@ -113,31 +113,30 @@ class OriginalValuesd(MapTransform):
 
     Args:
         keys: of (1, H, W, D) label values 1, ..., C, uint8.
-        target: key of the copy, uint8 or, for values above 255, int32.
+        label_coding: of the masks; those of overlapping regions are 0 and 1 and cannot have other values.
         label_values: of the C classes, 1 to 65535; None to keep what masks have.
-        num_classes: C.
-        regions: of overlapping regions, whose masks are 0 and 1 and cannot have other values.
+        target: key of the copy, uint8 or, for values above 255, int32.
 
     Raises:
-        DataError: when the values are not C different whole numbers, or ``regions`` are given too.
+        DataError: when the values are not C different whole numbers, or are given for overlapping regions.
     """
 
     def __init__(
         self,
         keys: KeysCollection,
-        target: str,
+        label_coding: LabelCoding,
         label_values: Sequence[int] | None,
-        num_classes: int,
-        regions: Sequence[Sequence[int]] | None = None,
+        target: str = "mask",
     ) -> None:
         super().__init__(keys)
         self.target = target
+        num_classes = label_coding.num_classes
         self.label_values = None if label_values is None else list(label_values)
         if self.label_values is None:
             return
         valid = all(type(value) is int and 1 <= value <= LARGEST_VALUE for value in self.label_values)
         different = len(set(self.label_values)) == len(self.label_values) == num_classes
-        if regions is not None or not valid or not different:
+        if label_coding.regions is not None or not valid or not different:
             raise DataError(
                 f"label_values is {label_values!r}; it is a list of {num_classes} different whole numbers from 1 to "
                 f"{LARGEST_VALUE}, one for each class, and not for overlapping regions."

@@ -90,7 +90,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         kwargs: as in ``monai.engines.SupervisedTrainer``, except for ``loss_function`` and ``prepare_batch``.
 
     Raises:
-        UserError: when there is no labeled crop, ``pseudo_weight`` or ``true_label_iterations`` is out of range, or ``compile`` no backend.
+        UserError: when there is no labeled crop, ``pseudo_weight`` or ``true_label_iterations`` is out of range, or
+            ``compile`` no backend.
     """
 
     def __init__(
