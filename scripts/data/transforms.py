@@ -146,7 +146,7 @@ class IntensityWindowd(MapTransform):
 
     def __init__(self, keys: KeysCollection, window: Sequence[float] | None) -> None:
         super().__init__(keys)
-        self.scale = None if window is None else ScaleIntensityRange(*window, b_min=0, b_max=1, clip=True)
+        self.scale = None if window is None else ScaleIntensityRange(window[0], window[1], 0, 1, clip=True)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, Any]:
         return {**data, **{key: self.scale(data[key]) for key in self.key_iterator(data) if self.scale}}
