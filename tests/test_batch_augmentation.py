@@ -26,6 +26,12 @@ def test_nothing_is_changed_without_probability_or_strength():
     assert len(RandomIntensity()(image[:0])) == 0
 
 
+def test_autocast_does_not_round_the_image():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = changed(crops(), bias=0.2, blur=1.0)
+    torch.testing.assert_close(result, changed(crops(), bias=0.2, blur=1.0))
+
+
 def test_brightness_is_one_shift_per_crop():
     shift = changed(crops(), brightness=0.4) - crops()
     values = shift.flatten(1)

@@ -10,6 +10,7 @@ import torch
 from conftest import merged, small
 from torch import nn
 
+from scripts.errors import UserError
 from scripts.networks import DualTaskVNet, ReestimatedStatistics, VNet, separate_streams
 
 TRAIN = "configs/train.json"
@@ -34,7 +35,8 @@ def crops(seed: int, number: int = 4, shift: float = 0.0) -> torch.Tensor:
 
 
 def test_labeled_and_other_crops_have_statistics_of_their_own_and_the_running_ones_are_the_others():
-    layer = separate_streams(nn.Sequential(nn.BatchNorm3d(2)), 1).train()
+    layer = separate_streams(nn.Sequential(nn.BatchNorm3d(2))).train()
+    layer[0].labeled = 1
     labeled, others = crops(0, 1), crops(1, 3, shift=4)
     result = layer(torch.cat([labeled, others]))
     for part, x in ((result[:1], labeled), (result[1:], others)):
@@ -45,7 +47,8 @@ def test_labeled_and_other_crops_have_statistics_of_their_own_and_the_running_on
 
 
 def test_in_evaluation_and_for_one_kind_of_crop_it_is_batch_norm():
-    plain, apart = nn.Sequential(nn.BatchNorm3d(2)), separate_streams(nn.Sequential(nn.BatchNorm3d(2)), 2)
+    plain, apart = nn.Sequential(nn.BatchNorm3d(2)), separate_streams(nn.Sequential(nn.BatchNorm3d(2)))
+    apart[0].labeled = 2
     for x in (crops(2, 2), crops(3, 1)):
         torch.testing.assert_close(apart.train()(x), plain.train()(x))
     torch.testing.assert_close(apart.eval()(crops(4)), plain.eval()(crops(4)))
@@ -54,7 +57,7 @@ def test_in_evaluation_and_for_one_kind_of_crop_it_is_batch_norm():
 
 def test_separation_needs_a_batch_norm():
     with pytest.raises(ValueError, match="normalization to batch"):
-        separate_streams(VNet(base_filters=2, normalization="group"), 2)
+        separate_streams(VNet(base_filters=2, normalization="group"))
 
 
 def test_estimated_statistics_are_the_mean_over_the_batches_without_dropout():
@@ -76,6 +79,12 @@ def test_estimated_statistics_are_the_mean_over_the_batches_without_dropout():
 def test_estimate_without_unlabeled_crops_is_refused():
     with pytest.raises(ValueError, match="unlabeled crops"):
         ReestimatedStatistics(DualTaskVNet(base_filters=2), None)
+
+
+def test_estimate_in_several_processes_is_refused(monkeypatch):
+    monkeypatch.setattr("scripts.networks.normalization.world_size", lambda: 2)
+    with pytest.raises(UserError):
+        ReestimatedStatistics(DualTaskVNet(base_filters=2), [])
 
 
 def train(workflow, tiny, folder, *overlays: str):

@@ -54,7 +54,9 @@ def test_encoding_keeps_samples_and_voxels_in_place():
     ],
 )
 def test_a_voxel_is_background_up_to_one_half_and_the_largest_class_above(probability, expected):
-    decoded = LabelCoding(2).decode(line([[p] for p in probability]))
+    coding, probabilities = LabelCoding(2), line([[p] for p in probability])
+    decoded = coding.decode(probabilities)
+    assert torch.equal(coding.harden(probabilities), coding.encode(decoded))
     assert decoded.dtype == torch.uint8
     assert decoded.tolist() == [[[[[expected]]]]]
 

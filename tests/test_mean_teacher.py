@@ -48,14 +48,16 @@ def test_first_hundred_steps_average_and_later_ones_decay():
     for step, weight in enumerate([1.0, 3.0, 8.0, 0.0]):
         student.weight.data.fill_(weight)
         objective.after_step(step)
-        averages.append(objective.teacher.weight.item())
+        averages.append(objective.teacher.network.weight.item())
     assert averages == pytest.approx([1, 2, 4, 3])
     student.weight.data.fill_(103.0)
+    objective.teacher.updates = 98
     objective.after_step(98)
-    assert objective.teacher.weight.item() == pytest.approx(3 + 100 / 99)
-    objective.teacher.weight.data.fill_(3.0)
+    assert objective.teacher.network.weight.item() == pytest.approx(3 + 100 / 99)
+    objective.teacher.network.weight.data.fill_(3.0)
+    objective.teacher.updates = 5000
     objective.after_step(5000)
-    assert objective.teacher.weight.item() == pytest.approx(3 + 100 * 0.01)
+    assert objective.teacher.network.weight.item() == pytest.approx(3 + 100 * 0.01)
 
 
 def test_every_weight_is_averaged_and_no_buffer():
@@ -64,10 +66,11 @@ def test_every_weight_is_averaged_and_no_buffer():
     with torch.no_grad():
         for tensor in student.state_dict().values():
             tensor.add_(4)
-    before = copy.deepcopy(objective.teacher.state_dict())
+    before = copy.deepcopy(objective.teacher.network.state_dict())
+    objective.teacher.updates = 10
     objective.after_step(10)
     weights = dict(student.named_parameters())
-    for name, value in objective.teacher.state_dict().items():
+    for name, value in objective.teacher.network.state_dict().items():
         moved = 1.0 if name in weights else 0.0
         torch.testing.assert_close(value.float(), before[name].float() + moved, msg=name)
 
@@ -75,7 +78,7 @@ def test_every_weight_is_averaged_and_no_buffer():
 def test_teacher_shares_neither_weights_nor_statistics_with_the_student():
     student = VNet(base_filters=2).train()
     objective = MeanTeacherObjective(LabelCoding(1), student)
-    mine, its = student.state_dict(), objective.teacher.state_dict()
+    mine, its = student.state_dict(), objective.teacher.network.state_dict()
     assert {tensor.data_ptr() for tensor in mine.values()}.isdisjoint(tensor.data_ptr() for tensor in its.values())
     start = copy.deepcopy(mine)
     objective.teach(torch.randn(2, 1, 16, 16, 16))
@@ -86,11 +89,14 @@ def test_teacher_shares_neither_weights_nor_statistics_with_the_student():
 def test_state_of_the_objective_is_the_teachers_and_restores_it():
     student = VNet(base_filters=1)
     objective = MeanTeacherObjective(LabelCoding(1), student)
+    objective.teacher.updates = 7
     state = objective.state_dict()
-    assert set(state) == {f"teacher.{name}" for name in student.state_dict()}
+    names = {f"teacher.network.{name}" for name in student.state_dict()}
+    assert set(state) == names | {"teacher._extra_state"}
     other = MeanTeacherObjective(LabelCoding(1), VNet(base_filters=1))
     other.load_state_dict(state)
-    assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
+    assert all(torch.equal(other.state_dict()[name], state[name]) for name in names)
+    assert other.teacher.updates == 7
 
 
 # The teacher's predictions
@@ -102,7 +108,7 @@ def test_teacher_receives_no_gradient_and_the_optimiser_none_of_its_weights():
     assert not any(weight.requires_grad for weight in objective.parameters())
     targets = batch()
     objective(student.forward_heads(targets["image"]), targets, 0).total.backward()
-    assert student.weight.grad is not None and objective.teacher.weight.grad is None
+    assert student.weight.grad is not None and objective.teacher.network.weight.grad is None
 
 
 @pytest.mark.parametrize("mode", [True, False])
@@ -135,7 +141,7 @@ def test_terms_of_a_softmax_head_equal_the_reference(num_classes, maps):
     student = Scale()
     coding = LabelCoding(num_classes)
     objective = MeanTeacherObjective(coding, student, {"consistency": 0.1}, noise=0)
-    objective.teacher.weight.data.fill_(0.5)
+    objective.teacher.network.weight.data.fill_(0.5)
     targets = batch(num_classes, maps=maps)
     heads = student.forward_heads(targets["image"])
     loss = objective(heads, targets, 0)
@@ -150,7 +156,7 @@ def test_terms_of_a_softmax_head_equal_the_reference(num_classes, maps):
 def test_overlapping_regions_are_compared_class_by_class():
     student = Scale()
     objective = MeanTeacherObjective(LabelCoding(2, regions=[[1, 2], [2]]), student, noise=0)
-    objective.teacher.weight.data.fill_(-1.0)
+    objective.teacher.network.weight.data.fill_(-1.0)
     targets = batch(maps=2)
     loss = objective(student.forward_heads(targets["image"]), targets, 0)
     p = 1 / (1 + np.exp(-targets["image"].double().numpy()[2:]))
@@ -167,7 +173,7 @@ def test_heads_of_several_decoders_have_their_own_teacher():
     targets = {"image": image, "label": torch.zeros(2, 1, 16, 16, 16)}
     assert objective(heads, targets, 0).terms["consistency"].item() < 1e-10
     with torch.no_grad():
-        objective.teacher.segmentation_head_psi.bias += 1
+        objective.teacher.network.segmentation_head_psi.bias += 1
     assert objective(heads, targets, 0).terms["consistency"].item() > 1e-3
 
 
@@ -190,7 +196,7 @@ def test_teacher_is_not_run_where_there_is_nothing_to_teach(crops, weights):
     targets = batch(crops=crops)
     loss = objective(student.forward_heads(targets["image"]), targets, 0)
     assert set(loss.terms) == {"supervised_segmentation"}
-    assert objective.teacher.calls == 0
+    assert objective.teacher.network.calls == 0
 
 
 @pytest.mark.parametrize(
@@ -211,7 +217,7 @@ def test_autocast_reaches_the_teacher_and_leaves_the_loss_in_float32(kind):
     student = VNet(base_filters=2, activation="softmax", dropout=0).train()
     objective = kind(LabelCoding(1), student, noise=0)
     with torch.no_grad():
-        objective.teacher.segmentation_head.bias[1] += 3
+        objective.teacher.network.segmentation_head.bias[1] += 3
     targets = {"image": torch.randn(4, 1, 16, 16, 16), "label": torch.ones(2, 1, 16, 16, 16)}
     expected = objective(student(targets["image"]), targets, 0).terms["consistency"]
     with torch.autocast("cpu", torch.bfloat16):

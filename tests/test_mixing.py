@@ -6,9 +6,18 @@ import torch
 from torch import nn
 
 from scripts.data import LabelCoding
+from scripts.errors import UserError
 from scripts.methods import BCPObjective, GaussianRampUp, SupervisedObjective
 from scripts.methods.losses import segmentation_loss
-from scripts.methods.mixing import both_ways, box_of_share, cut_mix_box, largest_components, random_box
+from scripts.methods.mixing import (
+    both_ways,
+    box_of_share,
+    checked_volume,
+    cut_mix_box,
+    largest_components,
+    next_crops,
+    random_box,
+)
 from scripts.methods.teacher import EMATeacher
 
 SHAPE = (6, 9, 12)
@@ -185,6 +194,33 @@ def test_a_later_start_copies_the_student_of_the_step_before():
         teacher.update(step)
         seen.append(teacher.network.weight.item())
     assert seen == pytest.approx([5, 5, 2, 2.5, 3])
+
+
+@pytest.mark.parametrize("start", [0, 3])
+def test_a_teacher_counts_the_steps_of_the_student_and_starts_as_its_copy(start):
+    student = Scale(5.0)
+    teacher = EMATeacher(student, start=start)
+    for step in (start + 1, start + 3):  # gradients of two iterations a step, or skipped batches
+        student.weight.data.fill_(float(step))
+        teacher.update(step)
+    assert teacher.network.weight.item() == pytest.approx(start + 2)
+    late = EMATeacher(Scale(5.0), start=3)
+    late._student[0].weight.data.fill_(7.0)
+    assert late.forward_heads(torch.ones(1))["logits"].item() == pytest.approx(7)
+
+
+def test_one_crop_is_not_mixed_with_itself():
+    with pytest.raises(UserError):
+        next_crops(torch.zeros(1, 1, 2, 2, 2))
+    labeled, unlabeled = streams(1, 1)
+    with pytest.raises(UserError):
+        SupervisedObjective(LabelCoding(1), copy_paste=0.5).views(labeled, unlabeled, 0)
+
+
+@pytest.mark.parametrize("volume", [(0.5, 1.5), (0.4, 0.2), (-0.1, 0.2), (0.2,)])
+def test_volume_of_a_box_is_a_share(volume):
+    with pytest.raises(UserError, match="box_volume"):
+        checked_volume(volume)
 
 
 # The loss

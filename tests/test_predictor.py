@@ -232,6 +232,15 @@ def test_a_network_without_the_heads_is_refused_by_the_name_of_the_option(image,
         Predictor([VNet(base_filters=2).eval()], **options)(image)
 
 
+@pytest.mark.parametrize("tasks, heads", [(("distance",), "distance"), (TASKS, "all")])
+def test_heads_of_a_vnet_with_one_task_or_a_softmax_are_combined(image, tasks, heads):
+    network = VNet(base_filters=2, tasks=tasks, activation="softmax").eval()
+    found = network.forward_heads(image)
+    inside = torch.sigmoid(-1500 * found["distance"])
+    expected = inside if heads == "distance" else (inside + found["logits"].softmax(1)[:, 1:]) / 2
+    torch.testing.assert_close(Predictor([network], heads=heads)(image), expected)
+
+
 def test_an_empty_list_of_weights_is_refused():
     with pytest.raises(ValueError, match="ckpt_path is an empty list"):
         one_per_checkpoint(nn.Identity(), [])

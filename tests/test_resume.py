@@ -22,7 +22,6 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from scripts.errors import UserError
-from scripts.files import sha256
 from scripts.settings import FIXED, FREE, fixed_settings
 from scripts.training import RunState, SaveRun, checkpoints, run_or_resume
 from scripts.training.checkpoints import load_if_whole, save_atomically
@@ -243,29 +242,8 @@ def test_every_changed_or_missing_byte_of_a_checkpoint_is_noticed(tmp_path):
         assert load_if_whole(path) is None, end
 
 
-def test_checkpoints_named_as_in_version_0_5_are_continued_checked_and_replaced(tmp_path, caplog):
-    state = run_state(tmp_path, value=1.0)
-    for iteration in (18, 20):
-        save_atomically({**SAVED, "iteration": iteration, "settings": state.settings}, tmp_path / "new.pt")
-        name = f"iteration_{iteration:08d}.{sha256(tmp_path / 'new.pt')[:16]}.pt"
-        (tmp_path / "new.pt").rename(tmp_path / name)
-    trainer = Trainer()
-    run_or_resume(trainer, state)
-    assert trainer.ran_from == 20 and state.parts["network"].weight.item() == 4.0
-    (tmp_path / name).write_bytes(b"damaged")
-    run_or_resume(trainer, state)
-    assert trainer.ran_from == 18 and name in caplog.text
-    for iteration in (20, 25):
-        state.save(Trainer(iteration))
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["checkpoint_iteration_20.pt", "checkpoint_iteration_25.pt"]
-    SaveRun(state, interval=0)._tidy(SimpleNamespace(state=SimpleNamespace(iteration=0)))
-    assert not list(tmp_path.iterdir())
-
-
 def test_without_a_whole_checkpoint_the_run_starts_at_the_beginning(tmp_path):
     (tmp_path / "checkpoint_iteration_10.pt").write_bytes(b"not a checkpoint")
-    (tmp_path / f"iteration_00000010.{16 * 'a'}.pt").write_bytes(b"not a checkpoint")
     trainer = Trainer()
     run_or_resume(trainer, run_state(tmp_path))
     assert trainer.ran_from == 0

@@ -220,6 +220,13 @@ def test_pseudo_labeled_cases_stay_unlabeled_and_give_way_to_true_labels(tiny_co
         datalist.pseudo_labeled(6, batch_size=1)
 
 
+def test_partly_annotated_pseudo_labels_make_labels_partial(tiny_copy):
+    lists = json.loads((tiny_copy / "dataset.json").read_text())
+    entry = {"image": lists["training"][3]["image"], "label": "made.nii.gz", "annotated": [1]}
+    (tiny_copy / "dataset.json").write_text(json.dumps({**lists, "pseudo_labeled": [entry]}))
+    assert Datalist(tiny_copy).partial
+
+
 def test_pseudo_labels_that_are_not_asked_for_are_left_out_and_that_is_said(tiny_copy, caplog):
     with_pseudo_labels(tiny_copy)
     assert Datalist(tiny_copy).pseudo_labeled(LABELED, batch_size=0) == []

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from scripts.data import LabelCoding
+from scripts.errors import UserError
 from scripts.methods import ADMTObjective, CPSObjective, UniMatchObjective
 from scripts.methods.losses import dice_loss, segmentation_loss
 from scripts.networks import TwinVNet, VNet
@@ -97,6 +98,12 @@ def test_cps_trains_two_networks_of_different_weights():
 # UniMatch
 
 
+def test_cps_needs_two_heads():
+    labeled, unlabeled = streams()
+    with pytest.raises(UserError, match="two segmentation heads"):
+        loss_of(CPSObjective(LabelCoding(1), network := Copy()), network, labeled, unlabeled)
+
+
 def unimatch(network, augmentation=lambda image: image + 10, **options):
     return UniMatchObjective(LabelCoding(1), network, augmentation, **options)
 
@@ -153,7 +160,7 @@ def test_unimatch_makes_no_view_that_it_does_not_use(weights, crops):
 
 def test_unimatch_of_a_real_network_reaches_every_weight():
     network = VNet(base_filters=2, activation="softmax", dropout=0.0).train()
-    objective = unimatch(network, confidence=0.0)
+    objective = unimatch(network, confidence=0.5)
     labeled = {"image": torch.randn(2, 1, 16, 16, 16), "label": (torch.rand(2, 1, 16, 16, 16) > 0.5).float()}
     targets = objective.views(labeled, {"image": torch.randn(4, 1, 16, 16, 16)}, 0)
     objective(objective.predict(network, targets["image"]), targets, 0).total.backward()

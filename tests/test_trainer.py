@@ -22,7 +22,7 @@ from scripts.data import LabelCoding, crop_stream
 from scripts.distance import DistanceToSegmentation, ExactDistance, SegmentationToDistance
 from scripts.errors import UserError
 from scripts.methods import DBiSLObjective, GaussianRampUp, Objective
-from scripts.networks import DualTaskVNet
+from scripts.networks import DualTaskVNet, separate_streams
 from scripts.training import GraphedForward, RunEvents, SemiSupervisedTrainer, trainable_parameters
 
 EXTENT = 4
@@ -413,6 +413,25 @@ def test_the_objective_may_make_the_forward_pass_its_own():
     (output,) = trainer.state.output
     assert output["pred"]["logits"].shape == output["image"].shape
     torch.testing.assert_close(objective.images[0], 2 * objective.targets[0]["image"])
+
+
+def test_a_forward_pass_of_the_objective_is_not_recorded_as_a_graph():
+    with pytest.raises(UserError, match="Doubled"):
+        make_trainer(objective=Doubled(), inferer=GraphedForward())
+
+
+def test_batch_norm_of_separate_streams_is_told_how_many_crops_are_labeled():
+    class Normalized(Scale):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm3d(1)
+
+        def forward(self, x):
+            return {"logits": self.norm(super().forward(x)["logits"])}
+
+    network = separate_streams(Normalized())
+    make_trainer(network=network, labeled=labeled_batches(1), unlabeled=UnlabeledBatches(3)).run()
+    assert network.norm.labeled == 1
 
 
 # torch.compile

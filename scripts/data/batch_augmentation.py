@@ -56,16 +56,20 @@ class RandomIntensity:
 
     @torch.no_grad()
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """The changed crops, of the shape (B, channels, H, W, D) and dtype of ``image``; all channels alike."""
+        """The changed crops, of the shape (B, channels, H, W, D) and dtype of ``image``; all channels alike.
+
+        Computed in float32, under autocast, too.
+        """
         if len(image) == 0:
             return image
         result = image.float()
-        for name, strength in self.strengths.items():
-            if strength == 0:
-                continue
-            chosen = torch.rand(len(image)) < self.prob
-            changed = getattr(self, f"_{name}")(result, strength)
-            result = torch.where(_per_crop(chosen, result), changed, result)
+        with torch.autocast(image.device.type, enabled=False):
+            for name, strength in self.strengths.items():
+                if strength == 0:
+                    continue
+                chosen = torch.rand(len(image)) < self.prob
+                changed = getattr(self, f"_{name}")(result, strength)
+                result = torch.where(_per_crop(chosen, result), changed, result)
         return result.to(image.dtype)
 
     def _gamma(self, image: torch.Tensor, strength: float) -> torch.Tensor:

@@ -74,7 +74,9 @@ class Datalist:
     @property
     def partial(self) -> bool:
         """Whether any case has only some label values annotated."""
-        return any("annotated" in case for case in [*self.training, *self.validation, *self.test])
+        return any(
+            "annotated" in case for case in [*self.training, *self._pseudo_labeled, *self.validation, *self.test]
+        )
 
     def labeled(self, num_labeled: int) -> list[Case]:
         """The first ``num_labeled`` training cases, image and label.

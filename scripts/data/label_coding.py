@@ -142,7 +142,8 @@ class LabelCoding:
         """
         present = probability > 0.5
         if self.regions is None and self.num_classes > 1:
-            present &= probability == probability.amax(1, keepdim=True)
+            largest = probability.argmax(1, keepdim=True)  # of equal ones the first
+            present &= torch.zeros_like(present).scatter_(1, largest, True)
         return present.to(probability.dtype)
 
     def decode(self, probability: torch.Tensor) -> torch.Tensor:

@@ -24,9 +24,6 @@ from scripts.errors import UserError
 
 from .label_coding import LabelCoding
 
-# Masks are stored with 16 bits at most.
-MOST_ORIGINAL = 65535
-
 
 def crop_size(patch_size: Sequence[int], augmentation: Sequence[Any], margin: float = 1.0) -> list[int]:
     """Size of the crop from which augmentation makes a patch.

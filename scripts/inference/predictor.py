@@ -96,16 +96,17 @@ class Predictor(nn.Module):
         if self.decoders == "both" and self.heads == "segmentation":
             # What the network itself takes for its probability: the mean of its heads, or one of them.
             probability = network.probability_of(heads) if hasattr(network, "probability_of") else network(x)
-        elif not logits:
+        elif not logits and self.heads != "distance":
             raise HeadsError(
                 f"decoders is {self.decoders!r} and the network has only {sorted(heads)}: set it to 'both'."
             )
-        elif self.heads != "segmentation" and not distance:
+        elif not distance and self.heads != "segmentation":
             raise HeadsError(
                 f"heads is {self.heads!r} and the network has only {sorted(heads)}: set it to 'segmentation'."
             )
         else:
-            of_logits = [torch.sigmoid(head) for head in logits if self.heads != "distance"]
+            classes = getattr(network, "num_classes", (distance or logits)[0].shape[1])
+            of_logits = [foreground_probability(head, classes) for head in logits if self.heads != "distance"]
             of_distance = [self.distance_to_segmentation(head) for head in distance if self.heads != "segmentation"]
             probability = torch.stack([*of_logits, *of_distance]).mean(0)
         outputs = [probability]

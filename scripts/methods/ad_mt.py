@@ -15,7 +15,7 @@ from scripts.networks.heads import segmentation_heads
 
 from .distributions import log_distributions, normalized_entropy
 from .losses import masked_mean, total
-from .mixing import paste, random_box
+from .mixing import next_crops, paste, random_box
 from .objective import Objective, Tensors, Weights
 from .teacher import EMATeacher
 
@@ -74,7 +74,7 @@ class ADMTObjective(Objective):
         self.longest_turn = longest_turn
         self.confidence = confidence
         # Which teacher is active, and from which iteration on the other one is. On the CPU: it is asked every time.
-        self._turn = [0, 0]
+        self._turn = [1, 0]
 
     def get_extra_state(self) -> dict[str, list[int]]:
         return {"turn": list(self._turn)}
@@ -100,8 +100,8 @@ class ADMTObjective(Objective):
         else:
             share = float(np.sqrt(1 - np.random.default_rng([self.seed, iteration, 1]).beta(4, 4)))
             box = random_box(image.shape[2:], [int(extent * share) for extent in image.shape[2:]], image.device)
-            view = paste(image, image.roll(1, 0), box)
-            taught = [paste(one, one.roll(1, 0), box[:, None]) for one in taught]
+            view = paste(image, next_crops(image), box)
+            taught = [paste(one, next_crops(one), box[:, None]) for one in taught]
         return {**labeled, "taught": torch.stack(taught), "image": torch.cat([labeled["image"], view])}
 
     def terms(self, heads: Tensors, targets: Tensors) -> Tensors:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from monai.networks import eval_mode
 
+from scripts.errors import UserError
 from scripts.networks.heads import foreground_probability, segmentation_heads
 
 from .losses import segmentation_loss
-from .mixing import cut_mix_box, paste
+from .mixing import checked_volume, cut_mix_box, next_crops, paste
 from .objective import Objective, Tensors, Weights
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class CPSObjective(Objective):
         super().__init__(label_coding, weights)
         self._network = (network,)
         self.cut_mix = cut_mix
-        self.box_volume = box_volume
+        self.box_volume = checked_volume(box_volume)
 
     @torch.no_grad()
     def views(self, labeled: Tensors, unlabeled: Tensors, iteration: int) -> Tensors:
@@ -59,8 +60,8 @@ class CPSObjective(Objective):
         with eval_mode(network):
             masks = self._masks(network.forward_heads(image))
         box = cut_mix_box(image.shape[2:], self.box_volume, image.device)
-        mixed = paste(image, image.roll(1, 0), box)
-        targets = {f"mask_of_{name}": paste(mask, mask.roll(1, 0), box) for name, mask in masks.items()}
+        mixed = paste(image, next_crops(image), box)
+        targets = {f"mask_of_{name}": paste(mask, next_crops(mask), box) for name, mask in masks.items()}
         return {**labeled, **targets, "image": torch.cat([labeled["image"], mixed])}
 
     def terms(self, heads: Tensors, targets: Tensors) -> Tensors:
@@ -70,6 +71,11 @@ class CPSObjective(Objective):
         if self.active("cross_pseudo") and len(next(iter(unlabeled.values()))):
             masks = {name: targets[f"mask_of_{name}"] for name in students if f"mask_of_{name}" in targets}
             masks = masks or self._masks({name: head.detach() for name, head in unlabeled.items()})
+            if len(unlabeled) != 2:
+                raise UserError(
+                    f"CPS needs a network with two segmentation heads and this one has {sorted(unlabeled)}: put "
+                    "configs/methods/cps.json behind the overlay that changed network_def."
+                )
             first, second = unlabeled
             terms["cross_pseudo"] = segmentation_loss(unlabeled[first], masks[second]) + segmentation_loss(
                 unlabeled[second], masks[first]

@@ -12,7 +12,7 @@ from scripts.networks.heads import segmentation_heads
 from .distributions import log_distributions, squared_difference
 from .losses import total
 from .objective import Objective, Tensors, Weights
-from .teacher import copy_of, follow
+from .teacher import EMATeacher
 
 if TYPE_CHECKING:
     from scripts.data import LabelCoding
@@ -34,11 +34,12 @@ class MeanTeacherObjective(Objective):
     ======================= ============================================ =========
 
     The teacher is run on the unlabeled crops only, with noise on its input, and receives no gradient. A batch without
-    unlabeled crops has no consistency. After each step its weights, and no buffers, :func:`~.teacher.follow` the
-    student's. It stays in training mode, as in the authors' programs: dropout is on, and BatchNorm normalises by the
-    statistics of the teacher's own batch. Its running statistics are its own and read by nothing. (ignite's EMAHandler
-    aliases the student's buffers by default and torch's AveragedModel overwrites them after each step: both mean a
-    teacher that predicts in evaluation mode.) ``state_dict`` holds the teacher and not the student.
+    unlabeled crops has no consistency. After each step its weights, and no buffers, follow the student's
+    (:class:`~.teacher.EMATeacher`). It stays in training mode, as in the authors' programs: dropout is on, and
+    BatchNorm normalises by the statistics of the teacher's own batch. Its running statistics are its own and read by
+    nothing. (ignite's EMAHandler aliases the student's buffers by default and torch's AveragedModel overwrites them
+    after each step: both mean a teacher that predicts in evaluation mode.) ``state_dict`` holds the teacher and not the
+    student.
 
     Args:
         network: the student.
@@ -66,21 +67,18 @@ class MeanTeacherObjective(Objective):
         super().__init__(label_coding, weights, **options)
         if noise < 0:
             raise UserError(f"noise is {noise}; a standard deviation is 0 or more.")
-        self.teacher = copy_of(network, ema_decay)
-        # In a tuple, so that it is no submodule: its weights are the checkpoint's "model", not the objective's state.
-        self._student = (network,)
-        self.ema_decay = ema_decay
+        self.teacher = EMATeacher(network, decay=ema_decay, buffers=False)
         self.noise = noise
 
     @torch.no_grad()
     def teach(self, image: torch.Tensor) -> Tensors:
         """The teacher's heads on ``image`` (B, channels, H, W, D) with fresh noise on it and fresh dropout."""
-        self.teacher.train()
+        teacher = self.teacher.network.train()
         noise = (torch.randn_like(image) * self.noise).clamp(-NOISE_LIMIT * self.noise, NOISE_LIMIT * self.noise)
-        return self.teacher.forward_heads(image + noise)  # type: ignore[operator]
+        return teacher.forward_heads(image + noise)  # type: ignore[operator]
 
     def after_step(self, iteration: int) -> None:
-        follow(self.teacher, *self._student, iteration + 1, self.ema_decay)
+        self.teacher.update(iteration)
 
     def further_heads(self, heads: Tensors, targets: Tensors) -> Tensors:
         unlabeled = targets["image"][len(targets["label"]) :]

@@ -43,6 +43,17 @@ def box_of_share(extents: Sequence[int], share: float, device: torch.device | No
     return random_box(extents, [int(extent * share) for extent in extents], device)
 
 
+def checked_volume(volume: Sequence[float]) -> tuple[float, float]:
+    """The two shares of ``volume``, for :func:`cut_mix_box`.
+
+    Raises:
+        UserError: when they are not ascending shares of at least 0 and at most 1.
+    """
+    if len(volume) != 2 or not 0 <= volume[0] <= volume[1] <= 1:
+        raise UserError(f"box_volume is {volume}; it is two ascending shares of the crop's volume, from 0 to 1.")
+    return volume[0], volume[1]
+
+
 def cut_mix_box(
     extents: Sequence[int], volume: tuple[float, float], device: torch.device | None = None
 ) -> torch.Tensor:
@@ -57,6 +68,20 @@ def paste(outside: torch.Tensor, inside: torch.Tensor, box: torch.Tensor) -> tor
     return torch.where(box, inside, outside)
 
 
+def next_crops(batch: torch.Tensor) -> torch.Tensor:
+    """Of every crop of a batch (B, ...) the next one, of the last the first.
+
+    Raises:
+        UserError: when there is only one crop, which would be mixed with itself.
+    """
+    if len(batch) < 2:
+        raise UserError(
+            "the method mixes crops of one batch and there is only one: labeled_batch_size, or for unlabeled crops "
+            "unlabeled_batch_size, must be at least 2 in every process."
+        )
+    return batch.roll(1, 0)
+
+
 def pasted_labeled(labeled: Tensors, box: torch.Tensor) -> Tensors:
     """Every labeled crop with the box of the next one pasted into it: copy-paste between labeled crops.
 
@@ -69,7 +94,7 @@ def pasted_labeled(labeled: Tensors, box: torch.Tensor) -> Tensors:
         box: (1, 1, H, W, D), bool.
     """
     kept = {key: value for key, value in labeled.items() if key in ("image", "label", "label_weight")}
-    return {key: paste(value, value.roll(1, 0), box) for key, value in kept.items()}
+    return {key: paste(value, next_crops(value), box) for key, value in kept.items()}
 
 
 class CopyPaste(nn.Module):
@@ -123,14 +148,12 @@ class CopyPaste(nn.Module):
         iteration: int,
         *,
         teach: Callable[[Tensors], tuple[torch.Tensor, torch.Tensor | None]] | None = None,
-        strong: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> Tensors:
         """The views of :meth:`Objective.views`, see there for the arguments.
 
         Args:
             teach: makes of the teacher's heads a pseudo-label (U, C, H, W, D), 0 or 1, and where it is believed, bool
                 of the same shape or None; by default the mean of the segmentation heads, everywhere.
-            strong: augmentation of the mixed images, (N, channels, H, W, D) to the same.
 
         Returns:
             "image"; "label", the labeled crops' own, marked; and of the N mixed crops "mixed_label", (N, C, H, W, D),
@@ -156,8 +179,6 @@ class CopyPaste(nn.Module):
                 "from_label": both_ways(known, nothing(believed), box),
                 "from_pseudo_label": both_ways(nothing(known), believed, box),
             }
-        if strong is not None:
-            views["image"] = strong(views["image"])
         return {**views, "label": labeled["label"]}
 
     def pseudo_label(self, heads: Tensors) -> tuple[torch.Tensor, torch.Tensor | None]:

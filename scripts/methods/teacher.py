@@ -27,12 +27,12 @@ def copy_of(network: nn.Module, decay: float) -> nn.Module:
 
 
 @torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, steps: int, decay: float) -> float:
-    """teacher = w teacher + (1 - w) student for the weights; returns w = min(1 - 1 / steps, decay).
+def follow(teacher: nn.Module, student: nn.Module, updates: int, decay: float) -> float:
+    """teacher = w teacher + (1 - w) student for the weights; returns w = min(1 - 1 / updates, decay).
 
-    The first step copies; up to step 1 / (1 - decay) the teacher is the plain mean of the students so far.
+    The first update copies; up to update 1 / (1 - decay) the teacher is the plain mean of the students so far.
     """
-    kept = min(1 - 1 / steps, decay)
+    kept = min(1 - 1 / updates, decay)
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - kept)
     return kept
 
@@ -46,33 +46,49 @@ class EMATeacher(nn.Module):
         network: the student.
         decay: the largest share w that is kept in :meth:`update`, in [0, 1).
         start: iteration before which the teacher is not used; it then starts as a copy of the student.
+        buffers: False leaves the running statistics to the teacher's own passes.
 
     Raises:
         UserError: when ``decay`` is out of range.
     """
 
-    def __init__(self, network: Network, *, decay: float = 0.99, start: int = 0) -> None:
+    def __init__(self, network: Network, *, decay: float = 0.99, start: int = 0, buffers: bool = True) -> None:
         super().__init__()
         self.network = copy_of(network, decay)
         # In a tuple, so that it is no submodule: its weights are the checkpoint's "model", not the objective's state.
         self._student = (network,)
         self.decay = decay
         self.start = start
+        self.follows_buffers = buffers
+        # Not the iteration: with accumulated gradients, and after a skipped batch, the student moves less often.
+        self.updates = 0
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"updates": self.updates}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.updates = state["updates"]
 
     @torch.no_grad()
     def forward_heads(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """The teacher's heads on ``image`` (B, channels, H, W, D), without gradient."""
+        if self.start and not self.updates:  # the step before ``start`` was skipped
+            self._follow(1)
         with eval_mode(self.network):
             return self.network.forward_heads(image)  # type: ignore[operator]
 
     @torch.no_grad()
     def update(self, iteration: int) -> None:
-        """:func:`follow` after step ``iteration``, counted from 0, from the step before ``start`` on."""
-        steps = iteration - max(self.start - 1, 0) + 1
-        if steps < 1:
-            return
+        """:func:`follow` after a step of the student in ``iteration``, counted from 0, from ``start`` - 1 on."""
+        if iteration >= self.start - 1:
+            self.updates += 1
+            self._follow(self.updates)
+
+    def _follow(self, updates: int) -> None:
         (student,) = self._student
-        kept = follow(self.network, student, steps, self.decay)
+        kept = follow(self.network, student, updates, self.decay)
+        if not self.follows_buffers:
+            return
         for averaged, buffer in zip(self.network.buffers(), student.buffers(), strict=True):
             if buffer.is_floating_point():
                 averaged.lerp_(buffer, 1 - kept)

@@ -15,7 +15,7 @@ from scripts.networks.heads import foreground_probability, segmentation_heads
 
 from .distributions import log_distributions
 from .losses import dice_loss, total
-from .mixing import cut_mix_box, mean_probability, paste
+from .mixing import checked_volume, cut_mix_box, mean_probability, paste
 from .objective import Objective, Tensors, Weights
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class UniMatchObjective(Objective):
         network: what is trained; it has ``encode`` and ``decode`` unless ``features`` is off.
         augmentation: of the strong views, (B, channels, H, W, D) to the same,
             see :class:`~scripts.data.RandomIntensity`.
-        confidence: smallest probability of the predicted outcome, in [0, 1).
+        confidence: smallest probability of the predicted outcome, in [0.5, 1): below 0.5 it need not be the mask's.
         box_volume: smallest and largest share of the crop's volume in the box, uniform.
         feature_dropout: probability of dropping a channel of the features.
     """
@@ -69,12 +69,12 @@ class UniMatchObjective(Objective):
         feature_dropout: float = 0.5,
     ) -> None:
         super().__init__(label_coding, weights)
-        if not 0 <= confidence < 1:
-            raise UserError(f"confidence is {confidence}; it is a probability, at least 0 and below 1.")
+        if not 0.5 <= confidence < 1:
+            raise UserError(f"confidence is {confidence}; it is a probability, at least 0.5 and below 1.")
         self._network = (network,)
         self.augmentation = augmentation
         self.confidence = confidence
-        self.box_volume = box_volume
+        self.box_volume = checked_volume(box_volume)
         self.feature_dropout = feature_dropout
         self._perturbed: slice | None = None
 

@@ -18,6 +18,7 @@ from monai.networks import eval_mode
 from torch import nn
 
 from scripts.errors import UserError
+from scripts.ranks import world_size
 
 from .layers import GroupNorm
 
@@ -93,7 +94,7 @@ class StreamBatchNorm3d(nn.BatchNorm3d):
     of one kind of crop, it is BatchNorm. Made by :func:`separate_streams`.
     """
 
-    labeled: int
+    labeled = 0  # labeled crops of the batch; the trainer sets it
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W, D), each part of the batch with mean 0 and variance 1 in every channel, scaled and shifted."""
@@ -103,12 +104,11 @@ class StreamBatchNorm3d(nn.BatchNorm3d):
         return torch.cat([first, super().forward(x[self.labeled :])])
 
 
-def separate_streams(network: nn.Module, labeled: int) -> nn.Module:
+def separate_streams(network: nn.Module) -> nn.Module:
     """The network with :class:`StreamBatchNorm3d` in place of every BatchNorm; its weights keep their names.
 
     Args:
         network: with ``normalization: batch``; changed in place.
-        labeled: crops of a batch that are labeled.
 
     Raises:
         UserError: when the network has no BatchNorm.
@@ -118,15 +118,15 @@ def separate_streams(network: nn.Module, labeled: int) -> nn.Module:
         raise UserError("the network has no BatchNorm whose streams could be separated: set normalization to batch.")
     for layer in layers:
         layer.__class__ = StreamBatchNorm3d
-        layer.labeled = labeled
     return network
 
 
 class ReestimatedStatistics:
     """Handler: at the end of every epoch BatchNorm's running statistics become those of unlabeled crops.
 
-    It comes before validation and weights are written. Dropout is off meanwhile, as at inference. Training does not
-    read the running statistics and goes on as it would have without.
+    It comes before validation and weights are written. Dropout is off meanwhile, as at inference. A method that runs
+    the network or a teacher in evaluation mode during training (BCP, CPS, UniMatch, AD-MT, DBiSL on mixed crops) reads
+    these statistics; the training of the others does not depend on them.
 
     Args:
         network: with ``normalization: batch``; without BatchNorm nothing is done.
@@ -134,12 +134,14 @@ class ReestimatedStatistics:
         batches: their number.
 
     Raises:
-        UserError: when there are no crops.
+        UserError: when there are no crops, or in a run of several processes, each of which would have its own.
     """
 
     def __init__(self, network: nn.Module, crops: Iterable[dict[str, torch.Tensor]] | None, batches: int = 20) -> None:
         if crops is None:
             raise UserError("the running statistics are of unlabeled crops and there are none: leave the overlay out.")
+        if world_size() > 1:
+            raise UserError("only one process can re-estimate statistics: leave the overlay out on several devices.")
         self.network = network
         self.crops = crops
         self.batches = batches

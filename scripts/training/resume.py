@@ -17,7 +17,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from scripts.errors import UserError
-from scripts.files import UNFINISHED, sha256
+from scripts.files import UNFINISHED
 from scripts.lock import held
 from scripts.ranks import any_rank, check_equal, rank, wait_for_all, world_size
 
@@ -31,8 +31,6 @@ RESUME_MODES = ("auto", "never")
 # Distinguishes the random numbers of an iteration from those of the streams of crops (0 and 1).
 ITERATION_STREAM = 2
 NAME = re.compile(r"checkpoint_iteration_(\d+)\.pt")
-# Version 0.5 and earlier wrote the first digits of the file's SHA-256 into its name; the next version will not read it.
-OLD_NAME = re.compile(r"iteration_(\d+)\.([0-9a-f]{16})\.pt")
 
 
 class SeededIterations:
@@ -81,9 +79,7 @@ class RunState:
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """Iteration and path of every checkpoint, latest first."""
-        names = [
-            (NAME.fullmatch(path.name) or OLD_NAME.fullmatch(path.name), path) for path in self.directory.glob("*")
-        ]
+        names = [(NAME.fullmatch(path.name), path) for path in self.directory.glob("*")]
         return sorted(((int(name[1]), path) for name, path in names if name), key=lambda found: (-found[0], found[1]))
 
     def save(self, trainer: Any) -> None:
@@ -118,10 +114,7 @@ class RunState:
     def latest(self) -> dict[str, Any] | None:
         """The latest checkpoint that is whole; None when there is none. A damaged one is named in a warning."""
         for _, path in self.checkpoints():
-            old = OLD_NAME.fullmatch(path.name)
-            if old and sha256(path).startswith(old[2]):
-                return torch.load(path, map_location="cpu", weights_only=True)
-            if not old and (content := load_if_whole(path)) is not None:
+            if (content := load_if_whole(path)) is not None:
                 return content
             logger.warning("checkpoint %s is damaged (its checksum differs) and is left out.", path)
         return None
@@ -132,15 +125,7 @@ class RunState:
         Raises:
             UserError: when a setting has changed since.
         """
-        then = content["settings"]
-        # A checkpoint of version 0.5 or earlier has fewer settings, and the class of the objective.
-        shared = {
-            name
-            for name in then.keys() & self.settings.keys()
-            if not (name == "objective" and isinstance(then[name], str))
-        }
-        before, now = ({name: of[name] for name in self.settings if name in shared} for of in (then, self.settings))
-        if changes := differences(before, now):
+        if changes := differences(content["settings"], self.settings):
             raise UserError(
                 f"the run in {self.directory} cannot continue with other settings: {'; '.join(changes)}. Give the "
                 "former values, choose another output_dir and ckpt_dir, or start anew with --resume never."

@@ -18,6 +18,7 @@ from scripts.data.stream import FILE, DrawBatches
 from scripts.distance import ExactDistance
 from scripts.errors import UserError
 from scripts.methods import Loss, Objective
+from scripts.networks.normalization import StreamBatchNorm3d
 from scripts.ranks import average, replica, world_size
 
 from .graphs import GraphedForward
@@ -45,10 +46,18 @@ class _Step(torch.nn.Module):
         super().__init__()
         self.network, self.objective, self.inferer = network, objective, inferer
         self.own_pass = type(objective).predict is not Objective.predict
+        if self.own_pass and isinstance(inferer, GraphedForward):
+            raise UserError(
+                f"{type(objective).__name__} runs encoder and decoder apart, which configs/budgets/cuda_graphs.json "
+                "cannot record: leave that file out."
+            )
+        self.streams = [module for module in network.modules() if isinstance(module, StreamBatchNorm3d)]
         # Where there is no weight without use, DistributedDataParallel warns in every process that there is none.
         self.unused = torch.nn.Parameter(torch.zeros((), device=next(network.parameters()).device))
 
     def forward(self, image: torch.Tensor, targets: dict[str, torch.Tensor], iteration: int) -> torch.Tensor:
+        for layer in self.streams:
+            layer.labeled = len(targets["label"])
         heads = self.heads_of(image)
         self.heads: dict[str, torch.Tensor] | None = heads
         self.loss: Loss | None = self.objective(heads, targets, iteration)
