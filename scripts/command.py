@@ -103,7 +103,8 @@ def run_config(name: str, arguments: Sequence[str]) -> None:
     if name in written:
         what, following = written[name]
         folder = options.get("output_dir", ROOT / "outputs")
-        print(f"\n{what} are in {folder}. Next: python -m scripts {following} --run {shlex.quote(str(folder))}")
+        here = "python -m scripts" if Path.cwd() == ROOT else f"python {shlex.quote(str(ROOT / 'scripts'))}"
+        print(f"\n{what} are in {folder}. Next: {here} {following} --run {shlex.quote(str(folder))}")
 
 
 def options_of(name: str, words: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,6 +116,8 @@ def options_of(name: str, words: Sequence[str], options: Mapping[str, Any]) -> d
     run_id, first, last, folders = CONFIGS[name]
     given = dict(options)
     run = given.pop("run", None)
+    if name == "preflight" and run is None and not words and not set(given) - {*FOLDERS, "bundle_root"}:
+        first, last = "preflight", None  # without settings only what needs none is checked
     files = [_config(first)]
     if run is not None and name == "infer":
         models = Path(str(run)) / "models"

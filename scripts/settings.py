@@ -120,7 +120,6 @@ run_preflight | boolean | free | checks the data before training ([preflight.md]
 # Tracking
 mlflow | boolean | free | records the training in MLflow ([track](how_to/track_with_mlflow.md)); `--tracking mlflow`
     sets it
-tensorboard | boolean | free | writes the logs for TensorBoard into `output_dir/tensorboard`
 tracking_uri | object | free | database or address of MLflow's store; MLFLOW_TRACKING_URI overrides it
 experiment_name | text | free | name under which MLflow lists the run
 run_name | text or null | free | name of the run in MLflow; null: the name of the folder `output_dir`

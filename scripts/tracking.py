@@ -50,19 +50,29 @@ SURROUNDINGS = {
 }
 
 
-class RunFollower:
+class MLflowTracking:
     """A handler whose thread sends what is new in a run's folder every 30 seconds, and when the run ends.
 
-    A store that is slow or away neither stops nor delays the training. Stand behind the handlers that write the logs.
+    A store that is slow or away neither stops nor delays the training. A run that is continued goes on in the same
+    MLflow run; :func:`send_to_mlflow` says what is sent. Stand behind the handlers that write the logs.
 
     Args:
         output_dir: of the run.
-        name: of the store, for messages.
+        uri: of the store, such as ``sqlite:////data/mlruns.db``; the environment variable MLFLOW_TRACKING_URI goes
+            before it, as in MONAI.
+        experiment: name; made if need be.
+        run_name: None takes the name of the folder.
+
+    Raises:
+        UserError: when the package ``mlflow`` is not installed, or the address is one of a folder.
     """
 
-    def __init__(self, output_dir: str | Path, *, name: str) -> None:
+    def __init__(self, output_dir: str | Path, *, uri: str, experiment: str, run_name: str | None = None) -> None:
+        self.uri = checked_uri(os.environ.get(URI) or uri)
+        self.experiment = experiment
+        self.run_name = run_name
         self.output_dir = Path(output_dir)
-        self.name = name
+        self.name = f"MLflow at {without_credentials(self.uri)}"
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
@@ -70,7 +80,7 @@ class RunFollower:
 
     def send(self, status: str | None) -> None:
         """Sends what is new; ``status`` is that of MLflow when the run ends, before that None."""
-        raise NotImplementedError
+        send_to_mlflow(self.output_dir, self.uri, self.experiment, run_name=self.run_name, status=status)
 
     def _start(self, engine: Any) -> None:
         self.status: str | None = None
@@ -103,30 +113,6 @@ class RunFollower:
             if last:
                 return
             self.ending.wait(PAUSE)
-
-
-class MLflowTracking(RunFollower):
-    """Records a run in MLflow, see :func:`send_to_mlflow`; a run that is continued goes on in the same MLflow run.
-
-    Args:
-        output_dir: of the run.
-        uri: of the store, such as ``sqlite:////data/mlruns.db``; the environment variable MLFLOW_TRACKING_URI goes
-            before it, as in MONAI.
-        experiment: name; made if need be.
-        run_name: None takes the name of the folder.
-
-    Raises:
-        UserError: when the package ``mlflow`` is not installed, or the address is one of a folder.
-    """
-
-    def __init__(self, output_dir: str | Path, *, uri: str, experiment: str, run_name: str | None = None) -> None:
-        self.uri = checked_uri(os.environ.get(URI) or uri)
-        self.experiment = experiment
-        self.run_name = run_name
-        super().__init__(output_dir, name=f"MLflow at {without_credentials(self.uri)}")
-
-    def send(self, status: str | None) -> None:
-        send_to_mlflow(self.output_dir, self.uri, self.experiment, run_name=self.run_name, status=status)
 
 
 def send_to_mlflow(

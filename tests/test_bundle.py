@@ -557,7 +557,7 @@ def test_inference_logs_a_line_for_every_case_with_its_seconds_volume_and_mask(i
     for name in ("las", "oblique", "small"):
         mask = nibabel.load(output / f"{name}_seg.nii.gz")
         millilitres = np.count_nonzero(mask.dataobj) * np.prod(mask.header.get_zooms()) / 1000
-        line = rf"{name}: ([\d.]+) s; 1 ([\d.e-]+) ml; {re.escape(str(output))}/{name}_seg.nii.gz"
+        line = rf"{name}: ([\d.]+) s; class 1: ([\d.e-]+) ml; {re.escape(str(output))}/{name}_seg.nii.gz"
         ((seconds, volume),) = re.findall(line, finished.stdout)
         assert float(volume) == pytest.approx(millilitres, rel=1e-3) and float(seconds) >= 0
     assert "broken: " not in finished.stdout

@@ -74,6 +74,13 @@ def test_run_that_is_no_training_is_refused(tmp_path):
             options_of(name, [], {"run": str(tmp_path)})
 
 
+def test_preflight_without_settings_checks_what_needs_none(tmp_path):
+    alone = options_of("preflight", [], {"dataset_dir": str(tmp_path)})
+    assert alone["config_file"] == ["configs/preflight.json"]
+    assert options_of("preflight", ["dtc"], {})["config_file"][0] == "configs/train.json"
+    assert options_of("preflight", [], {"num_labeled": 3})["config_file"][0] == "configs/train.json"
+
+
 # --- help ---
 
 

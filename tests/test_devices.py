@@ -372,7 +372,6 @@ FIRST_PROCESS_ONLY = {
     "TrainingPictures",
     "RunPage",
     "MLflowTracking",
-    "TensorBoardTracking",
 }
 
 

@@ -253,6 +253,18 @@ def test_weights_are_not_run_on_volumes_prepared_otherwise_than_in_their_trainin
     assert f"add {tmp_path}/best.json, which training wrote" in str(caught.value) and "--ckpt_path" in str(caught.value)
 
 
+def test_weights_are_those_of_the_training_whose_settings_are_used(tmp_path):
+    for name, digest in (("mine", {"run_digest": "a"}), ("shipped", {"spacing": None}), ("fold", {"run_digest": "b"})):
+        torch.save(nn.Linear(3, 2).state_dict(), tmp_path / f"{name}.pt")
+        (tmp_path / f"{name}.json").write_text(json.dumps(digest))
+    load(tmp_path / "mine.pt", nn.Linear(3, 2), run_digest="a")
+    load(tmp_path / "shipped.pt", nn.Linear(3, 2))
+    with pytest.raises(DataError, match="shipped"):
+        load(tmp_path / "shipped.pt", nn.Linear(3, 2), run_digest="a")
+    paths, networks = [str(tmp_path / name) for name in ("fold.pt", "mine.pt")], [nn.Linear(3, 2), nn.Linear(3, 2)]
+    WeightsCheckpointLoader(load_path=paths, load_dict={"model": networks}, run_digest="a").load()
+
+
 @pytest.mark.parametrize("config", ["configs/evaluate.json", "configs/inference.json"])
 def test_both_commands_compare_the_settings_of_the_model(config):
     content = json.loads((ROOT / config).read_text(encoding="utf-8"))

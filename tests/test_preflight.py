@@ -16,6 +16,7 @@ from monai.transforms import RandRotate90d
 
 from scripts.data import DataError, LabelCoding, NiftiReader, check_cases, contents
 from scripts.data.machine import free_memory, processors, total_memory
+from scripts.networks import VNet
 from scripts.preflight import Preflight, grid, machine, preflight, whole_dataset
 from scripts.setting_checks import UnknownIdError
 from scripts.workflow import Workflow
@@ -301,6 +302,12 @@ def test_unlabeled_crops_without_an_unlabeled_case_are_a_warning(tiny):
     assert "'unlabeled' (--unlabeled_dir of" in str(warning)
     for settings in ({"num_labeled": 6, "unlabeled_batch_size": 0}, {"num_labeled": None}, {"num_labeled": 5}):
         assert make(tiny, **settings).report().problems == [], settings
+
+
+@pytest.mark.parametrize("patch, found", [([16, 16, 16], []), ([16, 24, 16], ["patch"])])
+def test_a_patch_that_the_network_does_not_take_is_an_error(tiny, patch, found):
+    report = make(tiny, patch_size=patch, network=VNet(base_filters=2), in_channels=1).report()
+    assert [problem.check for problem in report.errors] == found
 
 
 def test_volumes_smaller_than_the_patch_are_named_in_one_warning(tiny):

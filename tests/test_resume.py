@@ -146,6 +146,27 @@ def test_twenty_random_stops(tiny, tmp_path, never_stopped, number):
     assert_same(weights(tmp_path), weights(never_stopped))
 
 
+def test_the_first_ctrl_c_asks_for_a_checkpoint_and_the_second_stops_at_once(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    state, seen = run_state(tmp_path), []
+
+    class Interrupted(Trainer):
+        def run(self):
+            signal.raise_signal(signal.SIGINT)
+            seen.append(state.stop_requested)
+            signal.raise_signal(signal.SIGINT)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_or_resume(Interrupted(), state)
+        assert seen == [signal.SIGINT] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with pytest.raises(SystemExit) as ended:
+            SaveRun(state, interval=0)._save_if_due(Trainer(10))
+        assert ended.value.code == 130 and [iteration for iteration, _ in state.checkpoints()] == [10]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_finished_run_says_so_and_is_left_alone(tiny, never_stopped):
     before = (never_stopped / "models" / "model.pt").stat().st_mtime_ns
     finished = run_bundle("training", TRAIN, **small(tiny, never_stopped, **SETTINGS, sw_batch_size=3))
@@ -335,8 +356,8 @@ def test_changed_settings_are_refused_with_both_values(tmp_path):
 
 
 def test_a_checkpoint_of_a_former_version_is_compared_by_the_settings_that_it_has(tmp_path):
-    run_state(tmp_path, objective="DBiSLObjective", network="DualTaskVNet", num_labeled=8).save(Trainer(10))
-    now = {"objective": {"_target_": "scripts.methods.DBiSLObjective"}, "dropout": 0.5}
+    run_state(tmp_path, num_labeled=8).save(Trainer(10))
+    now = {"dropout": 0.5}
     trainer = Trainer()
     run_or_resume(trainer, run_state(tmp_path, **now, num_labeled=8))
     assert trainer.ran_from == 10

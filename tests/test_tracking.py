@@ -22,8 +22,7 @@ from monai.handlers import MLFlowHandler
 from scripts import tracking
 from scripts.data.digest import data_digest
 from scripts.files import sqlite_uri
-from scripts.tensorboard import TensorBoardTracking
-from scripts.tracking import MLflowTracking, RunFollower, plain_values, send_to_mlflow
+from scripts.tracking import MLflowTracking, plain_values, send_to_mlflow
 from scripts.training import RunEvents
 from scripts.training.description import without_credentials
 from scripts.workflow import Workflow
@@ -86,7 +85,7 @@ def tracked(tmp_path_factory):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         for name, value in SECRETS.items():
             patch.setenv(name, value)
-        options = {"tracking": "mlflow", "tensorboard": True, "experiment_name": "tiny"}
+        options = {"tracking": "mlflow", "experiment_name": "tiny"}
         with pytest.raises(RuntimeError):
             train(data, folder / "out", stop=STOP, **options)
         client = mlflow.MlflowClient(f"sqlite:///{folder / 'out' / 'mlruns.db'}")
@@ -175,18 +174,18 @@ def test_no_secret_of_the_environment_is_recorded(tracked):
     assert [path for path in files for secret in SECRETS.values() if secret.encode() in path.read_bytes()] == []
 
 
-def test_tensorboard_shows_the_same_once(tracked):
+def test_tensorboard_gets_every_term_and_the_validation(workflow, tiny, tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    found = events.EventAccumulator(str(tracked.output / "tensorboard"))
+    made = workflow(TRAIN, "configs/tracking/tensorboard.json", run_id="training", **small(tiny, tmp_path))
+    made.initialize()
+    made.run()
+    found = events.EventAccumulator(str(tmp_path / "tensorboard"))
     found.Reload()
-    for name in ("train/loss", "train/pseudo_weight", "validation/val_mean_dice_posterior"):
-        group, column = name.split("/")
-        file = {"train": "training_log.csv", "validation": "validation_log.csv"}[group]
-        expected = {int(row["iteration"]): float(row[column]) for row in rows(tracked.output / file)}
-        scalars = found.Scalars(name)
-        assert [point.step for point in scalars] == list(expected)
-        assert [point.value for point in scalars] == pytest.approx(list(expected.values()), rel=1e-5)
-    assert [picture.step for picture in found.Images("pictures")] == [3, 6]
+    for name in ("loss", "pseudo"):
+        points = {point.step: point.value for point in found.Scalars(f"train/{name}")}
+        logged = {int(row["iteration"]): float(row[name]) for row in rows(tmp_path / "training_log.csv")}
+        assert {step: points[step] for step in logged} == pytest.approx(logged, rel=1e-5)
+    assert found.Scalars("val_mean_dice")
 
 
 def test_a_client_has_monais_handlers_and_the_command_has_ours(workflow, tiny, tmp_path, tracked):
@@ -246,11 +245,11 @@ def test_more_values_than_a_request_takes_are_sent_in_several(tmp_path, monkeypa
     assert {point.step: point.value for point in history} == pytest.approx({n: n / 3 for n in range(1, 6)})
 
 
-class Follower(RunFollower):
+class Follower(MLflowTracking):
     """Sends by ``send``; notes the status of every round."""
 
     def __init__(self, send) -> None:
-        super().__init__("", name="the store")
+        self.name = "the store"
         self.rounds, self.action = [], send
 
     def send(self, status):
@@ -337,12 +336,9 @@ def test_a_folder_is_refused_as_a_store_before_anything_is_done(tmp_path, uri, m
 
 
 def test_packages_that_are_not_installed_are_named_with_the_remedy(tmp_path, monkeypatch):
-    for name in ("mlflow", "tensorboard"):
-        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(ValueError, match="needs the package mlflow, which is not installed"):
         MLflowTracking(tmp_path, uri="sqlite:///a", experiment="a")
-    with pytest.raises(ValueError, match="tensorboard is true and .* not installed"):
-        TensorBoardTracking(tmp_path)
 
 
 def test_a_run_that_is_not_tracked_asks_for_no_package_of_tracking(tiny, tmp_path):

@@ -155,7 +155,7 @@ class Datalist:
     def _read(self) -> dict[str, Any]:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise self._missing_file() from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{self.path} is not valid JSON ({error}): correct the file.") from None
@@ -190,8 +190,11 @@ class Datalist:
                 f"{self.folder} is a BIDS data set: make a list of its cases with python -m tools.preparation.dataset "
                 f"--image_dir {self.folder} --label_dir {self.folder / 'derivatives' / 'labels'} --output_dir DIR."
             )
+        if self.folder.is_file():
+            return DataError(f"dataset_dir {self.folder} is a file: give its folder, {self.folder.parent}.")
         return DataError(
-            f"{self.path} does not exist: set dataset_dir to a folder with a dataset.json (docs/data.md says how)."
+            f"{self.path} does not exist: set dataset_dir to a folder with a dataset.json (docs/data.md), which "
+            "python -m scripts prepare makes from folders of images and labels."
         )
 
     def _cases(self, content: dict[str, Any], name: str) -> list[Case]:

@@ -17,7 +17,7 @@ from scripts.data.colours import write_colour_table
 from scripts.files import replacing
 from scripts.lock import held, hold, is_free, release
 
-from .outcomes import JOURNAL, JOURNALS, LOCKS, MASKS, Outcome, Outcomes, lines_of, shares_in
+from .outcomes import JOURNAL, JOURNALS, LOCKS, MASKS, Outcome, Outcomes, lines_of, shares_in, volume_text
 from .outputs import facts_of, name_of, output_path
 from .preview import write_page
 from .shares import part_of
@@ -126,7 +126,7 @@ class InferenceRecord(Outcomes):
 
     def finished(self, item: dict[str, Any]) -> Outcome:
         outcome = super().finished(item)
-        volumes = ", ".join(f"{name} {millilitres:.4g} ml" for name, _, millilitres in outcome["volumes"])
+        volumes = ", ".join(volume_text(name, millilitres) for name, _, millilitres in outcome["volumes"])
         seconds, now = time.monotonic() - self.started, self.count() + 1
         left = (time.monotonic() - self.begun) / max(1, now - self.before) * (len(self.names) - now)
         logger.info(

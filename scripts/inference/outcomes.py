@@ -45,6 +45,11 @@ def class_volumes(mask: MetaTensor, label_coding: LabelCoding) -> list[tuple[int
     return [(count, count * voxel) for count in counts]
 
 
+def volume_text(name: str, millilitres: float) -> str:
+    """Such as "liver 1501 ml", or "class 1: 1501 ml" of a class without a name."""
+    return f"class {name}: {millilitres:.4g} ml" if name.isdecimal() else f"{name} {millilitres:.4g} ml"
+
+
 def checked_names(class_names: Sequence[str] | None, label_coding: LabelCoding) -> list[str]:
     """``class_names``, or "1", "2", ..., "C".
 

@@ -17,7 +17,7 @@ from scripts.data import DataError, LabelCoding, NiftiReader
 from scripts.data.colours import class_colours
 from scripts.files import replacing
 
-from .outcomes import checked_names, class_volumes
+from .outcomes import checked_names, class_volumes, volume_text
 from .outputs import name_of, output_path
 
 PAGE = "preview.html"
@@ -64,7 +64,7 @@ class SavePreviewd(MapTransform):
             mask = data[key]
             image = mask.meta["filename_or_obj"]
             volumes = class_volumes(mask, self.label_coding)
-            said = ", ".join(f"{name} {ml:.4g} ml" for name, (_, ml) in zip(self.class_names, volumes))
+            said = ", ".join(volume_text(name, ml) for name, (_, ml) in zip(self.class_names, volumes))
             path = output_path(image, "preview", output_dir=self.output_dir, root=self.root, ending=".png")
             with replacing(path) as temporary:
                 temporary.write_bytes(self._draw(image, mask, title=f"{name_of(image, self.root)}: {said}"))

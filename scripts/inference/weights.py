@@ -137,6 +137,8 @@ class WeightsCheckpointLoader(CheckpointLoader):
             (``scripts.settings.MODEL_SETTINGS``) must be those in the file that training writes beside its weights,
             ``model.json`` for ``model.pt``, where it names them: with another spacing or intensity window a network
             segments without an error, and wrongly.
+        run_digest: of the training whose ``model.json`` is among the config files; the weights, or one of several, must
+            be its.
         run_dir: output folder of the run that is evaluated. Where both are known, the digest in its ``run.json`` must
             be that of the weights: another training may have written to the same ``ckpt_dir`` since.
 
@@ -151,6 +153,7 @@ class WeightsCheckpointLoader(CheckpointLoader):
         load_path: str | Sequence[str],
         load_dict: dict[str, Any],
         settings: Mapping[str, Any] | None = None,
+        run_digest: str | None = None,
         run_dir: str | Path | None = None,
     ) -> None:
         paths = [load_path] if isinstance(load_path, str) else list(load_path)
@@ -162,6 +165,7 @@ class WeightsCheckpointLoader(CheckpointLoader):
                 f"load_path has {len(paths)} file(s) and load_dict {len(networks)} network(s): give as many."
             )
         self.settings = {name: plain(value) for name, value in (settings or {}).items() if MODEL_SETTINGS[name]}
+        self.run_digest = run_digest
         self.run_file = None if run_dir is None else Path(run_dir) / "run.json"
         self.pairs = list(zip(paths, networks))
 
@@ -170,6 +174,12 @@ class WeightsCheckpointLoader(CheckpointLoader):
 
     def load(self) -> None:
         """Loads every file into its network."""
+        beside = [_read(Path(path).with_suffix(".json")) for path, _ in self.pairs]
+        if self.run_digest and all(known and known.get("run_digest") != self.run_digest for known in beside):
+            raise DataError(
+                f"the model.json among the config files is of another training than {self.pairs[0][0]}: give the "
+                "weights that lie beside it as --ckpt_path."
+            )
         for path, network in self.pairs:
             self._compare(Path(path))
             try:
@@ -205,6 +215,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _remedy(path: Path) -> str:
     return (
-        f"add {path.with_suffix('.json')}, which training wrote beside the weights, to --config_file, or give the "
-        "weights that belong to these settings as --ckpt_path."
+        "give the weights that belong to these settings as --ckpt_path, or, to use these weights, add "
+        f"{path.with_suffix('.json')}, which training wrote beside them, to --config_file."
     )

@@ -72,10 +72,8 @@ class CPSObjective(Objective):
             masks = {name: targets[f"mask_of_{name}"] for name in students if f"mask_of_{name}" in targets}
             masks = masks or self._masks({name: head.detach() for name, head in unlabeled.items()})
             if len(unlabeled) != 2:
-                raise UserError(
-                    f"CPS needs a network with two segmentation heads and this one has {sorted(unlabeled)}: put "
-                    "configs/methods/cps.json behind the overlay that changed network_def."
-                )
+                heads_found = ", ".join(unlabeled)
+                raise UserError(f"CPS needs two segmentation heads; this network has {heads_found}: use TwinVNet.")
             first, second = unlabeled
             terms["cross_pseudo"] = segmentation_loss(unlabeled[first], masks[second]) + segmentation_loss(
                 unlabeled[second], masks[first]

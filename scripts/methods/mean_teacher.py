@@ -36,10 +36,8 @@ class MeanTeacherObjective(Objective):
     The teacher is run on the unlabeled crops only, with noise on its input, and receives no gradient. A batch without
     unlabeled crops has no consistency. After each step its weights, and no buffers, follow the student's
     (:class:`~.teacher.EMATeacher`). It stays in training mode, as in the authors' programs: dropout is on, and
-    BatchNorm normalises by the statistics of the teacher's own batch. Its running statistics are its own and read by
-    nothing. (ignite's EMAHandler aliases the student's buffers by default and torch's AveragedModel overwrites them
-    after each step: both mean a teacher that predicts in evaluation mode.) ``state_dict`` holds the teacher and not the
-    student.
+    BatchNorm normalises by the statistics of the teacher's own batch, which ignite's EMAHandler and torch's
+    AveragedModel are not made for. ``state_dict`` holds the teacher and not the student.
 
     Args:
         network: the student.

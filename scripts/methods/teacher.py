@@ -15,36 +15,16 @@ if TYPE_CHECKING:
     from scripts.networks import Network
 
 
-def copy_of(network: nn.Module, decay: float) -> nn.Module:
-    """A copy of the network without gradient.
-
-    Raises:
-        UserError: when ``decay``, the share of itself that the copy is to keep, is not in [0, 1).
-    """
-    if not 0 <= decay < 1:
-        raise UserError(f"ema_decay is {decay}; it is at least 0 and below 1 (at 1 the teacher never learns).")
-    return copy.deepcopy(network).requires_grad_(False)
-
-
-@torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, updates: int, decay: float) -> float:
-    """teacher = w teacher + (1 - w) student for the weights; returns w = min(1 - 1 / updates, decay).
-
-    The first update copies; up to update 1 / (1 - decay) the teacher is the plain mean of the students so far.
-    """
-    kept = min(1 - 1 / updates, decay)
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - kept)
-    return kept
-
-
 class EMATeacher(nn.Module):
     """A copy of the network that follows it: weights and running statistics are exponential moving averages.
 
-    It predicts in evaluation mode. ``state_dict`` holds the teacher and not the student.
+    After update n of it, teacher = w teacher + (1 - w) student with w = min(1 - 1 / n, ``decay``): the first update
+    copies; up to update 1 / (1 - decay) the teacher is the plain mean of the students so far. It predicts in evaluation
+    mode. ``state_dict`` holds the teacher and not the student.
 
     Args:
         network: the student.
-        decay: the largest share w that is kept in :meth:`update`, in [0, 1).
+        decay: the largest w, in [0, 1).
         start: iteration before which the teacher is not used; it then starts as a copy of the student.
         buffers: False leaves the running statistics to the teacher's own passes.
 
@@ -54,7 +34,9 @@ class EMATeacher(nn.Module):
 
     def __init__(self, network: Network, *, decay: float = 0.99, start: int = 0, buffers: bool = True) -> None:
         super().__init__()
-        self.network = copy_of(network, decay)
+        if not 0 <= decay < 1:
+            raise UserError(f"ema_decay is {decay}; it is at least 0 and below 1 (at 1 the teacher never learns).")
+        self.network = copy.deepcopy(network).requires_grad_(False)
         # In a tuple, so that it is no submodule: its weights are the checkpoint's "model", not the objective's state.
         self._student = (network,)
         self.decay = decay
@@ -79,14 +61,15 @@ class EMATeacher(nn.Module):
 
     @torch.no_grad()
     def update(self, iteration: int) -> None:
-        """:func:`follow` after a step of the student in ``iteration``, counted from 0, from ``start`` - 1 on."""
+        """Follows the student after its step in ``iteration``, counted from 0, from ``start`` - 1 on."""
         if iteration >= self.start - 1:
             self.updates += 1
             self._follow(self.updates)
 
     def _follow(self, updates: int) -> None:
         (student,) = self._student
-        kept = follow(self.network, student, updates, self.decay)
+        kept = min(1 - 1 / updates, self.decay)
+        torch._foreach_lerp_(list(self.network.parameters()), list(student.parameters()), 1 - kept)
         if not self.follows_buffers:
             return
         for averaged, buffer in zip(self.network.buffers(), student.buffers(), strict=True):

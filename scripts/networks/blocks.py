@@ -150,5 +150,5 @@ def check_input(x: torch.Tensor, in_channels: int, factor: int = 16) -> None:
         if extent % factor != 0:
             raise UserError(
                 f"every spatial extent must be a multiple of {factor} and the input has {list(x.shape[2:])}: "
-                "choose such a patch_size, or use sliding-window inference, which pads."
+                "choose such a patch_size; only inference by sliding windows pads."
             )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import multiprocessing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from scripts.data import DataError, Datalist, LabelCoding, Problem
 from scripts.data.checks import case_problems, files_of
 from scripts.data.contents import File, Finding, inspect, inspect_once
 from scripts.data.machine import free_memory, processors, total_memory
+from scripts.errors import summary
 
 from .grid import Grid
 from .machine import disk_problems, memory_problems
@@ -47,6 +50,7 @@ class Preflight:
         in_channels: channels that the network takes.
         label_coding: defines the label values that may occur.
         patch_size: in voxels.
+        network: that is trained on such patches.
         spacing: mm, to which the volumes are resampled.
         augmentation: random transforms of whole volumes, of which quarter turns are judged by the voxel size, and
             mirror images by whether classes differ only by their side.
@@ -67,6 +71,7 @@ class Preflight:
     in_channels: int | None = None
     label_coding: LabelCoding | None = None
     patch_size: Sequence[int] | None = None
+    network: torch.nn.Module | None = None
     spacing: Sequence[float] | None = None
     augmentation: Sequence[Any] | None = None
     intensity_window: Sequence[float] | None = None
@@ -115,7 +120,7 @@ class Preflight:
             self.lists, found, self.label_coding, self.augmentation, self.intensity_window, self.unlabeled_batch_size
         )
         grid = Grid(data, self.spacing, self.patch_size, self.cache_rate)
-        problems.update(dict.fromkeys([*data.problems(), *grid.problems()]))
+        problems.update(dict.fromkeys([*self._network_problems(), *data.problems(), *grid.problems()]))
         memory, streamed = grid.cache_bytes()
         free = free_memory()
         overview = {
@@ -148,6 +153,17 @@ class Preflight:
                 f"the first: {report.errors[0]}"
             )
         return report
+
+    def _network_problems(self) -> Iterator[Problem]:
+        """A patch that the network cannot take, which is tried without computing anything."""
+        if self.network is None or self.patch_size is None or self.in_channels is None:
+            return
+        patch = torch.empty(1, self.in_channels, *self.patch_size, device="meta")
+        try:
+            copy.deepcopy(self.network).to("meta").eval()(patch)
+        except (RuntimeError, ValueError) as error:
+            what = f"is {list(self.patch_size)}, which the network does not take ({summary(error)})"
+            yield Problem("patch", "patch_size", what, "choose multiples of 16")
 
     def _inspect_all(self, files: list[File]) -> list[Finding]:
         workers = self.workers

@@ -26,7 +26,7 @@ from .description import RunDescription, differences
 
 logger = logging.getLogger(__name__)
 
-KEPT = 2
+KEPT, SHOWN = 2, 3
 RESUME_MODES = ("auto", "never")
 # Distinguishes the random numbers of an iteration from those of the streams of crops (0 and 1).
 ITERATION_STREAM = 2
@@ -75,7 +75,7 @@ class RunState:
         # With another number of processes the same batch size would mean another batch. As JSON has them: no tuples,
         # and nothing that a checkpoint would not load.
         self.settings = json.loads(json.dumps({"processes": world_size(), **settings}, default=str))
-        self.stop_requested = False
+        self.stop_requested = 0  # the signal
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """Iteration and path of every checkpoint, latest first."""
@@ -125,10 +125,15 @@ class RunState:
         Raises:
             UserError: when a setting has changed since.
         """
-        if changes := differences(content["settings"], self.settings):
+        then = content["settings"]  # another version of the bundle may have had fewer
+        before, now = ({n: of[n] for n in self.settings if n in then} for of in (then, self.settings))
+        if changes := differences(before, now):
+            changes.sort(key=lambda change: "_target_" not in change)  # another method explains the others
+            more = f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
             raise UserError(
-                f"the run in {self.directory} cannot continue with other settings: {'; '.join(changes)}. Give the "
-                "former values, choose another output_dir and ckpt_dir, or start anew with --resume never."
+                f"the run in {self.directory} cannot continue with other settings: {'; '.join(changes[:SHOWN])}{more}. "
+                "Give the former values, choose another output_dir and ckpt_dir (with --initial_weights to go on from "
+                "these weights), or start anew with --resume never."
             )
         for name, part in self.parts.items():
             part.load_state_dict(content["parts"][name])
@@ -178,11 +183,11 @@ class SaveRun:
     def _save_if_due(self, engine: Any) -> None:
         iteration, planned = engine.state.iteration, engine.state.max_epochs * engine.state.epoch_length
         # The processes are told one by one and have to stop behind the same iteration.
-        if any_rank(self.run_state.stop_requested):
+        if any_rank(bool(self.run_state.stop_requested)):
             self.run_state.save(engine)
             wait_for_all()
             logger.warning("stopped at iteration %d as asked; the same command continues.", iteration)
-            raise SystemExit(128 + signal.SIGTERM)
+            raise SystemExit(128 + (self.run_state.stop_requested or signal.SIGTERM))
         if self.interval and iteration % self.interval == 0 and iteration < planned:
             self.run_state.save(engine)
 
@@ -197,7 +202,8 @@ def run_or_resume(
 ) -> None:
     """Runs the trainer from the latest checkpoint of its run if there is one, otherwise from the start.
 
-    SIGTERM, by which schedulers stop jobs, makes it save a checkpoint after the iteration and end with status 143.
+    SIGTERM, by which schedulers stop jobs, and Ctrl-C make it save a checkpoint after the iteration and end with
+    status 143 or 130. A second Ctrl-C stops at once.
 
     Args:
         trainer: a :class:`~scripts.training.SemiSupervisedTrainer` with a :class:`SaveRun` handler.
@@ -213,17 +219,23 @@ def run_or_resume(
     if mode not in RESUME_MODES:
         raise UserError(f"resume is {mode!r}; it is one of {', '.join(RESUME_MODES)}.")
 
-    def request_stop(*_: Any) -> None:
-        run_state.stop_requested = True
+    def request_stop(number: int, _: Any) -> None:
+        if number == signal.SIGINT:
+            if run_state.stop_requested:
+                raise KeyboardInterrupt
+            print("\nstopping after this iteration, with a checkpoint; Ctrl-C again stops at once", flush=True)
+        run_state.stop_requested = number
 
     with held(*folders, purpose="training"):
         if not _prepare(trainer, run_state, mode, description):
             return
-        former = signal.signal(signal.SIGTERM, request_stop)
+        heard = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) != signal.SIG_IGN]
+        former = {number: signal.signal(number, request_stop) for number in heard}
         try:
             trainer.run()
         finally:
-            signal.signal(signal.SIGTERM, former)
+            for number, handler in former.items():
+                signal.signal(number, handler)
 
 
 def _prepare(trainer: Any, run_state: RunState, mode: str, description: RunDescription | None) -> bool:
