@@ -73,7 +73,7 @@ class MeanTeacherObjective(Objective):
         """The teacher's heads on ``image`` (B, channels, H, W, D) with fresh noise on it and fresh dropout."""
         teacher = self.teacher.network.train()
         noise = (torch.randn_like(image) * self.noise).clamp(-NOISE_LIMIT * self.noise, NOISE_LIMIT * self.noise)
-        return teacher.forward_heads(image + noise)  # type: ignore[operator]
+        return teacher.forward_heads(image + noise)
 
     def after_step(self, iteration: int) -> None:
         self.teacher.update(iteration)

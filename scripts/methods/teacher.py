@@ -57,7 +57,7 @@ class EMATeacher(nn.Module):
         if self.start and not self.updates:  # the step before ``start`` was skipped
             self._follow(1)
         with eval_mode(self.network):
-            return self.network.forward_heads(image)  # type: ignore[operator]
+            return self.network.forward_heads(image)
 
     @torch.no_grad()
     def update(self, iteration: int) -> None:
