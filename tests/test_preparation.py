@@ -618,7 +618,7 @@ def test_numbers_of_the_first_pages_suit_ten_labeled_volumes(tmp_path):
     assert len(datalist.required("test")) == given["test"] and len(datalist.validation) == given["validation"]
     readme = [options_of(words) for words in module_commands(ROOT / "README.md", inline=False) if "prepare" in words]
     assert [{name: int(options[name]) for name in given} for options in readme] == [given]
-    assert len(datalist.labeled(given["labeled"], batch_size=2)) + sum(given.values()) - given["labeled"] == 10
+    assert len(datalist.labeled(given["labeled"])) + sum(given.values()) - given["labeled"] == 10
     assert len(datalist.unlabeled(given["labeled"])) == 4
 
 
