@@ -196,6 +196,17 @@ def test_plan_says_whether_a_crop_holds_the_whole_object_and_at_which_spacing_it
     assert any("holds the whole object" in reason for reason in reasons)
 
 
+@pytest.mark.parametrize(
+    "device, memory, helps",
+    [("cpu", 8e9, False), ("cpu", 1e12, False), ("cpu", 1.2e9, False), ("gpu", 4e9, True)],
+)
+def test_more_memory_is_advised_only_where_it_would_let_the_patch_hold_the_object(no_timing, device, memory, helps):
+    cases = [fingerprint(extent=np.array([n, 150.0, 150.0])) for n in (150.0, 160.0)]
+    _, reasons = plan(cases, {}, device=device, memory=memory)
+    (line,) = [reason for reason in reasons if reason.startswith("patch_size")]
+    assert "less than the whole object" in line and ("memory" in line.partition("less than")[2]) == helps
+
+
 @pytest.mark.parametrize("device, filters, dropout", [("cpu", 8, 0.0), ("gpu", 16, None)])
 def test_plan_drops_no_channels_of_eight_filters_and_leaves_the_default_with_sixteen(
     no_timing, device, filters, dropout

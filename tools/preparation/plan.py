@@ -197,7 +197,7 @@ def plan(
     )
     patch = network.patch_size
     edges = np.median([case.spacing for case in cases], axis=0) if spacing is None else np.array(spacing)
-    choose("patch_size", patch, f"{reason}; {patches.say_whether_whole(patch, whole, edges)}")
+    choose("patch_size", patch, f"{reason}; {patches.say_whether_whole(network, whole, edges)}")
     choose("stride", [n // 2 for n in patch], "half the patch, so that every voxel is seen eight times")
     choose("foreground_crops", *choices.choose_foreground_crops(volume, patch))
     if augmentation := choices.choose_augmentation(cases, spacing, sides):
