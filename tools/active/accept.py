@@ -1,6 +1,6 @@
 """Accept: corrected proposals become labeled cases of a new dataset.json; what was changed is counted.
 
-python -m tools.active.accept --proposals_dir outputs/proposals --output_dir outputs/twenty
+python -m scripts accept --proposals_dir outputs/proposals --output_dir outputs/twenty
 """
 
 import json
@@ -34,7 +34,7 @@ def accept(proposals_dir: str, output_dir: str, unchanged: str = "skip") -> str:
     The new list has the labeled cases first, then the corrected ones, then all others; test and validation stay.
 
     Args:
-        proposals_dir: output_dir of tools.active.propose.
+        proposals_dir: output_dir of python -m scripts propose.
         output_dir: gets dataset.json, corrections.csv and the folder labels; not the folder of the data set.
         unchanged: of a proposal that nobody changed: skip, or accept for those that are right as they are.
 
@@ -48,7 +48,7 @@ def accept(proposals_dir: str, output_dir: str, unchanged: str = "skip") -> str:
     if unchanged not in UNCHANGED:
         raise DataError(f"unchanged is {unchanged!r}; it is skip, or accept for proposals that are right as they are.")
     if not (proposals / RECORD).is_file():
-        raise DataError(f"{proposals / RECORD} does not exist: give the output_dir of tools.active.propose.")
+        raise DataError(f"{proposals / RECORD} does not exist: give the output_dir of python -m scripts propose.")
     record = json.loads((proposals / RECORD).read_text(encoding="utf-8"))
     source = Path(record["dataset_dir"])
     if folder.resolve() == source.resolve() or (folder / "dataset.json").exists():

@@ -1,6 +1,6 @@
 """Plan: reads a data set and writes a data overlay for training: patch, spacing, intensities, batch, and why.
 
-python -m tools.preparation.plan --dataset_dir data --output plan.json --memory_gb 16 --device cpu
+python -m scripts plan --dataset_dir data --output plan.json --memory_gb 16 --device cpu
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def make_plan(
 
     Args:
         dataset_dir: folder of dataset.json.
-        output: file to write, for ``--config_file "['configs/train.json','plan.json']"``.
+        output: file to write, an overlay for ``python -m scripts train``.
         memory_gb: of the GPU, or of the machine for training on the CPU; by default what is there, on a CPU half of it.
         device: "cpu" or "gpu"; by default whether there is a GPU.
         num_labeled: labeled cases; by default all training cases up to the first without a label.
@@ -234,7 +234,7 @@ def count_classes(cases: Sequence[Fingerprint]) -> int:
     if values != list(range(1, len(values) + 1)):
         raise DataError(
             f"the labeled cases have the label values {values}; classes are 1, 2, ... without a gap: renumber them "
-            "with --label_map of tools.preparation.dataset, or give --regions, or --ignore_value for a value of what "
+            "with --label_map of python -m scripts prepare, or give --regions, or --ignore_value for a value of what "
             "nobody annotated."
         )
     return len(values)
