@@ -92,13 +92,35 @@ def accept(proposals_dir: str, output_dir: str, unchanged: str = "skip") -> str:
     found = [row["dice"] for row in rows if row["accepted"] and not math.isnan(row["dice"])]
     changed = sum(row["added"] + row["removed"] for row in rows if row["accepted"])
     left = sum(row["reason"] != "" for row in {row["case"]: row for row in rows}.values())
-    weights = shlex.quote(record["members"][0]["weights"])
     return (
         f"{len(accepted)} corrected cases, {changed} voxels changed, mean Dice against the proposals "
-        f"{fmean(found) if found else math.nan:.3f}; {left} left out. {folder} has {number} labeled cases. Train on, "
-        f"with the overlays and settings of the run:\npython -m scripts train ... --dataset_dir {folder} --num_labeled "
-        f"{number} --labeled_draw 0 --splits null --initial_weights {weights}"
+        f"{fmean(found) if found else math.nan:.3f}; {left} left out. {folder} has {number} labeled cases.\nNext: "
+        f"{next_command(Path(record['runs'][0]), record['members'][0]['weights'], folder, number)}"
     )
+
+
+def next_command(run: Path, weights: str, dataset_dir: Path, number: int) -> str:
+    """The command that trains on by the settings of a run, or without them where there is no config.json.
+
+    Args:
+        run: output_dir, ckpt_dir or model.pt of a training.
+        weights: its model.pt.
+        dataset_dir: of the new data set.
+        number: labeled cases in it.
+    """
+    folders = [run, Path(weights).parent, Path(weights).parents[1]]
+    configs = [path for folder in folders if (path := folder / "config.json").is_file()]
+    old = configs[0].parent if configs else folders[-1]
+    output = old.with_name(f"{old.name}_{number}")
+    given = {"dataset_dir": dataset_dir, "output_dir": output, "num_labeled": number, "labeled_draw": 0}
+    given |= {"splits": "null", "initial_weights": weights}
+    if configs:
+        given = {"config_file": configs[0], **given}
+        if "output_dir" not in str(json.loads(configs[0].read_text(encoding="utf-8")).get("ckpt_dir")):
+            given["ckpt_dir"] = output / "models"
+    options = shlex.join(str(word) for name, value in given.items() for word in (f"--{name}", value))
+    missing = "" if configs else f"\n(with overlays and settings as before: {old} has no config.json that tells them)"
+    return f"python -m scripts train {options}{missing}"
 
 
 def corrected(folder: Path, entry: dict[str, Any], values: dict[str, int]) -> tuple[np.ndarray, np.ndarray, str]:
