@@ -100,17 +100,10 @@ def accept(proposals_dir: str, output_dir: str, unchanged: str = "skip") -> str:
 
 
 def next_command(run: Path, weights: str, dataset_dir: Path, number: int) -> str:
-    """The command that trains on by the settings of a run, or without them where there is no config.json.
-
-    Args:
-        run: output_dir, ckpt_dir or model.pt of a training.
-        weights: its model.pt.
-        dataset_dir: of the new data set.
-        number: labeled cases in it.
-    """
-    folders = [run, Path(weights).parent, Path(weights).parents[1]]
-    configs = [path for folder in folders if (path := folder / "config.json").is_file()]
-    old = configs[0].parent if configs else folders[-1]
+    """The command that trains on from a run's ``weights``, by its settings where there is its config.json."""
+    places = run / "config.json", Path(weights).parents[1] / "config.json"
+    configs = [path for path in places if path.is_file()]
+    old = (configs or places[1:])[0].parent
     output = old.with_name(f"{old.name}_{number}")
     given = {"dataset_dir": dataset_dir, "output_dir": output, "num_labeled": number, "labeled_draw": 0}
     given |= {"splits": "null", "initial_weights": weights}

@@ -119,12 +119,7 @@ def copy_as(path: Path, target: Path) -> Path:
 
 
 def check_grid(
-    shape: tuple[int, ...],
-    affine: np.ndarray,
-    grid: Grid,
-    path: Path,
-    first: Path,
-    tolerance: float = GRID_TOLERANCE,
+    shape: tuple[int, ...], affine: np.ndarray, grid: Grid, path: Path, first: Path, tolerance: float = GRID_TOLERANCE
 ) -> None:
     """Raises DataError unless a volume has the shape and, within ``tolerance`` voxels, the affine of the first."""
     first_shape, first_affine = grid

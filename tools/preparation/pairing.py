@@ -150,7 +150,7 @@ def _print_pairing(
     if label_dir is not None:
         without = [case.name for case in cases if case.label is None]
         print(f", {len(cases) - len(without)} with a label of {label_dir}", end="")
-        print(f"; unlabeled: {_shortened(without)}" if without else "", end="")
+        print(f"; unlabeled: {shortened(without)}" if without else "", end="")
     print(f"; left out: {_counted(left_out)}" if left_out else "")
 
 
@@ -159,10 +159,10 @@ def _counted(left_out: Mapping[Path, str]) -> str:
     reasons: dict[str, list[str]] = {}
     for path, reason in sorted(left_out.items()):
         reasons.setdefault(reason, []).append(path.name)
-    return "; ".join(f"{_shortened(names)} ({reason})" for reason, names in reasons.items())
+    return "; ".join(f"{shortened(names)} ({reason})" for reason, names in reasons.items())
 
 
-def _shortened(names: Sequence[str]) -> str:
+def shortened(names: Sequence[str]) -> str:
     more = f", ... ({len(names)} in all)" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
 
@@ -232,8 +232,7 @@ def patterns_between(images: Sequence[Path], labels: Sequence[Path]) -> str:
 
     names, label_names = [volume_name(path) for path in images], [volume_name(path) for path in labels]
     best, least = "", len(labels) / 2
-    pairs = sorted(product(shared(names), shared(label_names)), key=lambda pair: len("".join(pair)))
-    for image, label in pairs:
+    for image, label in sorted(product(shared(names), shared(label_names)), key=lambda pair: len("".join(pair))):
         inner = {_inner(name, image) for name in names}
         if (count := sum(_inner(name, label) in inner for name in label_names)) > least:
             best, least = f'give --image_pattern "{image}" --label_pattern "{label}"', count
@@ -243,14 +242,7 @@ def patterns_between(images: Sequence[Path], labels: Sequence[Path]) -> str:
 def match_labels(
     cases: set[str], labels: Sequence[Path], *, name_of: Mapping[Path, str], images: Sequence[Path] = ()
 ) -> dict[str, Path]:
-    """The label of every case that has one, by the case's name.
-
-    Args:
-        cases: their names.
-        labels: files.
-        name_of: names of the labels.
-        images: files of the cases, for the advice where labels have no image.
-    """
+    """The label of every case by its name; ``name_of`` has the names of the labels, ``images`` serve for advice."""
     stems: dict[str, list[str]] = {}
     for case in cases:
         stems.setdefault(IMAGE_SUFFIX.sub("", case), []).append(case)
