@@ -16,7 +16,6 @@ import sys
 import textwrap
 import types
 import typing
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -48,8 +47,10 @@ def run_command(function: Callable[..., Any], argv: Sequence[str] | None = None)
     Raises:
         OptionError: naming the option, its value, and the form or spelling that is expected.
     """
+    from scripts.workflow import quieten
+
     print_briefly()
-    warnings.filterwarnings("ignore", message="NvImgCodec")  # a reader that none of the tools uses
+    quieten()
     result = function(**options_of(function, sys.argv[1:] if argv is None else argv))
     if result is not None:
         print(result)
@@ -59,9 +60,9 @@ def run_command(function: Callable[..., Any], argv: Sequence[str] | None = None)
 def options_of(function: Callable[..., Any], argv: Sequence[str]) -> dict[str, Any]:
     """The arguments for ``function`` that a command line gives; see :func:`run_command`."""
     if {"--help", "-h"} & set(argv):
-        source: Any = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
-        module: Any = sys.modules[function.__module__]
-        print(function_help(f"python -m {module.__spec__.name}", source))
+        tree: Any = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        spec = vars(sys.modules[function.__module__])["__spec__"]
+        print(function_help(f"python -m {spec.name}", tree.body[0]))
         raise SystemExit(0)
     hints = typing.get_type_hints(function)
     parameters = inspect.signature(function).parameters
