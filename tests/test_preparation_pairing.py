@@ -235,7 +235,10 @@ def test_classes_of_the_cases_are_counted_by_name(tmp_path, capsys):
         save(np.minimum(mask, 1) if n == 3 else mask, las(SPACING), tmp_path / "l" / f"p{n}.nii.gz")
     options = {"image_dir": str(tmp_path / "i"), "label_dir": str(tmp_path / "l"), "test": 0, "validation": 0}
     make_dataset(**options, output_dir=str(tmp_path / "set"), class_names=["anterior", "posterior"])
-    assert "labeled cases that have a class: anterior: 7 of 7, posterior: 6 of 7" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "labeled cases: anterior: 7 of 7, posterior: 6 of 7" in printed.out and printed.err == ""
+    make_dataset(**options, output_dir=str(tmp_path / "unnamed"))
+    assert "labeled cases: class 1: 7 of 7, class 2: 6 of 7" in capsys.readouterr().out
 
 
 def warnings(names: list[str], pattern: str | None = None) -> list[str]:
