@@ -377,8 +377,10 @@ def test_plans_that_cannot_be_made_are_refused():
         count_classes([fingerprint(label_values=(0, 1)), fingerprint(label_values=(0, 2, 4))])
     with pytest.raises(DataError, match="labels of all labeled cases are empty"):
         count_classes([fingerprint(label_values=(0,))])
-    with pytest.raises(DataError, match=r"volumes have \[1, 4\] channels"):
-        plan([fingerprint(), fingerprint(channels=4)], {}, device="cpu", memory=8e9)
+    others = [fingerprint(file=f"3d_{n}.nii.gz") for n in range(2)]
+    with pytest.raises(DataError) as caught:
+        plan([fingerprint(channels=4, file="4d.nii.gz"), *others], {}, device="cpu", memory=8e9)
+    assert "4d.nii.gz (4)" in str(caught.value) and "3d_" not in str(caught.value)
     with pytest.raises(DataError, match="device is 'tpu'"):
         resources("tpu", 1)
     with pytest.raises(DataError, match="memory_gb is -1"):

@@ -6,6 +6,7 @@ python -m scripts plan --dataset_dir data --output plan.json --memory_gb 16 --de
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from . import choices, patches
 from .declared import class_names, declared_ignore_value, declared_modalities, declared_values
 from .fingerprint import Fingerprint, read_fingerprints
 from .memory import seconds_per_iteration
+from .pairing import shortened
 
 DEVICES = ("cpu", "gpu")
 DEFAULT_ITERATIONS = 17_000  # of configs/train.json
@@ -165,9 +167,12 @@ def plan(
         overlay[name] = value
         reasons.append(f"{name} {value}: {reason}.")
 
-    channels = sorted({case.channels for case in cases})
-    if len(channels) > 1:
-        raise DataError(f"volumes have {channels} channels; all need the same number.")
+    channels = [number for number, _ in Counter(case.channels for case in cases).most_common()]
+    if others := [f"{case.file} ({case.channels})" for case in cases if case.channels != channels[0]]:
+        raise DataError(
+            f"{len(others)} of {len(cases)} cases have another number of channels than most, {channels[0]}: "
+            f"{shortened(others)}. Save one volume of each 4D file, or take the case out of dataset.json."
+        )
     num_classes = len(regions) if regions else count_classes(cases)
     names, sides = None, None
     if not regions:
