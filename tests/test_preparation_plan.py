@@ -285,7 +285,8 @@ def test_plan_of_a_data_set_is_an_overlay_of_known_ids_that_a_training_takes(tmp
         (data / entry["image"]).write_text("a plan never opens it")
     lists["labels"] = {"background": 0, "lower": 1, "upper": 2}
     (data / "dataset.json").write_text(json.dumps(lists))
-    path = make_plan(dataset_dir=str(data), output=str(tmp_path / "plan.json"), memory_gb=4, device="cpu")
+    path = tmp_path / "plan.json"
+    make_plan(dataset_dir=str(data), output=str(path), memory_gb=4, device="cpu")
     overlay = json.loads(path.read_text())
     assert overlay["num_labeled"] == 3 and overlay["class_names"] == ["lower", "upper"]
     assert overlay["spacing"] == pytest.approx([1.05, 1.0, 2.0], abs=0.06)
@@ -304,7 +305,9 @@ def test_plan_of_a_data_set_is_an_overlay_of_known_ids_that_a_training_takes(tmp
         "base_filters",
     ):
         assert [line for line in printed if line.startswith(f"{key} ")], key
-    assert f"hours: {2.0 * 17000 / 3600:.1f} for 17000 iterations at 2.00 s" in printed[-1]
+    assert f"hours: {2.0 * 17000 / 3600:.1f} for 17000 iterations at 2.00 s" in printed[-2]
+    command, *words = printed[-1].partition("python -m scripts ")[2].split()
+    assert (command, words[:2], words[2:4]) == ("train", ["cpu", str(path)], ["--dataset_dir", str(data)])
     for entry in lists["test"] + lists["validation"]:
         save(blob((20, 20, 20), seed=1)[0], las((1.0, 1.2, 2.0)), data / entry["image"])
     del lists["validation"]
@@ -345,7 +348,8 @@ def test_label_that_nnunet_calls_ignore_is_no_class_unless_another_is_given(tmp_
     lists["labels"] = {"background": 0, "object": 1, "ignore": 2}
     (data / "dataset.json").write_text(json.dumps(lists))
     options = {"dataset_dir": str(data), "output": str(tmp_path / "plan.json"), "memory_gb": 4, "device": "cpu"}
-    overlay = json.loads(make_plan(**options).read_text())
+    make_plan(**options)
+    overlay = json.loads(Path(options["output"]).read_text())
     assert (overlay["num_classes"], overlay["class_names"], overlay["ignore_value"]) == (1, ["object"], 2)
     assert "ignore_value 2: dataset.json calls this label value ignore." in capsys.readouterr().out
     with pytest.raises(DataError, match=r"label values \[2\]"):

@@ -6,6 +6,7 @@ python -m scripts plan --dataset_dir data --output plan.json --memory_gb 16 --de
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,8 +44,8 @@ def make_plan(
     regions: Sequence[Sequence[int]] | None = None,
     ignore_value: int | None = None,
     max_iterations: int | None = None,
-) -> Path:
-    """Writes the overlay and prints one line per choice.
+) -> None:
+    """Writes the overlay and prints one line per choice, and the command that trains with it.
 
     Images of the training cases are read, and labels of the labeled ones only; validation and test cases are not.
 
@@ -61,9 +62,6 @@ def make_plan(
         ignore_value: as in the config, the label value of voxels that nobody annotated; by default that of a label
             which dataset.json calls ignore.
         max_iterations: as in the config.
-
-    Returns:
-        The path of the overlay.
 
     Raises:
         DataError: when the data set or an argument cannot be used.
@@ -109,7 +107,9 @@ def make_plan(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(overlay, indent=4, ensure_ascii=False), encoding="utf-8")
     print("\n".join(reasons))
-    return path
+    data = datalist.folder
+    words = [str(path), "--dataset_dir", str(data), "--output_dir", f"outputs/{data.resolve().name}"]
+    print(f"Next: python -m scripts train {'cpu ' if device == 'cpu' else ''}{shlex.join(words)}")
 
 
 def resources(device: str | None, memory_gb: float | None) -> tuple[str, float]:
