@@ -63,6 +63,9 @@ RUN_HELP = {
 }
 # Types of settings that are parts of the config, which the help leaves to docs/reference.md.
 PARTS = ("object", "map", "map or null", "list", "expression")
+# What the help calls the values of a tool's options.
+KINDS = {"str": "TEXT", "int": "INTEGER", "float": "NUMBER", "bool": "true|false"}
+KINDS |= {"Sequence": "LIST", "list": "LIST", "Mapping": "MAP", "dict": "MAP"}
 FOLDERS = ("dataset_dir", "output_dir", "ckpt_dir", "input_dir")
 
 
@@ -192,8 +195,32 @@ def help_text(name: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Removes links and marks from a Markdown text."""
-    return re.sub(r" ?\(\[[^\]]*\]\([^)]*\)\)|`", "", text)
+    """Removes links and marks from a text in Markdown or of a docstring."""
+    return re.sub(r" ?\(\[[^\]]*\]\([^)]*\)\)|(:\w+:)?`", "", text)
+
+
+def function_help(program: str, function: ast.FunctionDef) -> str:
+    """Help of a command that is a function: what it does, and a line for each option, by signature and docstring."""
+    described, *sections = re.split(
+        r"^(?=(?:Args|Returns|Raises):$)", plain(ast.get_docstring(function) or ""), flags=re.M
+    )
+    listed = next((section for section in sections if section.startswith("Args:")), "")
+    entries = re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", listed, flags=re.M | re.S)
+    meanings = {name: " ".join(meaning.split()) for name, meaning in entries}
+    given, usage, lines = function.args, program, []
+    defaults = [*[None] * (len(given.args) - len(given.defaults)), *given.defaults, *given.kw_defaults]
+    for argument, default in zip([*given.args, *given.kwonlyargs], defaults):
+        types = re.sub(r"\[.*\]", "", ast.unparse(argument.annotation or ast.Name("str"))).split(" | ")
+        kind = "|".join(dict.fromkeys(KINDS[name] for name in types if name in KINDS))
+        option = f"--{argument.arg} {kind or 'VALUE'}".replace("INTEGER|NUMBER", "NUMBER")
+        value = (
+            str(default.value) if isinstance(default, ast.Constant) else ast.unparse(default or ast.Name("required"))
+        )
+        value = value.lower() if value in ("True", "False") else value
+        note = {"required": "required", "None": "optional"}.get(value, f"default: {value}")
+        usage += f" {option}" if default is None else ""
+        lines.append(f"  {option:<28} {meanings.get(argument.arg, '').removesuffix('.')} ({note})")
+    return "\n".join([described.strip(), "", f"{usage} [--OPTION VALUE ...]", "", *lines])
 
 
 def run_tool(name: str, arguments: Sequence[str], *, wants_help: bool) -> None:
@@ -212,7 +239,7 @@ def run_tool(name: str, arguments: Sequence[str], *, wants_help: bool) -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         called = re.findall(r"(?:fire.Fire|run_command)\((\w+)\)", path.read_text(encoding="utf-8"))[0]
         (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == called]
-        print(f"python -m scripts {name} --ARGUMENT VALUE ...\n\n{ast.get_docstring(function)}")
+        print(function_help(f"python -m scripts {name}", function))
         return
     sys.path.insert(0, str(ROOT))
     sys.argv = [f"python -m scripts {name}", *arguments]

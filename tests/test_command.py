@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import re
 import shutil
@@ -97,9 +99,19 @@ def test_help_lists_overlays_and_settings_without_heavy_imports(name):
 
 
 @pytest.mark.parametrize("name", TOOLS)
-def test_help_of_a_tool_is_that_of_its_function(name, capsys):
+def test_help_of_a_tool_has_a_line_for_each_option_and_no_marks(name, capsys):
     command.main([name, "--help"])
-    assert "Args:" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    module = importlib.import_module(TOOLS[name])
+    (called,) = re.findall(r"(?:fire.Fire|run_command)\((\w+)\)", Path(module.__file__).read_text())
+    usage = next(line for line in text.splitlines() if line.startswith(f"python -m scripts {name} "))
+    for option, parameter in inspect.signature(getattr(module, called)).parameters.items():
+        (line,) = re.findall(rf"^  --{option} .+\)$", text, flags=re.M)
+        required = parameter.default is parameter.empty
+        assert ("(required)" in line) == required == (f"--{option} " in usage)
+        if not required and parameter.default is not None:
+            assert line.lower().endswith(f"(default: {parameter.default})".lower())
+    assert not re.search(r"`|:\w+:|^(Args|Raises|Returns):|tools\.\w+", text, flags=re.M)
 
 
 def test_zip_without_tools_says_so(tmp_path):

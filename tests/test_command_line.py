@@ -77,7 +77,7 @@ def test_text_of_another_form_is_refused_with_the_value(text, kind):
 def example(
     *,
     output_dir: str,
-    names: NAMES = None,
+    names: Sequence[str] | None = None,
     spacing: NUMBERS = None,
     mapping: MAP = None,
     count: int = 2,
@@ -138,7 +138,9 @@ def test_help_has_what_the_docstring_says_of_each_option(capsys):
     with pytest.raises(SystemExit):
         options_of(example, ["--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "--names NAMES [NAMES ...] of the classes." in shown and "never" not in shown
+    assert "--output_dir TEXT where to (required)" in shown and "--names LIST of the classes (optional)" in shown
+    assert "--spacing VALUE mm (optional)" in shown  # its type has another name
+    assert "--count INTEGER how many (default: 2)" in shown and "never" not in shown
 
 
 # --- as a user types it ---

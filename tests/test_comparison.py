@@ -103,6 +103,8 @@ def test_arguments_of_a_run_are_those_of_the_bundles_commands():
         ({"methods": {"supervised": ["configs/methods/none.json"]}}, "needs configs/methods/none.json, which does not"),
         ({"common": {"evaluation_list": "tset"}}, "evaluation_list is 'tset'; it must be one of test, validation"),
         ({"methods": {"supervised": {"config": []}}}, r"it must be a list of overlay files or an object"),
+        ({"configs": []}, "configs/train.json first"),
+        ({"configs": ["configs/budgets/cpu.json", "configs/train.json"]}, "begin with configs/budgets/cpu.json"),
         ({"methods": {"a/b": []}, "baseline": "a/b"}, "'a/b' is no name for a method"),
     ],
 )

@@ -40,7 +40,8 @@ def test_values_of_the_labels_come_back_in_the_masks_of_a_training_by_its_plan(t
     data, out = tmp_path / "set", tmp_path / "out"
     folders = {"image_dir": str(tmp_path / "images"), "label_dir": str(tmp_path / "labels")}
     make_dataset(**folders, output_dir=str(data), label_map={7: 1, 300: 2}, labeled=3, validation=0, test=1)
-    plan = make_plan(dataset_dir=str(data), output=str(tmp_path / "plan.json"), device="cpu", memory_gb=4)
+    plan = tmp_path / "plan.json"
+    make_plan(dataset_dir=str(data), output=str(plan), device="cpu", memory_gb=4)
     assert json.loads(Path(plan).read_text())["label_values"] == [7, 300]
     settings = small(data, out, max_iterations=2, num_labeled=3)
     done = run_bundle("training", "configs/train.json", str(plan), **settings)

@@ -198,7 +198,8 @@ def test_preflight_and_plan_keep_the_side_of_one_kidney_that_is_labeled_alone(tm
     coding = LabelCoding(1, class_names=["left organ"])
     (problem,) = problems(folder, [RandFlipd("image", spatial_axis=0)], label_coding=coding)
     assert "'left organ'" in problem.what
-    path = make_plan(dataset_dir=str(folder), output=str(tmp_path / "plan.json"), device="cpu", memory_gb=8)
+    path = tmp_path / "plan.json"
+    make_plan(dataset_dir=str(folder), output=str(path), device="cpu", memory_gb=8)
     assert [flip["spatial_axis"] for flip in json.loads(path.read_text())["augmentation"]] == [1]
 
 
@@ -231,7 +232,8 @@ def test_defaults_are_warned_of_and_the_overlay_keeps_the_sides(tmp_path):
 def test_plan_mirrors_from_back_to_front_alone_and_names_what_has_no_name(tmp_path, monkeypatch, labels, names):
     monkeypatch.setattr("tools.preparation.plan.seconds_per_iteration", lambda **_: 2.0)
     folder = write(tmp_path, affine=las((1, 1, 1)), labels=labels)  # the first axis runs to the left
-    path = make_plan(dataset_dir=str(folder), output=str(tmp_path / "plan.json"), device="cpu", memory_gb=8)
+    path = tmp_path / "plan.json"
+    make_plan(dataset_dir=str(folder), output=str(path), device="cpu", memory_gb=8)
     planned = json.loads(path.read_text())
     assert planned["class_names"] == names
     assert [flip["spatial_axis"] for flip in planned["augmentation"]] == [1]

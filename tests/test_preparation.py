@@ -512,6 +512,34 @@ def test_label_off_the_grid_of_a_converted_image_is_refused(tmp_path):
         make_dataset(**folders(tmp_path), output_dir=str(tmp_path / "set"), test=1, validation=0)
 
 
+@pytest.mark.parametrize("options", [{}, {"label_map": {1: 1}}], ids=["in place", "renumbered"])
+def test_all_nifti_labels_off_the_grid_of_their_images_are_named_at_once(tmp_path, options):
+    arguments = write_pairs(tmp_path, [f"p{n}" for n in range(5)])
+    smaller, moved = tmp_path / "labels" / "p1.nii.gz", tmp_path / "labels" / "p3.nii.gz"
+    mask = np.asarray(nibabel.load(smaller).dataobj)
+    save(mask[:, 1:], las(SPACING), smaller)
+    volume = nibabel.load(moved)
+    save(np.asarray(volume.dataobj), volume.affine + [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 5], [0, 0, 0, 0]], moved)
+    with pytest.raises(DataError) as caught:
+        make_dataset(**arguments, output_dir=str(tmp_path / "set"), test=1, validation=0, **options)
+    message = str(caught.value)
+    assert str(smaller) in message and str(moved) in message and "labels/p0" not in message
+    assert not (tmp_path / "set" / "dataset.json").exists()
+
+
+def test_nifti_label_with_other_axes_becomes_a_copy_with_those_of_its_image(tmp_path):
+    arguments = write_pairs(tmp_path, [f"p{n}" for n in range(4)])
+    label = tmp_path / "labels" / "p2.nii.gz"
+    volume = nibabel.load(label)
+    expected = np.asarray(volume.dataobj).copy()
+    turned = volume.as_reoriented(nibabel.orientations.axcodes2ornt("PIR"))
+    save(np.asarray(turned.dataobj), turned.affine, label)
+    datalist = checked(make_dataset(**arguments, output_dir=str(tmp_path / "set"), test=1, validation=1))
+    used = {Path(case["label"]) for case in (*datalist.training, *datalist.validation, *datalist.test)}
+    (copy,) = [path for path in used if path.parent.parent.name == "set"]
+    assert copy.name == "p2.nii.gz" and np.array_equal(np.asarray(nibabel.load(copy).dataobj), expected)
+
+
 def test_all_files_that_cannot_be_converted_are_named_at_once_and_the_others_are_whole(tmp_path):
     for seed, name in enumerate("abcdef"):
         voxels, mask = blob((20, 18, 16), seed=seed)
@@ -590,7 +618,7 @@ def test_numbers_of_the_first_pages_suit_ten_labeled_volumes(tmp_path):
     assert len(datalist.required("test")) == given["test"] and len(datalist.validation) == given["validation"]
     readme = [options_of(words) for words in module_commands(ROOT / "README.md", inline=False) if "prepare" in words]
     assert [{name: int(options[name]) for name in given} for options in readme] == [given]
-    assert len(datalist.labeled(given["labeled"], batch_size=2)) + sum(given.values()) - given["labeled"] == 10
+    assert len(datalist.labeled(given["labeled"])) + sum(given.values()) - given["labeled"] == 10
     assert len(datalist.unlabeled(given["labeled"])) == 4
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,12 @@ from tools.preparation.splits import split_cases
 from tools.preparation.summary import separated
 
 SPACING = (1.0, 1.2, 2.0)
+
+
+def touch(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
 
 
 def write(folder: Path, count: int, *, image: str, label: str, num_classes: int = 1) -> Path:
@@ -68,6 +75,38 @@ def test_patterns_hold_for_folders_with_channels_and_for_unlabeled_images(tmp_pa
     for entry in lists["training"] + lists["test"]:
         number = Path(entry["label"]).name[4]
         assert entry["image"] == [f"../i/IMG_{number}_000{channel}.nii.gz" for channel in range(2)]
+
+
+@pytest.mark.parametrize(
+    "image, label, options",
+    [
+        ("site_A_01{}_T1", "site_A_01{}_seg", ["*_T1", "*_seg"]),
+        ("IMG_{}", "SEG_{}", ["IMG_*", "SEG_*"]),
+        ("{}", "{}_lesion", ["*", "*_lesion"]),
+        ("a-{}.T1w", "m-{}", ["a-*.T1w", "m-*"]),
+    ],
+)
+@pytest.mark.parametrize("orphan", [False, True])
+def test_labels_without_images_are_refused_with_the_patterns_that_pair_them(tmp_path, image, label, options, orphan):
+    for n in range(3):
+        touch(tmp_path / "i", f"{image.format(n)}.nii.gz")
+        touch(tmp_path / "l", f"{label.format(n)}.nii.gz")
+    if orphan:
+        touch(tmp_path / "l", f"{label.format(9)}.nii.gz")
+    with pytest.raises(DataError) as caught:
+        find_cases(tmp_path / "i", tmp_path / "l")
+    given = re.findall(r'--\w+_pattern "([^"]+)"', str(caught.value))
+    assert given == options
+    if not orphan:
+        found = find_cases(tmp_path / "i", tmp_path / "l", image_pattern=given[0], label_pattern=given[1])
+        assert len(found) == 3 and all(case.label for case in found)
+
+
+def test_no_patterns_are_made_up_for_names_that_have_nothing_in_common(tmp_path):
+    touch(tmp_path / "i", "a_1.nii.gz", "a_2.nii.gz")
+    touch(tmp_path / "l", "b_7.nii.gz", "b_8.nii.gz")
+    with pytest.raises(DataError, match='"IMG_'):
+        find_cases(tmp_path / "i", tmp_path / "l")
 
 
 @pytest.mark.parametrize("pattern", ["IMG_", "*_*"])
@@ -196,7 +235,10 @@ def test_classes_of_the_cases_are_counted_by_name(tmp_path, capsys):
         save(np.minimum(mask, 1) if n == 3 else mask, las(SPACING), tmp_path / "l" / f"p{n}.nii.gz")
     options = {"image_dir": str(tmp_path / "i"), "label_dir": str(tmp_path / "l"), "test": 0, "validation": 0}
     make_dataset(**options, output_dir=str(tmp_path / "set"), class_names=["anterior", "posterior"])
-    assert "labeled cases that have a class: anterior: 7 of 7, posterior: 6 of 7" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "labeled cases: anterior: 7 of 7, posterior: 6 of 7" in printed.out and printed.err == ""
+    make_dataset(**options, output_dir=str(tmp_path / "unnamed"))
+    assert "labeled cases: class 1: 7 of 7, class 2: 6 of 7" in capsys.readouterr().out
 
 
 def warnings(names: list[str], pattern: str | None = None) -> list[str]:

@@ -196,6 +196,17 @@ def test_plan_says_whether_a_crop_holds_the_whole_object_and_at_which_spacing_it
     assert any("holds the whole object" in reason for reason in reasons)
 
 
+@pytest.mark.parametrize(
+    "device, memory, helps",
+    [("cpu", 8e9, False), ("cpu", 1e12, False), ("cpu", 1.2e9, False), ("gpu", 4e9, True)],
+)
+def test_more_memory_is_advised_only_where_it_would_let_the_patch_hold_the_object(no_timing, device, memory, helps):
+    cases = [fingerprint(extent=np.array([n, 150.0, 150.0])) for n in (150.0, 160.0)]
+    _, reasons = plan(cases, {}, device=device, memory=memory)
+    (line,) = [reason for reason in reasons if reason.startswith("patch_size")]
+    assert "less than the whole object" in line and ("memory" in line.partition("less than")[2]) == helps
+
+
 @pytest.mark.parametrize("device, filters, dropout", [("cpu", 8, 0.0), ("gpu", 16, None)])
 def test_plan_drops_no_channels_of_eight_filters_and_leaves_the_default_with_sixteen(
     no_timing, device, filters, dropout
@@ -274,7 +285,8 @@ def test_plan_of_a_data_set_is_an_overlay_of_known_ids_that_a_training_takes(tmp
         (data / entry["image"]).write_text("a plan never opens it")
     lists["labels"] = {"background": 0, "lower": 1, "upper": 2}
     (data / "dataset.json").write_text(json.dumps(lists))
-    path = make_plan(dataset_dir=str(data), output=str(tmp_path / "plan.json"), memory_gb=4, device="cpu")
+    path = tmp_path / "plan.json"
+    make_plan(dataset_dir=str(data), output=str(path), memory_gb=4, device="cpu")
     overlay = json.loads(path.read_text())
     assert overlay["num_labeled"] == 3 and overlay["class_names"] == ["lower", "upper"]
     assert overlay["spacing"] == pytest.approx([1.05, 1.0, 2.0], abs=0.06)
@@ -293,7 +305,9 @@ def test_plan_of_a_data_set_is_an_overlay_of_known_ids_that_a_training_takes(tmp
         "base_filters",
     ):
         assert [line for line in printed if line.startswith(f"{key} ")], key
-    assert f"hours: {2.0 * 17000 / 3600:.1f} for 17000 iterations at 2.00 s" in printed[-1]
+    assert f"hours: {2.0 * 17000 / 3600:.1f} for 17000 iterations at 2.00 s" in printed[-2]
+    command, *words = printed[-1].partition("python -m scripts ")[2].split()
+    assert (command, words[:2], words[2:4]) == ("train", ["cpu", str(path)], ["--dataset_dir", str(data)])
     for entry in lists["test"] + lists["validation"]:
         save(blob((20, 20, 20), seed=1)[0], las((1.0, 1.2, 2.0)), data / entry["image"])
     del lists["validation"]
@@ -334,7 +348,8 @@ def test_label_that_nnunet_calls_ignore_is_no_class_unless_another_is_given(tmp_
     lists["labels"] = {"background": 0, "object": 1, "ignore": 2}
     (data / "dataset.json").write_text(json.dumps(lists))
     options = {"dataset_dir": str(data), "output": str(tmp_path / "plan.json"), "memory_gb": 4, "device": "cpu"}
-    overlay = json.loads(make_plan(**options).read_text())
+    make_plan(**options)
+    overlay = json.loads(Path(options["output"]).read_text())
     assert (overlay["num_classes"], overlay["class_names"], overlay["ignore_value"]) == (1, ["object"], 2)
     assert "ignore_value 2: dataset.json calls this label value ignore." in capsys.readouterr().out
     with pytest.raises(DataError, match=r"label values \[2\]"):
@@ -366,8 +381,10 @@ def test_plans_that_cannot_be_made_are_refused():
         count_classes([fingerprint(label_values=(0, 1)), fingerprint(label_values=(0, 2, 4))])
     with pytest.raises(DataError, match="labels of all labeled cases are empty"):
         count_classes([fingerprint(label_values=(0,))])
-    with pytest.raises(DataError, match=r"volumes have \[1, 4\] channels"):
-        plan([fingerprint(), fingerprint(channels=4)], {}, device="cpu", memory=8e9)
+    others = [fingerprint(file=f"3d_{n}.nii.gz") for n in range(2)]
+    with pytest.raises(DataError) as caught:
+        plan([fingerprint(channels=4, file="4d.nii.gz"), *others], {}, device="cpu", memory=8e9)
+    assert "4d.nii.gz (4)" in str(caught.value) and "3d_" not in str(caught.value)
     with pytest.raises(DataError, match="device is 'tpu'"):
         resources("tpu", 1)
     with pytest.raises(DataError, match="memory_gb is -1"):

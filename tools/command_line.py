@@ -8,16 +8,18 @@ left over. Lists, maps and numbers may be written as in Python, or as people wri
 from __future__ import annotations
 
 import argparse
+import ast
 import difflib
 import inspect
 import re
 import sys
+import textwrap
 import types
 import typing
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from scripts.command import function_help
 from scripts.data.problems import DataError
 from scripts.errors import UserError, print_briefly
 
@@ -45,8 +47,10 @@ def run_command(function: Callable[..., Any], argv: Sequence[str] | None = None)
     Raises:
         OptionError: naming the option, its value, and the form or spelling that is expected.
     """
+    from scripts.workflow import quieten
+
     print_briefly()
-    warnings.filterwarnings("ignore", message="NvImgCodec")  # a reader that none of the tools uses
+    quieten()
     result = function(**options_of(function, sys.argv[1:] if argv is None else argv))
     if result is not None:
         print(result)
@@ -55,26 +59,24 @@ def run_command(function: Callable[..., Any], argv: Sequence[str] | None = None)
 
 def options_of(function: Callable[..., Any], argv: Sequence[str]) -> dict[str, Any]:
     """The arguments for ``function`` that a command line gives; see :func:`run_command`."""
+    if {"--help", "-h"} & set(argv):
+        tree: Any = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        spec = vars(sys.modules[function.__module__])["__spec__"]
+        print(function_help(f"python -m {spec.name}", tree.body[0]))
+        raise SystemExit(0)
     hints = typing.get_type_hints(function)
     parameters = inspect.signature(function).parameters
-    described, arguments = _documentation(function)
-    parser = _Parser(
-        description=described, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=True
-    )
+    parser = _Parser(allow_abbrev=False, add_help=False)
     for name, parameter in parameters.items():
-        required = parameter.default is parameter.empty
         kinds = _members(hints.get(name, str))
         several = any(_is_container(kind) for kind in kinds)
-        shown = arguments.get(name, "").replace("%", "%%")
         parser.add_argument(
             f"--{name}",
             action=_Once,
-            required=required,
+            required=parameter.default is parameter.empty,
             default=argparse.SUPPRESS,
             nargs="+" if several else "?" if bool in kinds else None,
             const="true" if bool in kinds and not several else None,
-            metavar=name.upper(),
-            help=shown,
         )
     # --output-dir is --output_dir; the values stay as they are.
     words = [re.sub(r"^--[\w-]+", lambda m: "--" + m[0][2:].replace("-", "_"), word) for word in argv]
@@ -231,15 +233,6 @@ def _form(kinds: Sequence[Any]) -> str:
             what = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
             words.append(what)
     return " or ".join(words)
-
-
-def _documentation(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """The docstring before its sections, and what its "Args" say of each parameter."""
-    text = inspect.getdoc(function) or ""
-    described, _, sections = text.partition("\nArgs:\n")
-    arguments = re.split(r"\n\n|\n(?=\S)", sections)[0]
-    found = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", arguments, re.DOTALL | re.MULTILINE)
-    return described, {name: " ".join(meaning.split()) for name, meaning in found}
 
 
 class _Once(argparse.Action):

@@ -280,7 +280,7 @@ def segment_series(
         series = load_series(source / name, found[name])
         mask, affine = to_axes_of(*load_volume(made), series.affine)
         volume = mask if mask.ndim == 3 else mask[..., 0]
-        check_grid(volume, affine, (series.array.shape, series.affine), made, converted[name])
+        check_grid(volume.shape, affine, (series.array.shape, series.affine), made, converted[name])
         seg = path.with_name(path.name.removesuffix(".nii.gz") + ".dcm")
         seg.parent.mkdir(parents=True, exist_ok=True)
         write_seg(segment_numbers(mask, values, made), series, names, seg, metadata=metadata)

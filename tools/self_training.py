@@ -10,18 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import fire
 import torch
 from monai.data import MetaTensor
 from monai.transforms import SaveImage
 
 from scripts.data import DataError, LabelCoding, images_of
 from scripts.data.datalist import LISTS, PSEUDO
-from scripts.errors import print_briefly
 from scripts.files import write_text
 from scripts.inference import NiftiWriter, contained_name
 from scripts.methods.mixing import largest_components
-from scripts.overrides import typed
+from tools.command_line import run_command
 from tools.ensemble import KINDS, Ensemble, Prediction, agreements, label_of
 from tools.preparation.dataset import relative
 
@@ -71,8 +69,8 @@ def main(
     dataset_dir: str,
     output_dir: str,
     threshold: float = 0.8,
-    mirror: bool | str = False,
-    largest_component: bool | str = False,
+    mirror: bool = False,
+    largest_component: bool = False,
     ignore_value: int | None = None,
     num_labeled: int | None = None,
     labeled_draw: int | None = None,
@@ -99,10 +97,10 @@ def main(
         raise DataError(f"output_dir {folder} is the folder of the data set: choose another, to keep it as it is.")
     given: dict[str, Any] = {"num_labeled": num_labeled, "labeled_draw": labeled_draw, "splits": splits}
     given["ignore_value"] = ignore_value
-    ensemble = Ensemble(runs, source, mirror=bool(typed(mirror)), device=device, **given)
+    ensemble = Ensemble(runs, source, mirror=mirror, device=device, **given)
     ignored = ensemble.coding.ignore_value or IGNORE_VALUE
     coding = LabelCoding(ensemble.coding.num_classes, ensemble.coding.regions, ignore_value=ignored)
-    cases, datalist, largest = ensemble.unlabeled, ensemble.datalist, bool(typed(largest_component))
+    cases, datalist = ensemble.unlabeled, ensemble.datalist
     save = label_writer(folder / "labels", "pseudo")
 
     origin = {"date": datetime.now(UTC).date().isoformat(), "members": [member.origin for member in ensemble.members]}
@@ -125,7 +123,7 @@ def main(
                 raise DataError(
                     "one network with one head has nothing to agree with: give several runs, such as seeds."
                 )
-            label = pseudo_label(case.predictions, case.ensemble, coding, largest_component=largest)
+            label = pseudo_label(case.predictions, case.ensemble, coding, largest_component=largest_component)
             row |= {**found, "score": min(values), "unknown_share": float((label == ignored).float().mean())}
             if min(values) < threshold:
                 table.writerow({**row, "reason": f"score under {threshold}"})
@@ -152,5 +150,4 @@ def main(
 
 
 if __name__ == "__main__":
-    print_briefly()
-    fire.Fire(main)
+    run_command(main)

@@ -1,6 +1,6 @@
 """Accept: corrected proposals become labeled cases of a new dataset.json; what was changed is counted.
 
-python -m tools.active.accept --proposals_dir outputs/proposals --output_dir outputs/twenty
+python -m scripts accept --proposals_dir outputs/proposals --output_dir outputs/twenty
 """
 
 import json
@@ -34,7 +34,7 @@ def accept(proposals_dir: str, output_dir: str, unchanged: str = "skip") -> str:
     The new list has the labeled cases first, then the corrected ones, then all others; test and validation stay.
 
     Args:
-        proposals_dir: output_dir of tools.active.propose.
+        proposals_dir: output_dir of python -m scripts propose.
         output_dir: gets dataset.json, corrections.csv and the folder labels; not the folder of the data set.
         unchanged: of a proposal that nobody changed: skip, or accept for those that are right as they are.
 
@@ -48,7 +48,7 @@ def accept(proposals_dir: str, output_dir: str, unchanged: str = "skip") -> str:
     if unchanged not in UNCHANGED:
         raise DataError(f"unchanged is {unchanged!r}; it is skip, or accept for proposals that are right as they are.")
     if not (proposals / RECORD).is_file():
-        raise DataError(f"{proposals / RECORD} does not exist: give the output_dir of tools.active.propose.")
+        raise DataError(f"{proposals / RECORD} does not exist: give the output_dir of python -m scripts propose.")
     record = json.loads((proposals / RECORD).read_text(encoding="utf-8"))
     source = Path(record["dataset_dir"])
     if folder.resolve() == source.resolve() or (folder / "dataset.json").exists():
@@ -92,13 +92,28 @@ def accept(proposals_dir: str, output_dir: str, unchanged: str = "skip") -> str:
     found = [row["dice"] for row in rows if row["accepted"] and not math.isnan(row["dice"])]
     changed = sum(row["added"] + row["removed"] for row in rows if row["accepted"])
     left = sum(row["reason"] != "" for row in {row["case"]: row for row in rows}.values())
-    weights = shlex.quote(record["members"][0]["weights"])
     return (
         f"{len(accepted)} corrected cases, {changed} voxels changed, mean Dice against the proposals "
-        f"{fmean(found) if found else math.nan:.3f}; {left} left out. {folder} has {number} labeled cases. Train on, "
-        f"with the overlays and settings of the run:\npython -m scripts train ... --dataset_dir {folder} --num_labeled "
-        f"{number} --labeled_draw 0 --splits null --initial_weights {weights}"
+        f"{fmean(found) if found else math.nan:.3f}; {left} left out. {folder} has {number} labeled cases.\nNext: "
+        f"{next_command(Path(record['runs'][0]), record['members'][0]['weights'], folder, number)}"
     )
+
+
+def next_command(run: Path, weights: str, dataset_dir: Path, number: int) -> str:
+    """The command that trains on from a run's ``weights``, by its settings where there is its config.json."""
+    places = run / "config.json", Path(weights).parents[1] / "config.json"
+    configs = [path for path in places if path.is_file()]
+    old = (configs or places[1:])[0].parent
+    output = old.with_name(f"{old.name}_{number}")
+    given = {"dataset_dir": dataset_dir, "output_dir": output, "num_labeled": number, "labeled_draw": 0}
+    given |= {"splits": "null", "initial_weights": weights}
+    if configs:
+        given = {"config_file": configs[0], **given}
+        if "output_dir" not in str(json.loads(configs[0].read_text(encoding="utf-8")).get("ckpt_dir")):
+            given["ckpt_dir"] = output / "models"
+    options = shlex.join(str(word) for name, value in given.items() for word in (f"--{name}", value))
+    missing = "" if configs else f"\n(with overlays and settings as before: {old} has no config.json that tells them)"
+    return f"python -m scripts train {options}{missing}"
 
 
 def corrected(folder: Path, entry: dict[str, Any], values: dict[str, int]) -> tuple[np.ndarray, np.ndarray, str]:

@@ -1,6 +1,6 @@
 """Propose: masks of the cases to label next, for a viewer to correct, with a map of where they are uncertain.
 
-python -m tools.active.propose --ranking_dir outputs/ranking --output_dir outputs/proposals --count 10
+python -m scripts propose --ranking_dir outputs/ranking --output_dir outputs/proposals --count 10
 """
 
 import json
@@ -35,7 +35,7 @@ def propose(
     where all heads and members are sure of the same, to 1. All lie in the geometry of the image.
 
     Args:
-        ranking_dir: output_dir of tools.active.rank.
+        ranking_dir: output_dir of python -m scripts rank.
         output_dir: gets the files; it must not hold proposals already.
         count: of cases, the first in the ranking.
         cases: names of cases instead.
@@ -47,7 +47,7 @@ def propose(
     """
     ranking, folder = Path(ranking_dir), Path(output_dir)
     if not (ranking / SETTINGS).is_file():
-        raise DataError(f"{ranking / SETTINGS} does not exist: give the output_dir of tools.active.rank.")
+        raise DataError(f"{ranking / SETTINGS} does not exist: give the output_dir of python -m scripts rank.")
     if (folder / RECORD).exists():
         raise DataError(f"{folder} holds proposals, which may have been corrected: choose another folder.")
     need_package("nrrd", "pynrrd", folder)
@@ -100,7 +100,7 @@ def propose(
         raise DataError(f"{len(failed)} of {len(chosen)} cases failed ({failed[0]}); the others are in {folder}.")
     return (
         f"{len(entries)} proposals are in {folder / 'labels'}: correct the .seg.nrrd (3D Slicer) or the .nii.gz of "
-        f"each, and take them back with python -m tools.active.accept --proposals_dir {folder} --output_dir DIR."
+        f"each, and take them back with python -m scripts accept --proposals_dir {folder} --output_dir DIR."
     )
 
 

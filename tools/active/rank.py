@@ -1,6 +1,6 @@
 """Rank: the unlabeled cases of a data set in the order in which to label them, with reasons and pictures.
 
-python -m tools.active.rank --runs outputs/run --dataset_dir DIR --output_dir outputs/ranking --strategy combined
+python -m scripts rank --runs outputs/run --dataset_dir DIR --output_dir outputs/ranking --strategy combined
 """
 
 import json

@@ -89,8 +89,8 @@ def read_plan(path: str | Path) -> Plan:
     Config files are relative to the current directory, as those of the bundle's commands.
 
     Raises:
-        PlanError: when the file is missing or no JSON, a key is missing or unknown, a config file does not exist, an
-            override names an id that no config has, or one that the comparison sets itself.
+        PlanError: when the file is missing or no JSON, a key is missing or unknown, a config file does not exist or the
+            first has no training, an override names an id that no config has, or one that the comparison sets itself.
     """
     path = Path(path)
     try:
@@ -182,6 +182,11 @@ def _check_configs(path: Path, name: str, files: Sequence[str], overrides: Mappi
     if overrides.get("evaluation_list", EVALUATED[0]) not in EVALUATED:
         raise PlanError(
             f"{path}: evaluation_list is {overrides['evaluation_list']!r}; it must be one of {', '.join(EVALUATED)}."
+        )
+    if not files or "training" not in ConfigParser.load_config_file(files[0]):
+        raise PlanError(
+            f"{path}: configs of method {name!r} begin with {files[0] if files else 'nothing'}, which has no training: "
+            "put configs/train.json first in the plan's configs, and overlays behind it."
         )
     parser = ConfigParser()
     parser.read_config(list(files))

@@ -1,6 +1,6 @@
 """Comparison command: carries out a plan's runs that are not done yet, and collects all that are.
 
-    python -m tools.comparison.run --plan configs/plans/hippocampus.json --dataset_dir DIR --output_dir DIR
+    python -m scripts compare --plan configs/plans/hippocampus.json --dataset_dir DIR --output_dir DIR
 
 Each run is trained and evaluated by the bundle's own commands in a folder of <output_dir>. Called again, it goes on
 with what is missing; called twice at once, the two share the runs. A case that cannot be evaluated is named and left

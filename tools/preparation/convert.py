@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 
 from scripts.data import DataError
-from scripts.data.checks import corners
+from scripts.data.checks import AFFINE_TOLERANCE, corners
 from scripts.data.nifti import open_nifti
 
 from .every_case import for_every_case
@@ -21,7 +22,7 @@ from .segments import has_segments, merged
 from .splits import Split
 from .volumes import check_label, is_nifti, load_volume, renumber, save_volume, volume_name
 
-# Image and label of another format than NIfTI may differ by this fraction of a voxel to count as one grid.
+# Image and label may differ by this fraction of a voxel to count as one grid where the image is converted.
 GRID_TOLERANCE = 0.1
 Grid = tuple[tuple[int, ...], np.ndarray]  # shape and affine
 
@@ -60,7 +61,7 @@ class Converter:
         """NIfTI paths of a case; writes those that are no NIfTI files, or whose label values change, below the folder.
 
         Raises:
-            DataError: when a file cannot be read, or a converted image or label does not lie on the grid of the first.
+            DataError: when a file cannot be read, or a converted image or a label lies off the grid of the first.
         """
         grid: Grid | None = None
         images = []
@@ -74,30 +75,33 @@ class Converter:
                 continue
             array, own_affine = load_volume(path)
             grid = grid or (array.shape, own_affine)
-            check_grid(array, own_affine, grid, path, case.images[0])
+            check_grid(array.shape, own_affine, grid, path, case.images[0])
             images.append(save_volume(array, grid[1], self.root / "images" / f"{name}.nii.gz"))
         entry: dict[str, Any] = {"image": images}
         if not with_label or case.label is None:
             return entry
-        if case.label.is_file() and is_nifti(case.label) and not self.label_map and grid is None:
-            return {**entry, "label": case.label}
+        tolerance = GRID_TOLERANCE
+        if grid is None:
+            header, _ = open_nifti(str(images[0]))
+            grid, tolerance = (header.shape[:3], header.affine), AFFINE_TOLERANCE
+            if case.label.is_file() and is_nifti(case.label) and not self.label_map:
+                header, _ = open_nifti(str(case.label))
+                if nibabel.aff2axcodes(header.affine) == nibabel.aff2axcodes(grid[1]):
+                    shape = header.shape[:3] if header.channels == 1 else header.shape
+                    check_grid(shape, header.affine, grid, case.label, case.images[0], tolerance)
+                    return {**entry, "label": case.label}
         target = self.root / "labels" / f"{case.name}.nii.gz"
         if target.resolve() == case.label.resolve():
             raise DataError(f"{case.label} would be overwritten by its changed copy: give another output_dir.")
         if self.segments and has_segments(case.label):
-            if grid is None:
-                header, _ = open_nifti(str(images[0]))
-                grid = header.shape[:3], header.affine
             label, self.overlaps[case.name] = merged(case.label, self.segments, *grid)
             return {**entry, "label": save_volume(label, grid[1], target)}
         label, own_affine = load_volume(case.label)
         label = renumber(label, self.label_map, case.label) if self.label_map else check_label(label, case.label)
-        if grid is not None:
-            # A label that was drawn on another program's conversion of the series has other axes on the same grid.
-            label, own_affine = to_axes_of(label, own_affine, grid[1])
-            check_grid(label, own_affine, grid, case.label, case.images[0])
-            own_affine = grid[1]
-        return {**entry, "label": save_volume(label, own_affine, target)}
+        # A label that was drawn on another program's conversion of the series has other axes on the same grid.
+        label, own_affine = to_axes_of(label, own_affine, grid[1])
+        check_grid(label.shape, own_affine, grid, case.label, case.images[0], tolerance)
+        return {**entry, "label": save_volume(label, grid[1], target)}
 
 
 def copy_as(path: Path, target: Path) -> Path:
@@ -114,13 +118,18 @@ def copy_as(path: Path, target: Path) -> Path:
         raise DataError(f"{path} cannot be copied to {copied} ({error}): check both.") from error
 
 
-def check_grid(volume: np.ndarray, affine: np.ndarray, grid: Grid, path: Path, first: Path) -> None:
-    """Raises DataError unless a volume has the shape and, up to rounding, the affine of the first."""
-    shape, first_affine = grid
-    if volume.shape != shape:
-        raise DataError(f"{path} has shape {volume.shape} and {first} has {shape}: they must be equal.")
+def check_grid(
+    shape: tuple[int, ...], affine: np.ndarray, grid: Grid, path: Path, first: Path, tolerance: float = GRID_TOLERANCE
+) -> None:
+    """Raises DataError unless a volume has the shape and, within ``tolerance`` voxels, the affine of the first."""
+    first_shape, first_affine = grid
+    if shape != first_shape:
+        raise DataError(
+            f"{path} has shape {shape} and {first} has {first_shape}: check that they are of the same case, or "
+            "resample one onto the other's grid."
+        )
     offset = np.abs(corners(affine, shape[:3]) - corners(first_affine, shape[:3])).max()
-    if offset > max(GRID_TOLERANCE * np.linalg.norm(first_affine[:3, :3], axis=0).min(), 1e-3):
+    if offset > max(tolerance * np.linalg.norm(first_affine[:3, :3], axis=0).min(), 1e-3):
         raise DataError(
             f"{path} lies up to {offset:.2f} mm away from {first} by their headers: resample one onto the other's grid."
         )

@@ -1,7 +1,7 @@
 """Data set: writes dataset.json for a folder of images and a folder of labels, and converts what is not NIfTI.
 
-python -m tools.preparation.dataset --image_dir images --label_dir labels --output_dir data --labeled 6
-python -m tools.preparation.dataset --case_dir cases --output_dir data --labeled 6
+python -m scripts prepare --image_dir images --label_dir labels --output_dir data --labeled 6
+python -m scripts prepare --case_dir cases --output_dir data --labeled 6
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def make_dataset(
 
     NIfTI files stay where they are and are referred to; NRRD files and DICOM series are converted into
     ``output_dir/images`` and ``output_dir/labels``, and images that are called alike in every case's folder are copied
-    there. Images without a label are unlabeled. See :func:`find_cases` and :func:`find_case_folders` for the layouts.
+    there. Images without a label are unlabeled. docs/preparation.md has the layouts of folders and names.
 
     Args:
         output_dir: folder for dataset.json, made if missing.
@@ -58,7 +58,7 @@ def make_dataset(
         label_dir: folder of the labels: .nii.gz, .nii, .nrrd, .seg.nrrd, DICOM-SEG, or one subfolder per case with one
             mask per structure.
         case_dir: instead of the two, a folder with one folder per case, which holds its images and its label.
-        label_name: with case_dir or BIDS, the name of the label's file or its end: ``laendo``; by default label, seg...
+        label_name: with case_dir or BIDS, the name of the label's file or its end: ``laendo``; by default label or seg.
         unlabeled_dir: folder(s) of further images, which have no labels.
         labeled: patients to use with their labels, or the fraction of those that have one; all that validation and
             test leave by default. The others become unlabeled.

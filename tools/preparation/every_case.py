@@ -17,7 +17,7 @@ Found = TypeVar("Found")
 
 
 def for_every_case(function: Callable[[Case], Found], cases: Sequence[Case]) -> list[Found]:
-    """``function`` of every case, in their order, with a progress bar.
+    """``function`` of every case, in their order, with a progress bar where that takes longer than a second.
 
     A case that fails does not stop the others, so that one attempt shows all that is wrong.
 
@@ -32,7 +32,7 @@ def for_every_case(function: Callable[[Case], Found], cases: Sequence[Case]) -> 
             return error
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        outcomes = list(tqdm(pool.map(attempt, cases), total=len(cases), desc="volumes"))
+        outcomes = list(tqdm(pool.map(attempt, cases), total=len(cases), desc="volumes", delay=1))
     errors = [str(outcome) for outcome in outcomes if isinstance(outcome, DataError)]
     raise_all(errors, f"{len(errors)} of {len(cases)} cases cannot be used")
     return [outcome for outcome in outcomes if not isinstance(outcome, DataError)]

@@ -34,6 +34,7 @@ class Fingerprint:
         label_values: that occur; empty without a label.
         foreground: sampled intensities of the first channel in the foreground; empty without.
         moments: size and place of every class; empty without a label.
+        file: the first of the image.
     """
 
     shape: np.ndarray
@@ -46,6 +47,7 @@ class Fingerprint:
     label_values: tuple[int, ...]
     foreground: np.ndarray
     moments: dict[int, Moments] = field(default_factory=dict)
+    file: str = ""
 
 
 def read_fingerprint(case: Mapping[str, Any], *, ignore_value: int | None = None) -> Fingerprint:
@@ -86,6 +88,7 @@ def read_fingerprint(case: Mapping[str, Any], *, ignore_value: int | None = None
         label_values=values,
         foreground=foreground,
         moments=moments,
+        file=files[0],
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from scripts.data import DataError
@@ -14,6 +15,7 @@ from scripts.data.folder import IMAGE_SUFFIX, LABEL_SUFFIX, cut_ending, masks_am
 from .volumes import is_nifti, structures_in, volume_name, volumes_in
 
 CHANNEL_SUFFIX = re.compile(r"_(\d{4})$")  # nnU-Net: case_0000, case_0001, ...
+SEPARATOR = re.compile(r"[_\-. ]")  # between the parts of a name
 LISTED = 5
 
 
@@ -97,7 +99,7 @@ def find_cases(
     }
     left_out |= dict.fromkeys(others, "folder of no case")
     labels = [path for path in labels if path not in others]
-    matched = match_labels(set(by_name), labels, name_of=name_of)
+    matched = match_labels(set(by_name), labels, name_of=name_of, images=images)
     cases = [CaseFiles(name, by_name[name], matched.get(name)) for name in sorted(by_name)]
     check_no_masks(cases)
     _print_pairing(cases, image_dir, label_dir, left_out)
@@ -148,7 +150,7 @@ def _print_pairing(
     if label_dir is not None:
         without = [case.name for case in cases if case.label is None]
         print(f", {len(cases) - len(without)} with a label of {label_dir}", end="")
-        print(f"; unlabeled: {_shortened(without)}" if without else "", end="")
+        print(f"; unlabeled: {shortened(without)}" if without else "", end="")
     print(f"; left out: {_counted(left_out)}" if left_out else "")
 
 
@@ -157,10 +159,10 @@ def _counted(left_out: Mapping[Path, str]) -> str:
     reasons: dict[str, list[str]] = {}
     for path, reason in sorted(left_out.items()):
         reasons.setdefault(reason, []).append(path.name)
-    return "; ".join(f"{_shortened(names)} ({reason})" for reason, names in reasons.items())
+    return "; ".join(f"{shortened(names)} ({reason})" for reason, names in reasons.items())
 
 
-def _shortened(names: Sequence[str]) -> str:
+def shortened(names: Sequence[str]) -> str:
     more = f", ... ({len(names)} in all)" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
 
@@ -218,8 +220,29 @@ def is_nnunet(names: Sequence[str], label_names: set[str]) -> bool:
     return not label_names or bool(label_names & {CHANNEL_SUFFIX.sub("", name) for name in names})
 
 
-def match_labels(cases: set[str], labels: Sequence[Path], *, name_of: Mapping[Path, str]) -> dict[str, Path]:
-    """The label of every case that has one, by the case's name; ``name_of`` has the names of the labels."""
+def patterns_between(images: Sequence[Path], labels: Sequence[Path]) -> str:
+    """The options that pair most labels with an image; those of the advice where none pair more than half."""
+
+    def shared(names: Sequence[str]) -> list[str]:
+        first = names[0] if names else ""
+        ends = [found.span() for found in SEPARATOR.finditer(first)]
+        parts = product(["", *(first[:end] for _, end in ends)], ["", *(first[start:] for start, _ in ends)])
+        patterns = [f"{before}*{after}" for before, after in parts if "*" not in before + after]
+        return [pattern for pattern in patterns if all(map(_fits(pattern), names))]
+
+    names, label_names = [volume_name(path) for path in images], [volume_name(path) for path in labels]
+    best, least = "", len(labels) / 2
+    for image, label in sorted(product(shared(names), shared(label_names)), key=lambda pair: len("".join(pair))):
+        inner = {_inner(name, image) for name in names}
+        if (count := sum(_inner(name, label) in inner for name in label_names)) > least:
+            best, least = f'give --image_pattern "{image}" --label_pattern "{label}"', count
+    return best or 'for others give --image_pattern and --label_pattern, such as "IMG_*" and "SEG_*"'
+
+
+def match_labels(
+    cases: set[str], labels: Sequence[Path], *, name_of: Mapping[Path, str], images: Sequence[Path] = ()
+) -> dict[str, Path]:
+    """The label of every case by its name; ``name_of`` has the names of the labels, ``images`` serve for advice."""
     stems: dict[str, list[str]] = {}
     for case in cases:
         stems.setdefault(IMAGE_SUFFIX.sub("", case), []).append(case)
@@ -244,7 +267,7 @@ def match_labels(cases: set[str], labels: Sequence[Path], *, name_of: Mapping[Pa
         listed = ", ".join(str(path) for path in homeless[:LISTED])
         raise DataError(
             f"{len(homeless)} of {len(labels)} labels have no image ({listed}); images are called "
-            f"{', '.join(sorted(cases)[:LISTED])}: names must be equal, or differ by a suffix such as _seg or _label. "
-            'For others, give --image_pattern and --label_pattern, such as "IMG_*" and "SEG_*".'
+            f"{', '.join(sorted(cases)[:LISTED])}: names must be equal, or differ by a suffix such as _seg or _label; "
+            f"{patterns_between(images, labels)}."
         )
     return matched

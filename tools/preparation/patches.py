@@ -28,12 +28,13 @@ USABLE_MEMORY = 0.85
 
 @dataclass(frozen=True)
 class NetworkChoice:
-    """Patch, filters and batch that fit the memory."""
+    """Patch, filters and batch that fit the memory, and the patch that any memory would allow."""
 
     patch_size: list[int]
     base_filters: int
     batch: tuple[int, int]  # labeled, unlabeled crops
     memory: float  # bytes
+    most: list[int]
 
 
 def sizes_of(
@@ -113,6 +114,11 @@ def choose_network(
     whole = target / MARGIN if whole is None else whole
     useful = min(SMALL_PATCH_VOXELS, prod(np.minimum(volume, np.maximum(target, STEP))) / 2)
     found = []
+
+    def fast(patch: Sequence[int]) -> bool:
+        return device != "cpu" or prod(patch) <= CPU_PATCH_VOXELS
+
+    most = largest_patch(volume, target, fits=fast, whole=whole) or [STEP] * 3
     for filters, batch in [(f, b) for b in BATCHES for f in FILTERS[device]]:
 
         def predicted(patch: Sequence[int], filters: int = filters, batch: tuple[int, int] = batch) -> float:
@@ -126,11 +132,10 @@ def choose_network(
             )
 
         def fits(patch: Sequence[int]) -> bool:
-            too_slow = device == "cpu" and prod(patch) > CPU_PATCH_VOXELS
-            return not too_slow and predicted(patch) <= USABLE_MEMORY * memory
+            return fast(patch) and predicted(patch) <= USABLE_MEMORY * memory
 
         if patch := largest_patch(volume, target, fits=fits, whole=whole):
-            found.append(NetworkChoice(patch, filters, batch, predicted(patch)))
+            found.append(NetworkChoice(patch, filters, batch, predicted(patch), most))
     if not found:
         raise DataError(
             f"memory_gb is {memory / 1e9:.1f} and the smallest training needs "
@@ -139,31 +144,34 @@ def choose_network(
     holding = [choice for choice in found if np.all(choice.patch_size >= whole)]
     large = [choice for choice in found if prod(choice.patch_size) >= useful]
     choice = [*holding, *large, found[-1]][0]
-    return choice, _patch_reason(choice.patch_size, volume, target, whole, device=device, memory=memory)
+    return choice, _patch_reason(choice, volume, target, whole, memory=memory)
 
 
 def _patch_reason(
-    patch: Sequence[int], volume: np.ndarray, target: np.ndarray, whole: np.ndarray, *, device: str, memory: float
+    choice: NetworkChoice, volume: np.ndarray, target: np.ndarray, whole: np.ndarray, *, memory: float
 ) -> str:
+    patch = choice.patch_size
     shares = " x ".join(f"{100 * p / t:.0f}" for p, t in zip(patch, target / MARGIN))
     if np.all(np.asarray(patch) >= volume):
         limit = "the whole volume"
-    elif list(patch) == nearest_patch(volume, whole):
+    elif patch == nearest_patch(volume, whole):
         limit = "the volume, " + " x ".join(f"{n:.4g}" for n in volume) + f" voxels, to the nearest multiples of {STEP}"
-    elif device == "cpu" and prod(patch) > CPU_PATCH_VOXELS / 2:
+    elif patch == choice.most:
         limit = "at most 64 x 64 x 64 voxels on a CPU, where time is short before memory is"
     else:
         limit = f"as large as {memory / 1e9:.1f} GB allow"
     return f"{limit}; {shares} % of the object's median extent"
 
 
-def say_whether_whole(patch: Sequence[int], whole: np.ndarray, spacing: np.ndarray) -> str:
-    """Whether a patch holds the whole object, and the spacing, mm, at which it would."""
+def say_whether_whole(choice: NetworkChoice, whole: np.ndarray, spacing: np.ndarray) -> str:
+    """Whether a patch holds the whole object, and what would make it: memory, where it does not end before; spacing."""
+    patch = choice.patch_size
     if np.all(np.asarray(patch) >= whole):
         return "holds the whole object, so that methods that mix crops (bcp, dbisl_mixed) suit"
     voxels = " x ".join(f"{np.ceil(n):.0f}" for n in whole)
     coarser = [float(f"{edge:.2g}") for edge in spacing * (whole / patch).max() * 1.05]
+    memory = "more memory, or " if np.all(np.asarray(choice.most) >= whole) else ""
     return (
         f"less than the whole object, {voxels} voxels, which methods that mix crops (bcp, dbisl_mixed) need to gain "
-        f'anything: for them give more memory, or --spacing "{coarser}"'
+        f'anything: for them give {memory}--spacing "{coarser}"'
     )

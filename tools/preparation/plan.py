@@ -1,11 +1,13 @@
 """Plan: reads a data set and writes a data overlay for training: patch, spacing, intensities, batch, and why.
 
-python -m tools.preparation.plan --dataset_dir data --output plan.json --memory_gb 16 --device cpu
+python -m scripts plan --dataset_dir data --output plan.json --memory_gb 16 --device cpu
 """
 
 from __future__ import annotations
 
 import json
+import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from . import choices, patches
 from .declared import class_names, declared_ignore_value, declared_modalities, declared_values
 from .fingerprint import Fingerprint, read_fingerprints
 from .memory import seconds_per_iteration
+from .pairing import shortened
 
 DEVICES = ("cpu", "gpu")
 DEFAULT_ITERATIONS = 17_000  # of configs/train.json
@@ -41,14 +44,14 @@ def make_plan(
     regions: Sequence[Sequence[int]] | None = None,
     ignore_value: int | None = None,
     max_iterations: int | None = None,
-) -> Path:
-    """Writes the overlay and prints one line per choice.
+) -> None:
+    """Writes the overlay and prints one line per choice, and the command that trains with it.
 
     Images of the training cases are read, and labels of the labeled ones only; validation and test cases are not.
 
     Args:
         dataset_dir: folder of dataset.json.
-        output: file to write, for ``--config_file "['configs/train.json','plan.json']"``.
+        output: file to write, an overlay for ``python -m scripts train``.
         memory_gb: of the GPU, or of the machine for training on the CPU; by default what is there, on a CPU half of it.
         device: "cpu" or "gpu"; by default whether there is a GPU.
         num_labeled: labeled cases; by default all training cases up to the first without a label.
@@ -59,9 +62,6 @@ def make_plan(
         ignore_value: as in the config, the label value of voxels that nobody annotated; by default that of a label
             which dataset.json calls ignore.
         max_iterations: as in the config.
-
-    Returns:
-        The path of the overlay.
 
     Raises:
         DataError: when the data set or an argument cannot be used.
@@ -107,7 +107,9 @@ def make_plan(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(overlay, indent=4, ensure_ascii=False), encoding="utf-8")
     print("\n".join(reasons))
-    return path
+    data = datalist.folder
+    words = [str(path), "--dataset_dir", str(data), "--output_dir", f"outputs/{data.resolve().name}"]
+    print(f"Next: python -m scripts train {'cpu ' if device == 'cpu' else ''}{shlex.join(words)}")
 
 
 def resources(device: str | None, memory_gb: float | None) -> tuple[str, float]:
@@ -165,9 +167,12 @@ def plan(
         overlay[name] = value
         reasons.append(f"{name} {value}: {reason}.")
 
-    channels = sorted({case.channels for case in cases})
-    if len(channels) > 1:
-        raise DataError(f"volumes have {channels} channels; all need the same number.")
+    channels = [number for number, _ in Counter(case.channels for case in cases).most_common()]
+    if others := [f"{case.file} ({case.channels})" for case in cases if case.channels != channels[0]]:
+        raise DataError(
+            f"{len(others)} of {len(cases)} cases have another number of channels than most, {channels[0]}: "
+            f"{shortened(others)}. Save one volume of each 4D file, or take the case out of dataset.json."
+        )
     num_classes = len(regions) if regions else count_classes(cases)
     names, sides = None, None
     if not regions:
@@ -197,7 +202,7 @@ def plan(
     )
     patch = network.patch_size
     edges = np.median([case.spacing for case in cases], axis=0) if spacing is None else np.array(spacing)
-    choose("patch_size", patch, f"{reason}; {patches.say_whether_whole(patch, whole, edges)}")
+    choose("patch_size", patch, f"{reason}; {patches.say_whether_whole(network, whole, edges)}")
     choose("stride", [n // 2 for n in patch], "half the patch, so that every voxel is seen eight times")
     choose("foreground_crops", *choices.choose_foreground_crops(volume, patch))
     if augmentation := choices.choose_augmentation(cases, spacing, sides):
@@ -234,7 +239,7 @@ def count_classes(cases: Sequence[Fingerprint]) -> int:
     if values != list(range(1, len(values) + 1)):
         raise DataError(
             f"the labeled cases have the label values {values}; classes are 1, 2, ... without a gap: renumber them "
-            "with --label_map of tools.preparation.dataset, or give --regions, or --ignore_value for a value of what "
+            "with --label_map of python -m scripts prepare, or give --regions, or --ignore_value for a value of what "
             "nobody annotated."
         )
     return len(values)

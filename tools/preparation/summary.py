@@ -51,17 +51,15 @@ def classes(split: Split, entries: Mapping[str, Mapping[str, Any]], header: dict
         entries: files of every case; labels are read.
         header: of dataset.json, for the names of the classes.
     """
-
     lines = []
     for role in ("labeled", "validation", "test"):
         labels = [entries[case.name]["label"] for case in getattr(split, role)]
         values = Counter(value for own in label_values(labels) for value in own)
         if values:
             names = class_names(header, max(values)) or []
-            called = [
-                f"{names[v - 1] if v <= len(names) else v}: {n} of {len(labels)}" for v, n in sorted(values.items())
-            ]
-            lines.append(f"{role} cases that have a class: {', '.join(called)}")
+            called = {v: names[v - 1] if v <= len(names) else f"class {v}" for v in sorted(values)}
+            counted = ", ".join(f"{name}: {values[v]} of {len(labels)}" for v, name in called.items())
+            lines.append(f"{role} cases: {counted}")
     return lines
 
 
