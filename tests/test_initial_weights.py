@@ -81,7 +81,7 @@ def test_code_in_the_file_is_not_run(tmp_path):
         start_from(VNet(base_filters=2), tmp_path / "model.pt")
 
 
-@pytest.mark.parametrize("method, teacher", [("ua_mt", "teacher"), ("bcp", "copy_paste.teacher.network")])
+@pytest.mark.parametrize("method, teacher", [("ua_mt", "teacher.network"), ("bcp", "copy_paste.teacher.network")])
 def test_teachers_start_from_the_same_weights(tiny, tmp_path, method, teacher):
     parser = merged(TRAIN, f"configs/methods/{method}.json")
     parser.update(small(tiny, tmp_path))
