@@ -106,8 +106,12 @@ def run_config(name: str, arguments: Sequence[str]) -> None:
     if name in written:
         what, following = written[name]
         folder = options.get("output_dir", ROOT / "outputs")
-        here = "python -m scripts" if Path.cwd() == ROOT else f"python {shlex.quote(str(ROOT / 'scripts'))}"
-        print(f"\n{what} are in {folder}. Next: {here} {following} --run {shlex.quote(str(folder))}")
+        print(f"\n{what} are in {folder}. Next: {program()} {following} --run {shlex.quote(str(folder))}")
+
+
+def program() -> str:
+    """How this command is called from the folder in which the user is."""
+    return "python -m scripts" if Path.cwd() == ROOT else f"python {shlex.quote(str(ROOT / 'scripts'))}"
 
 
 def options_of(name: str, words: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:

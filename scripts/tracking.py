@@ -53,8 +53,8 @@ SURROUNDINGS = {
 class MLflowTracking:
     """A handler whose thread sends what is new in a run's folder every 30 seconds, and when the run ends.
 
-    A store that is slow or away neither stops nor delays the training. A run that is continued goes on in the same
-    MLflow run; :func:`send_to_mlflow` says what is sent. Stand behind the handlers that write the logs.
+    A slow or unreachable store neither stops nor delays the training. A resumed training continues in the same MLflow
+    run. See :func:`send_to_mlflow` for what is sent. List this handler after those that write the logs.
 
     Args:
         output_dir: of the run.

@@ -132,8 +132,8 @@ class RunState:
             more = f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
             raise UserError(
                 f"the run in {self.directory} cannot continue with other settings: {'; '.join(changes[:SHOWN])}{more}. "
-                "Give the former values, choose another output_dir and ckpt_dir (with --initial_weights to go on from "
-                "these weights), or start anew with --resume never."
+                "Give the former values, choose another output_dir and ckpt_dir (--initial_weights starts from these "
+                "weights), or start from the beginning with --resume never."
             )
         for name, part in self.parts.items():
             part.load_state_dict(content["parts"][name])

@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 import torch
 
+from scripts.command import program
 from scripts.data import DataError, Datalist
 from scripts.data.datalist import LISTS, PSEUDO
 from scripts.files import replacing, write_text
@@ -113,7 +114,7 @@ def next_command(run: Path, weights: str, dataset_dir: Path, number: int) -> str
             given["ckpt_dir"] = output / "models"
     options = shlex.join(str(word) for name, value in given.items() for word in (f"--{name}", value))
     missing = "" if configs else f"\n(with overlays and settings as before: {old} has no config.json that tells them)"
-    return f"python -m scripts train {options}{missing}"
+    return f"{program()} train {options}{missing}"
 
 
 def corrected(folder: Path, entry: dict[str, Any], values: dict[str, int]) -> tuple[np.ndarray, np.ndarray, str]:

@@ -3,13 +3,14 @@
 python -m tools.active.gain --runs "[outputs/two,outputs/four,outputs/eight]" --further 10
 """
 
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import curve_fit
+from scipy.optimize import OptimizeWarning, curve_fit
 
 from scripts.data import DataError
 from tools.command_line import run_command
@@ -86,7 +87,9 @@ def _fitted(counts: np.ndarray, means: np.ndarray) -> np.ndarray:
     start = (min(1.0, top + 0.02), max(1e-3, min(1.0, top - float(means.min()) + 0.02)), 0.5)
     bounds = ([min(top, 1 - 1e-6), 0, 0.05], [1, 5, 3])
     start = tuple(np.clip(start, *bounds))
-    return curve_fit(curve, counts, means, p0=start, bounds=bounds, max_nfev=5000)[0]
+    with warnings.catch_warnings():  # the covariance is not used
+        warnings.simplefilter("ignore", OptimizeWarning)
+        return curve_fit(curve, counts, means, p0=start, bounds=bounds, max_nfev=5000)[0]
 
 
 def _step(parameters: np.ndarray, most: int, further: int) -> float:

@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 from monai.data import MetaTensor
 
+from scripts.command import program
 from scripts.data import DataError, case_name, images_of
 from scripts.data.colours import class_colours
 from scripts.files import replacing, write_text
@@ -100,7 +101,7 @@ def propose(
         raise DataError(f"{len(failed)} of {len(chosen)} cases failed ({failed[0]}); the others are in {folder}.")
     return (
         f"{len(entries)} proposals are in {folder / 'labels'}: correct the .seg.nrrd (3D Slicer) or the .nii.gz of "
-        f"each, and take them back with python -m scripts accept --proposals_dir {folder} --output_dir DIR."
+        f"each, and take them back with {program()} accept --proposals_dir {folder} --output_dir DIR."
     )
 
 

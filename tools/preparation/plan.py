@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scripts.command import program
 from scripts.data import DataError, Datalist, LabelCoding
 from scripts.data.machine import total_memory
 from tools.command_line import run_command
@@ -109,7 +110,7 @@ def make_plan(
     print("\n".join(reasons))
     data = datalist.folder
     words = [str(path), "--dataset_dir", str(data), "--output_dir", f"outputs/{data.resolve().name}"]
-    print(f"Next: python -m scripts train {'cpu ' if device == 'cpu' else ''}{shlex.join(words)}")
+    print(f"Next: {program()} train {'cpu ' if device == 'cpu' else ''}{shlex.join(words)}")
 
 
 def resources(device: str | None, memory_gb: float | None) -> tuple[str, float]:
